@@ -1,0 +1,115 @@
+"""The rehearsal memory (§4.3, §5.1): which past pairs are kept, what is stored of each, in how many bytes.
+
+In:  named tensors of a batch, one row per pair: (B, ...) each.
+Out: the rows of pairs drawn at random, under the same names.
+
+The memory knows no method: it keeps what it is given. What the methods keep of a pair, at the paper's size:
+
+    frames        4·3·224·224  uint8      602,112 bytes      importance I, pruning P  2·(512+784)  float32   10,368
+    spectrogram   1024·128     float16    262,144            queries q̂                2·12·64      float16    3,072
+                                                             pooled c_a, c_v          2·768        float16    3,072
+
+That is 880,768 bytes for FLAVA, where frames and spectrogram in float32 take 2.9 MB. FLAVA+ stores half of the patches
+and their positions instead: 439,568 bytes. `python memory.py` adds it up for the paper's 2,000 pairs.
+"""
+import torch
+import torch.nn.functional as F
+
+# What each named tensor is stored as. Frames are 8-bit when they come from a video, so uint8 loses nothing. I spans more
+# orders of magnitude than float16 has.
+STORED_AS = {'video': torch.uint8, 'patches_v': torch.uint8, 'kept_a': torch.int16, 'kept_v': torch.int16,
+             'importance_a': torch.float32, 'importance_v': torch.float32, 'prune_a': torch.float32, 'prune_v': torch.float32}
+OTHERWISE = torch.float16   # audio, patches_a, query_*, pooled_*
+COMES_BACK_AS = {torch.float16: torch.float32, torch.int16: torch.int64}
+
+
+class Memory:
+    """Reservoir sampling (Vitter 1985): after n pairs have passed, each is in the memory with probability capacity/n.
+
+    It never asks where a task begins or ends.
+    """
+
+    def __init__(self, capacity):
+        self.capacity = capacity   # pairs
+        self.seen = 0              # pairs that have passed so far
+        self.rows = {}             # name → (capacity, ...), allocated by the first `add`
+
+    def __len__(self):
+        return min(self.seen, self.capacity)
+
+    @property
+    def bytes(self):
+        """What a full memory takes."""
+        return sum(rows.nbytes for rows in self.rows.values())
+
+    def add(self, **tensors):
+        """Offer a batch: tensors (B, ...), by name. Which pairs stay, chance decides."""
+        B = len(next(iter(tensors.values())))
+        if not self.rows:
+            self.rows = {name: torch.empty(self.capacity, *x.shape[1:], dtype=STORED_AS.get(name, OTHERWISE))
+                         for name, x in tensors.items()}
+        number = torch.arange(self.seen, self.seen + B)            # of each pair, counted from 0
+        slot = (torch.rand(B, dtype=torch.float64) * (number + 1)).long()   # uniform over 0 … number
+        slot = torch.where(number < self.capacity, number, slot)   # while there is room, none is turned away
+        self.seen += B
+        winner = {s: i for i, s in enumerate(slot.tolist()) if s < self.capacity}   # of two for one slot, the later
+        to, of = torch.tensor(list(winner.keys()), dtype=torch.long), torch.tensor(list(winner.values()), dtype=torch.long)
+        for name, x in tensors.items():
+            self.rows[name][to] = x.detach()[of.to(x.device)].to('cpu', self.rows[name].dtype)
+
+    def sample(self, number, device):
+        """`number` pairs, or all where there are fewer, without replacement → {name: (n, ...)} on the device."""
+        chosen = torch.randperm(len(self))[:number]
+        past = {name: rows[chosen].to(device) for name, rows in self.rows.items()}
+        return {name: x.to(COMES_BACK_AS.get(x.dtype, x.dtype)) for name, x in past.items()}
+
+    def state_dict(self):
+        # clone: torch.save would write the whole storage behind a view, though most of it is still empty
+        return dict(capacity=self.capacity, seen=self.seen, rows={name: rows[:len(self)].clone() for name, rows in self.rows.items()})
+
+    def load_state_dict(self, state):
+        self.capacity, self.seen, self.rows = state['capacity'], state['seen'], {}
+        for name, filled in state['rows'].items():
+            self.rows[name] = torch.empty(self.capacity, *filled.shape[1:], dtype=filled.dtype)
+            self.rows[name][:len(filled)] = filled
+
+
+def penalty(past, pooled_a, pooled_v):
+    """ℓ^p, DER++'s (§4.3): how far the pooled embeddings of replayed pairs drifted from what was stored.
+
+    past['pooled_a'], past['pooled_v'] (n, D), and those of the same pairs now → scalar
+    Mean squared error, audio and video separately; α weighs their sum.
+    """
+    return F.mse_loss(pooled_a, past['pooled_a']) + F.mse_loss(pooled_v, past['pooled_v'])
+
+
+def patch_capacity(pairs, sizes, kappa_a, kappa_v):
+    """How many pairs' selected patches fit into the bytes of `pairs` whole pairs: 1/ρ times as many, where ρ_a = ρ_v."""
+    p = sizes.patch_size
+    whole = sizes.num_patches_a * p * p * 2 + sizes.num_patches_v * p * p * 3      # float16, uint8
+    patches = kappa_a * p * p * 2 + kappa_v * p * p * 3
+    return int(pairs * whole / patches)
+
+
+def main():
+    """The bytes of the paper's 2,000 pairs of full size, added up by the memory itself."""
+    from model import Sizes
+
+    s = Sizes()
+    both = lambda name, *shape: {f'{name}_{n}': torch.empty(1, *shape) for n in 'av'}
+    embeddings = {**both('query', s.avm_heads, s.embed_dim // s.avm_heads), **both('pooled', s.embed_dim)}
+    M, N, p = s.num_patches_a, s.num_patches_v, s.patch_size
+    pair = dict(audio=torch.empty(1, s.audio_frames, s.mel_bins),
+                video=torch.empty(1, s.num_frames, 3, s.image_size, s.image_size))
+    scores = {f'{name}_{n}': torch.empty(1, count) for name in ('importance', 'prune') for n, count in (('a', M), ('v', N))}
+    patches = dict(patches_a=torch.empty(1, M // 2, p * p), patches_v=torch.empty(1, N // 2, p * p * 3),
+                   kept_a=torch.empty(1, M // 2), kept_v=torch.empty(1, N // 2))
+    for name, pairs, stored in (('FLAVA', 2000, {**pair, **scores, **embeddings}),
+                                ('FLAVA+', patch_capacity(2000, s, M // 2, N // 2), {**patches, **embeddings})):
+        memory = Memory(pairs)
+        memory.add(**stored)      # one pair; the rows of all are allocated, and the untouched ones cost nothing yet
+        print(f'{name:<7}{pairs:>6,} pairs of {memory.bytes // pairs:>9,} bytes = {memory.bytes / 1e9:.3f} GB')
+
+
+if __name__ == '__main__':
+    main()

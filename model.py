@@ -1,0 +1,411 @@
+"""The backbone: an audio-video masked autoencoder (§3.1, App. C).
+
+In:  a batch of spectrograms (B, t, f) and of frames (B, T, 3, H, W), both normalized.
+Out: the losses of Eq. 8 and 9 on the patches that were kept, or embeddings for retrieval.
+
+    patches ─ Eq. 1 ─► a, v ─► E_a, E_v ─► E_f (jointly) ─► D ─► ℓ^r      Eq. 8
+                                      └──► E_f (each modality alone, LN_a, LN_v) ─► ℓ^c   Eq. 9
+
+Whatever is masked, or was not selected, is dropped before the first layer rather than zeroed: that
+is where the memory and the time are saved. A set of patches is therefore always a pair of tensors:
+the patches themselves (B, n, p·p·channels) and their positions (B, n) in the whole clip.
+
+`python model.py` prints the number of parameters, part by part.
+"""
+import math
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+
+
+class UserError(Exception):
+    """A mistake the user can mend: `train.py` prints the message without a traceback and exits with 2."""
+
+
+def option(default, meaning):
+    """A field of a configuration: what `--help` says of it stands beside its default."""
+    return field(default=default, metadata={'help': meaning})
+
+
+@dataclass
+class Sizes:
+    """Every number that a tensor's shape depends on. The defaults are the paper's (`--size base`)."""
+    image_size: int = option(224, 'H = W, pixels; App. B')
+    num_frames: int = option(4, 'T, frames one second apart')
+    audio_frames: int = option(1024, 't, spectrogram frames: ten seconds and a little')
+    mel_bins: int = option(128, 'f, spectrogram bins')
+    frame_shift: float = option(10.0, 'milliseconds from one spectrogram frame to the next')
+    patch_size: int = option(16, 'p; §3.1')
+    embed_dim: int = option(768, 'D, the width of ViT-B')
+    num_heads: int = option(12, 'heads of E_a, E_v and E_f')
+    encoder_depth: int = option(10, 'blocks of E_a, and again of E_v; App. C')
+    fusion_depth: int = option(2, 'blocks of E_f; App. C')
+    decoder_embed_dim: int = option(512, 'width of the decoder D; App. C')
+    decoder_depth: int = option(8, 'blocks of the decoder')
+    decoder_num_heads: int = option(16, 'heads of the decoder')
+    avm_heads: int = option(12, 'H, heads of the AVM; App. D')
+
+    @property
+    def grid_a(self):
+        """(⌊t/p⌋, ⌊f/p⌋): audio patches are counted along time first, so one time step is a run of ⌊f/p⌋."""
+        return self.audio_frames // self.patch_size, self.mel_bins // self.patch_size
+
+    @property
+    def grid_v(self):
+        """(T, ⌊H/p⌋, ⌊W/p⌋)"""
+        return self.num_frames, self.image_size // self.patch_size, self.image_size // self.patch_size
+
+    @property
+    def num_patches_a(self):
+        """M"""
+        return math.prod(self.grid_a)
+
+    @property
+    def num_patches_v(self):
+        """N"""
+        return math.prod(self.grid_v)
+
+
+SIZES = {   # --size NAME
+    'base': {},
+    'small': dict(image_size=96, num_frames=2, audio_frames=256, mel_bins=64, frame_shift=15.5,
+                  embed_dim=64, num_heads=4, encoder_depth=3, fusion_depth=1,
+                  decoder_embed_dim=64, decoder_depth=1, decoder_num_heads=4, avm_heads=4),
+}
+
+
+# ------------------------------------------------------------------------------------- patches
+
+def patchify_a(audio, p):
+    """audio (B, t, f) → x_a (B, M, p·p): time-major, and inside a patch (time, frequency)."""
+    B, t, f = audio.shape
+    x = audio[:, :t // p * p, :f // p * p].reshape(B, t // p, p, f // p, p)
+    return x.permute(0, 1, 3, 2, 4).reshape(B, -1, p * p)
+
+
+def patchify_v(video, p):
+    """video (B, T, 3, H, W) → x_v (B, N, p·p·3): frame after frame, inside a patch (row, column, channel)."""
+    B, T, C, H, W = video.shape
+    x = video[..., :H // p * p, :W // p * p].reshape(B, T, C, H // p, p, W // p, p)
+    return x.permute(0, 1, 3, 5, 4, 6, 2).reshape(B, -1, p * p * C)
+
+
+def gather(x, index):
+    """x (B, n, ...), index (B, k) → (B, k, ...): for each sample its own choice of rows."""
+    index = index.reshape(index.shape + (1,) * (x.dim() - 2)).expand(-1, -1, *x.shape[2:])
+    return x.gather(1, index)
+
+
+def take(position, at):
+    """position (1, all, D), at (B, n) → (B, n, D). As an embedding, since the gradient of plain indexing adds up in
+    whatever order threads come: then no run could be repeated to the bit."""
+    return F.embedding(at, position[0])
+
+
+def all_positions(x):
+    """The positions (B, n) of patches x (B, n, ...) of which none is missing: 0 … n−1 in every row."""
+    return torch.arange(x.shape[1], device=x.device).expand(x.shape[0], -1)
+
+
+def draw_visible(kept, num_visible):
+    """The random mask of Eq. 8: which of the kept patches the encoders see.
+
+    kept (B, κ)  positions  →  slots (B, num_visible) and (B, κ − num_visible) into `kept`:
+    the visible patches and the ones to be reconstructed. Every subset is equally likely.
+    """
+    order = torch.rand(kept.shape, device=kept.device).argsort(1)
+    return order[:, :num_visible], order[:, num_visible:]
+
+
+# -------------------------------------------------------------------------------------- blocks
+
+class PatchEmbed(nn.Module):
+    """Eq. 1. A convolution whose stride is its kernel is one linear map per patch; applied so, it
+    can be given the few patches that were kept instead of the whole picture."""
+
+    def __init__(self, p, channels, dim):
+        super().__init__()
+        self.proj = nn.Conv2d(channels, dim, kernel_size=p, stride=p)
+        nn.init.xavier_uniform_(self.proj.weight.view(dim, -1))   # as a linear layer, which it is (MAE)
+
+    def forward(self, x):
+        """x (B, n, p·p·channels) → (B, n, D)"""
+        weight = self.proj.weight.permute(0, 2, 3, 1).flatten(1)   # D, (row, column, channel) as patchify
+        return F.linear(x, weight, self.proj.bias)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; which kernel computes it, torch chooses."""
+
+    def __init__(self, dim, num_heads):
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, dim * 3)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x):
+        """x (B, n, D) → (B, n, D)"""
+        B, n, D = x.shape
+        q, k, v = self.qkv(x).reshape(B, n, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        x = F.scaled_dot_product_attention(q, k, v)                # B, heads, n, D/heads
+        return self.proj(x.transpose(1, 2).reshape(B, n, D))
+
+
+class Mlp(nn.Module):
+    def __init__(self, dim):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, dim * 4)
+        self.fc2 = nn.Linear(dim * 4, dim)
+
+    def forward(self, x):
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """A pre-norm Transformer block."""
+
+    def __init__(self, dim, num_heads):
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.attn, self.mlp = Attention(dim, num_heads), Mlp(dim)
+
+    def forward(self, x):
+        """x (B, n, D) → (B, n, D)"""
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class FusionBlock(Block):
+    """A block of E_f: one attention and one MLP, and three pairs of LayerNorms: for both modalities
+    jointly, for audio alone (LN_a of Eq. 9) and for video alone (LN_v)."""
+
+    def __init__(self, dim, num_heads):
+        super().__init__(dim, num_heads)
+        self.norm1_a, self.norm2_a = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.norm1_v, self.norm2_v = nn.LayerNorm(dim), nn.LayerNorm(dim)
+
+    def forward_a(self, x):
+        x = x + self.attn(self.norm1_a(x))
+        return x + self.mlp(self.norm2_a(x))
+
+    def forward_v(self, x):
+        x = x + self.attn(self.norm1_v(x))
+        return x + self.mlp(self.norm2_v(x))
+
+
+def sincos(dim, length):
+    """The sine-cosine code of positions 0 … length−1: (length, dim), all sines, then all cosines."""
+    omega = 1 / 10000 ** (torch.arange(dim // 2, dtype=torch.float64) / (dim / 2))
+    angle = torch.arange(length, dtype=torch.float64)[:, None] * omega
+    return torch.cat([angle.sin(), angle.cos()], 1).float()
+
+
+def sincos_2d(dim, rows, columns):
+    """(1, rows·columns, dim): half of the channels code the column, half the row, as MAE's does."""
+    column, row = sincos(dim // 2, columns), sincos(dim // 2, rows)
+    return torch.cat([column.repeat(rows, 1), row.repeat_interleave(columns, 0)], 1)[None]
+
+
+# --------------------------------------------------------------------------------------- model
+
+class Losses(NamedTuple):
+    """What one pass through the autoencoder gives. Losses are per pair, since some methods rank pairs by them."""
+    mae_a: torch.Tensor         # B    ℓ_a^r of Eq. 8
+    mae_v: torch.Tensor         # B    ℓ_v^r of Eq. 8
+    contrastive: torch.Tensor   # B    ℓ^c of Eq. 9, the mean of the two directions
+    pooled_a: torch.Tensor      # B,D  c_a before its L2 normalization: what the memory keeps for ℓ^p
+    pooled_v: torch.Tensor      # B,D  c_v
+
+    def total(self, lam):
+        """ℓ^r + λ ℓ^c, a scalar (§3.1)."""
+        return (self.mae_a + self.mae_v + lam * self.contrastive).mean()
+
+
+class AudioVideoMAE(nn.Module):
+    """E_a, E_v, E_f and D of App. C. Sizes come from a `Sizes`; nothing here knows of tasks, memories or selection."""
+
+    def __init__(self, sizes):
+        super().__init__()
+        s = self.sizes = sizes
+        p, D, Dd = s.patch_size, s.embed_dim, s.decoder_embed_dim
+        self.patch_embed_a, self.patch_embed_v = PatchEmbed(p, 1, D), PatchEmbed(p, 3, D)
+        self.encoder_a = nn.ModuleList(Block(D, s.num_heads) for _ in range(s.encoder_depth))        # E_a
+        self.encoder_v = nn.ModuleList(Block(D, s.num_heads) for _ in range(s.encoder_depth))        # E_v
+        self.fusion = nn.ModuleList(FusionBlock(D, s.num_heads) for _ in range(s.fusion_depth))      # E_f
+        self.norm, self.norm_a, self.norm_v = nn.LayerNorm(D), nn.LayerNorm(D), nn.LayerNorm(D)
+        self.decoder_embed = nn.Linear(D, Dd)
+        self.decoder = nn.ModuleList(Block(Dd, s.decoder_num_heads) for _ in range(s.decoder_depth))  # D
+        self.decoder_norm = nn.LayerNorm(Dd)
+        self.head_a, self.head_v = nn.Linear(Dd, p * p), nn.Linear(Dd, p * p * 3)
+
+        # Positions and modality marks. They start as sine-cosine codes and are trained from there.
+        position_a = lambda dim: nn.Parameter(sincos_2d(dim, *s.grid_a))
+        position_v = lambda dim: nn.Parameter(sincos_2d(dim, *s.grid_v[1:]).repeat(1, s.num_frames, 1))
+        mark = lambda dim: nn.Parameter(torch.randn(1, 1, dim) * 0.02)
+        self.pos_a, self.pos_v = position_a(D), position_v(D)                         # at the encoders' input
+        self.fusion_pos_a, self.fusion_pos_v = position_a(D), position_v(D)           # at the fusion's input
+        self.decoder_pos_a, self.decoder_pos_v = position_a(Dd), position_v(Dd)       # at the decoder's input
+        self.modality_a, self.modality_v = mark(D), mark(D)
+        self.decoder_modality_a, self.decoder_modality_v = mark(Dd), mark(Dd)
+        self.mask_token_a, self.mask_token_v = mark(Dd), mark(Dd)
+
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        assert all(norm.eps == 1e-5 for norm in self.modules() if isinstance(norm, nn.LayerNorm))
+
+    # -- the four networks -------------------------------------------------------------------
+
+    def encode(self, x_a, x_v, at_a, at_v):
+        """E_a(a), E_v(v).  x_a (B, m, p·p) at positions at_a (B, m); x_v (B, n, p·p·3) at at_v (B, n)
+        →  o_a (B, m, D), o_v (B, n, D)"""
+        a = self.patch_embed_a(x_a) + take(self.pos_a, at_a) + self.modality_a
+        v = self.patch_embed_v(x_v) + take(self.pos_v, at_v) + self.modality_v
+        for block in self.encoder_a:
+            a = block(a)
+        for block in self.encoder_v:
+            v = block(v)
+        return a, v
+
+    def fuse(self, o_a, o_v, at_a, at_v):
+        """E_f(o_a, o_v) on both modalities jointly.  → õ_a (B, m, D), õ_v (B, n, D), before the last LayerNorm"""
+        x = torch.cat([o_a + take(self.fusion_pos_a, at_a), o_v + take(self.fusion_pos_v, at_v)], 1)
+        for block in self.fusion:
+            x = block(x)
+        return x.split([o_a.shape[1], o_v.shape[1]], 1)
+
+    def pool(self, o_a, o_v, at_a, at_v):
+        """c_a, c_v of Eq. 9: each modality alone through E_f with its own LayerNorms, then the mean over
+        patches.  → (B, D), (B, D), not yet L2-normalized"""
+        a, v = o_a + take(self.fusion_pos_a, at_a), o_v + take(self.fusion_pos_v, at_v)
+        for block in self.fusion:
+            a, v = block.forward_a(a), block.forward_v(v)
+        return self.norm_a(a).mean(1), self.norm_v(v).mean(1)
+
+    def decode(self, joint, mask_token, position, modality, head, at, target):
+        """D(õ) at the hidden positions of one modality.
+
+        joint (B, n, D), normalized, at positions at (B, n); target (B, m) positions to predict;
+        position (1, all, Dd), mask_token and modality (1, 1, Dd)  →  (B, m, values of a patch).
+        Patches that are neither visible nor a target do not exist for the decoder.
+        """
+        seen = self.decoder_embed(joint)
+        hidden = mask_token.expand(*target.shape, -1).to(seen.dtype)
+        x = torch.cat([seen, hidden], 1) + take(position, torch.cat([at, target], 1)) + modality
+        for block in self.decoder:
+            x = block(x)
+        return head(self.decoder_norm(x[:, at.shape[1]:]))   # only the hidden ones are scored
+
+    # -- what is asked of them ---------------------------------------------------------------
+
+    def losses(self, x_a, x_v, kept_a, kept_v, slots_a, slots_v, tau):
+        """Eq. 8 and 9 on the kept patches.
+
+        x_a (B, κ_a, p·p), x_v (B, κ_v, p·p·3)   kept patches
+        kept_a (B, κ_a), kept_v (B, κ_v)         their positions
+        slots_a, slots_v                         (visible, target) from `draw_visible`
+        tau                                      temperature of Eq. 9
+        """
+        (see_a, hide_a), (see_v, hide_v) = slots_a, slots_v
+        at_a, at_v = kept_a.gather(1, see_a), kept_v.gather(1, see_v)
+        o_a, o_v = self.encode(gather(x_a, see_a), gather(x_v, see_v), at_a, at_v)
+
+        joint_a, joint_v = self.fuse(o_a, o_v, at_a, at_v)
+        guess_a = self.decode(self.norm(joint_a), self.mask_token_a, self.decoder_pos_a, self.decoder_modality_a,
+                              self.head_a, at_a, kept_a.gather(1, hide_a))
+        guess_v = self.decode(self.norm(joint_v), self.mask_token_v, self.decoder_pos_v, self.decoder_modality_v,
+                              self.head_v, at_v, kept_v.gather(1, hide_v))
+
+        c_a, c_v = self.pool(o_a, o_v, at_a, at_v)
+        return Losses(reconstruction_loss(guess_a, gather(x_a, hide_a)), reconstruction_loss(guess_v, gather(x_v, hide_v)),
+                      contrastive_loss(c_a, c_v, tau), c_a, c_v)
+
+    def embed(self, audio, video):
+        """Nothing masked: what retrieval compares.  audio (B, t, f), video (B, T, 3, H, W) → c_a, c_v (B, D),
+        L2-normalized"""
+        x_a, x_v = patchify_a(audio, self.sizes.patch_size), patchify_v(video, self.sizes.patch_size)
+        at_a, at_v = all_positions(x_a), all_positions(x_v)
+        c_a, c_v = self.pool(*self.encode(x_a, x_v, at_a, at_v), at_a, at_v)
+        return on_sphere(c_a), on_sphere(c_v)
+
+
+# -------------------------------------------------------------------------------------- losses
+
+def reconstruction_loss(guess, x):
+    """Eq. 8 for one modality, per pair.  guess, x (B, m, values) → (B,)
+
+    The target is normalized by its own patch's mean and variance, as in MAE (readings: unbiased variance).
+    """
+    guess = guess.to(x.dtype)      # under bf16 autocast the difference is still taken in float32
+    x = (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True) + 1e-6).sqrt()
+    return (guess - x).square().mean((1, 2))
+
+
+def on_sphere(c):
+    """c (B, D) → (B, D) of length 1, in float32 at least: bf16 is too coarse for cosines divided by 0.05"""
+    return F.normalize(c.to(torch.promote_types(c.dtype, torch.float32)), dim=-1)
+
+
+def contrastive_loss(c_a, c_v, tau):
+    """Eq. 9, per pair.  c_a, c_v (B, D) → (B,)
+
+    The paper sums the two directions; its released configuration averages them, and so do we.
+    Under several processes every process's pairs serve as negatives for every other's.
+    """
+    c_a, c_v = on_sphere(c_a), on_sphere(c_v)
+    all_a, all_v, first = gather_processes(c_a), gather_processes(c_v), 0
+    if dist.is_initialized():
+        first = dist.get_rank() * len(c_a)                         # where this process's pairs stand among all
+    own = torch.arange(first, first + len(c_a), device=c_a.device)
+    with torch.autocast(c_a.device.type, enabled=False):           # or the products would be bf16 again
+        to_video = F.cross_entropy(c_a @ all_v.T / tau, own, reduction='none')
+        to_audio = F.cross_entropy(c_v @ all_a.T / tau, own, reduction='none')
+    return (to_video + to_audio) / 2
+
+
+class _GatherProcesses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, grad):
+        # x was a negative in every process's loss: its gradient is the sum over all of them. The mean over
+        # processes that DDP takes afterwards makes it the gradient of the mean loss.
+        grad = grad.clone(memory_format=torch.contiguous_format)   # autograd may still need the one it gave
+        dist.all_reduce(grad)
+        return grad.chunk(dist.get_world_size())[dist.get_rank()]
+
+
+def gather_processes(x):
+    """x (B, ...) of each process → (processes · B, ...) in order of rank, gradients included. Alone: x itself."""
+    return _GatherProcesses.apply(x) if dist.is_initialized() else x
+
+
+def print_parameters(size):
+    """Backbone and AVM, part by part, for a name of SIZES (App. D: 707.8 MB, and 3.18 % more)."""
+    from avm import AVM   # only this report knows both
+
+    sizes = Sizes(**SIZES[size])
+    backbone, avm = AudioVideoMAE(sizes), AVM(sizes.embed_dim, sizes.avm_heads)
+    count = lambda module: sum(parameter.numel() for parameter in module.parameters())
+    for title, module in (('backbone', backbone), ('AVM', avm)):
+        for name, child in module.named_children():
+            print(f'  {name:<16}{count(child):>13,}')
+        direct = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+        if direct:
+            print(f'  {"positions, marks":<16}{direct:>13,}')
+        print(f'{title:<18}{count(module):>13,}  = {count(module) * 4 / 2 ** 20:.1f} MiB in float32\n')
+    print(f'The AVM adds {count(avm) / count(backbone):.2%}.  M = {sizes.num_patches_a}, N = {sizes.num_patches_v} patches.')
+
+
+if __name__ == '__main__':
+    import sys
+    print_parameters(*sys.argv[1:] or ['base'])

@@ -1,0 +1,107 @@
+"""Forget-robust multimodal patch selection (§4.2, §4.3, App. H).
+
+In:  importance scores I (Eq. 3) and the AVM's queries and keys of a batch; discriminative queries of past pairs.
+Out: the positions of the κ_a audio and κ_v video patches to learn from (Eq. 7).
+
+    I, q, k ─ Eq. 4 ─► k̂, q̂ ─ Eq. 5, with the past q̂ᵖ ─► P ─ Bernoulli ─► F ─┬─ Eq. 6 ────────► S̃_v
+                                                                             └─ Algorithm 2 ──► S̃_a
+
+The batch is handled at once. Drawing without replacement by weight is done by an exponential race: patch i gets the
+arrival time e_i / w_i with e_i ~ Exp(1), and the first to arrive are drawn. That is exactly the law of drawing one after
+the other (and what torch.multinomial does), and it leaves an order to sort by.
+"""
+import torch
+
+from avm import mu
+from model import gather
+
+
+def discriminative_query(I, q, kappa):
+    """Eq. 4, lines 1-3: q̂, the mean query of the κ most important patches, weighted by importance.
+
+    I (B, n), q (B, H, n, d) → q̂ (B, H, d)
+    """
+    weight, S = I.topk(kappa, dim=1)                                   # S = argsort(I), descending: readings
+    q = q.gather(2, S[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[3]))    # B,H,κ,d
+    weight = weight / weight.sum(1, keepdim=True)
+    return torch.einsum('bhkd,bk->bhd', q, weight.to(q.dtype))
+
+
+def prune_probability(I, k, query, past_query, kappa):
+    """Eq. 4, line 4, and Eq. 5: how much more each patch answers to the past than to the present.
+
+    I (B, n), k (B, H, n, d)                importance and keys of modality n
+    query, past_query (B, H, d)             q̂ and q̂ᵖ of the other modality, current and from the memory
+    returns P (B, n) in [0, 1], the share of the past; 0 outside the κ most important patches
+    """
+    S = I.topk(kappa, dim=1).indices
+    k = k.gather(2, S[:, None, :, None].expand(-1, k.shape[1], -1, k.shape[3]))    # k̂: B,H,κ,d
+    now = mu(query[:, :, None], k, beta=1).squeeze(2)                  # Â: B,H,κ, logits
+    past = mu(past_query[:, :, None], k, beta=1).squeeze(2)            # Âᵖ
+    share = torch.stack([now, past]).softmax(0)[1].mean(1)             # B,κ: Softmax over the pair, mean over heads
+    return torch.zeros_like(I).scatter(1, S, share.to(I.dtype))
+
+
+def draw_order(weight):
+    """Multinomial without replacement, to the end: weight (B, n) ≥ 0 → (B, n) indices in the order drawn.
+
+    Weights of zero come last.
+    """
+    arrival = torch.empty_like(weight).exponential_() / weight         # e / 0 = inf
+    return arrival.argsort(1)
+
+
+def rank(order):
+    """The inverse of a permutation: order (B, n) → the place (B, n) at which each index stands in it."""
+    return order.argsort(1)
+
+
+def select_video(I, P, kappa):
+    """Eq. 6: κ patches by importance, without those that a coin with P prunes.
+
+    I, P (B, N) → S̃_v (B, κ), distinct positions
+    The pruned ones fill up the end when too few are left (readings).
+    """
+    N = I.shape[1]
+    F = torch.bernoulli(P).long()
+    key = F * N + rank(draw_order(I))                                  # all unpruned ones before any pruned one
+    return key.argsort(1)[:, :kappa]
+
+
+def select_audio(I, P, kappa, grid, chunk):
+    """Algorithm 2: κ patches in whole chunks of L_c time steps, so that time stays continuous.
+
+    I, P (B, M), M = time · freq patches, time-major; grid = (time, freq); chunk = L_c, which divides time
+    returns S̃_a (B, κ), distinct positions
+
+    Chunks are drawn by multinomial on their mean importance. Of the chunks in the order drawn, all unpruned patches are
+    taken until κ are counted. The surplus of the last chunk is dropped from its tail, or from its head where only the
+    chunk after it is taken, so that what is left of it touches its neighbour. Without enough unpruned patches, the
+    pruned ones fill up, in the same order of chunks.
+    """
+    B, M = I.shape
+    time, freq = grid
+    num_chunks, size = time // chunk, chunk * freq
+    F = torch.bernoulli(P).long()
+
+    order = draw_order(I.reshape(B, num_chunks, size).mean(2))         # t_select: B,chunks
+    place = rank(order)                                                # at which turn each chunk comes
+    unpruned = size - F.reshape(B, num_chunks, size).sum(2)            # B,chunks
+    counted = unpruned.gather(1, order).cumsum(1)                      # patches after each turn
+    last_turn = (counted < kappa).sum(1, keepdim=True).clamp(max=num_chunks - 1)   # the turn at which κ is reached
+    taken = place < last_turn                                          # B,chunks: whole
+    before = torch.nn.functional.pad(taken, (1, 0))[:, :-1]            # is the chunk before / after this one taken?
+    after = torch.nn.functional.pad(taken, (0, 1))[:, 1:]
+    from_head = (place == last_turn) & after & ~before                 # B,chunks
+
+    # One integer sorts it all: unpruned before pruned, then the chunk's turn, then the place inside the chunk, which is
+    # counted backwards where the head is to be dropped. The first κ are the selection.
+    inside = torch.arange(size, device=I.device).expand(B, num_chunks, size)
+    inside = torch.where(from_head[:, :, None], size - 1 - inside, inside)
+    key = F * M + (place[:, :, None] * size + inside).reshape(B, M)
+    return key.argsort(1)[:, :kappa]
+
+
+def select_patches(x, kept):
+    """Eq. 7: x (B, n, values), positions kept (B, κ) → x̂ (B, κ, values)"""
+    return gather(x, kept)

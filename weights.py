@@ -1,0 +1,136 @@
+"""Reading weights: `--init FILE` (App. A, App. B; readings).
+
+In:  a file of the authors' released checkpoints, of an ImageNet MAE (ViT-B), or of this project's runs.
+Out: backbone and AVM with the weights that fit, and one line that says what was taken and what was left.
+
+Nothing but tensors and plain values is ever read: a file that would run code is refused.
+"""
+import torch
+from torch import nn
+
+from model import UserError
+
+# Names in the authors' checkpoints, beside which nothing but "backbone.transformer." stands in front → names here.
+RELEASED_BACKBONE = {
+    'pos_embed_': 'pos_', 'inter_pos_embed_': 'fusion_pos_', 'decoder_pos_embed_': 'decoder_pos_',
+    'blocks_a.': 'encoder_a.', 'blocks_v.': 'encoder_v.', 'blocks_u.': 'fusion.', 'decoder_blocks.': 'decoder.',
+    'mae_score_audio.decoder.': 'head_a.', 'mae_score_video.decoder.': 'head_v.'}
+RELEASED_AVM = {
+    **{f'to_{n}_{x}.': f'to_{x}_{n}.' for n in 'av' for x in 'qkv'},
+    'matching_score.pooler.dense.': 'fc.0.', 'matching_score.fc.': 'fc.2.'}
+
+
+def _rename(name, table):
+    for old, new in table.items():
+        if name.startswith(old):
+            return new + name[len(old):]
+    return name
+
+
+def released_names(weights):
+    """{name: tensor} of an authors' checkpoint, with or without "module." in front → {name here: tensor}"""
+    renamed = {}
+    for name, tensor in weights.items():
+        name = name.removeprefix('module.')
+        if name.startswith('backbone.transformer.'):
+            name = 'backbone.' + _rename(name.removeprefix('backbone.transformer.'), RELEASED_BACKBONE)
+        elif name.startswith('avmatching_module.'):
+            name = 'avm.' + _rename(name.removeprefix('avmatching_module.'), RELEASED_AVM)
+        renamed[name] = tensor
+    return renamed
+
+
+def from_image_mae(weights, sizes):
+    """{name: tensor} of an ImageNet MAE (ViT-B) → {name here: tensor} (readings; the paper starts from it).
+
+    Its first `encoder_depth` blocks start both encoders and the rest the fusion, each LayerNorm copied to
+    all three; audio has one channel where RGB has three, so that kernel is summed over channels. Class tokens
+    have no place here. Audio positions stay sine-cosine.
+    """
+    taken = {}
+    for name, tensor in weights.items():
+        if name == 'patch_embed.proj.weight':
+            taken['patch_embed_v.proj.weight'] = tensor
+            taken['patch_embed_a.proj.weight'] = tensor.sum(1, keepdim=True)
+        elif name == 'patch_embed.proj.bias':
+            taken['patch_embed_v.proj.bias'] = taken['patch_embed_a.proj.bias'] = tensor
+        elif name in ('pos_embed', 'decoder_pos_embed'):
+            taken['pos_v' if name == 'pos_embed' else 'decoder_pos_v'] = tensor[:, 1:].repeat(1, sizes.num_frames, 1)
+        elif name == 'mask_token':
+            taken['mask_token_a'] = taken['mask_token_v'] = tensor
+        elif name.startswith('blocks.'):
+            _, number, rest = name.split('.', 2)
+            number = int(number)
+            if number < sizes.encoder_depth:
+                taken[f'encoder_a.{number}.{rest}'] = taken[f'encoder_v.{number}.{rest}'] = tensor
+            else:
+                number -= sizes.encoder_depth
+                for suffix in ('', '_a', '_v') if rest.startswith('norm') else ('',):
+                    kind, _, part = rest.partition('.')
+                    taken[f'fusion.{number}.{kind}{suffix}.{part}'] = tensor
+        elif name.startswith('norm.'):
+            for suffix in ('', '_a', '_v'):
+                taken[f'norm{suffix}.{name[5:]}'] = tensor
+        elif name.startswith('decoder_blocks.'):
+            taken['decoder.' + name[15:]] = tensor
+        elif name.startswith('decoder_pred.'):
+            taken['head_v.' + name[13:]] = tensor
+            taken['head_a.' + name[13:]] = tensor[:sizes.patch_size ** 2]
+        elif name.startswith(('decoder_embed.', 'decoder_norm.')):
+            taken[name] = tensor
+    return {'backbone.' + name: tensor for name, tensor in taken.items()}
+
+
+def read_checkpoint(path):
+    """`torch.load`, tensors and plain values only: a file that would run code is refused. Raises UserError."""
+    try:
+        return torch.load(path, map_location='cpu', weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f'{path}: there is no such file')
+    except Exception as error:   # torch raises many kinds, for truncated files not always the same one
+        if 'weights_only' in str(error) or 'Unsupported' in str(error):
+            raise UserError(f'{path}: refused, since loading it would execute code that it contains '
+                            f'({str(error).splitlines()[0][:120]})')
+        raise UserError(f'{path}: not a whole checkpoint; truncated, or not one at all ({type(error).__name__})')
+
+
+def load_weights(path, backbone, avm):
+    """`--init FILE`: start from the authors' checkpoints, an ImageNet MAE's, or one of this project's.
+
+    Returns one line that says what was taken and what was left. Raises UserError when the sizes differ.
+    """
+    file = read_checkpoint(path)
+    weights = file
+    for key in ('model', 'state_dict', 'weights'):
+        if isinstance(weights, dict) and isinstance(weights.get(key), dict):
+            weights = weights[key]
+    if not isinstance(weights, dict) or not any(torch.is_tensor(value) for value in weights.values()):
+        raise UserError(f'{path}: holds no weights')
+    weights = {name: value for name, value in weights.items() if torch.is_tensor(value)}
+    kind = 'a checkpoint of audio and video'
+    given = released_names(weights)
+    if 'patch_embed.proj.weight' in weights:
+        kind, given = 'an image MAE', from_image_mae(weights, backbone.sizes)
+
+    own = nn.ModuleDict({'backbone': backbone, 'avm': avm}).state_dict()
+    found = {name: value for name, value in given.items() if name in own}
+    wrong = [f'{name} is {tuple(value.shape)}, here {tuple(own[name].shape)}'
+             for name, value in found.items() if value.shape != own[name].shape]
+    if wrong:
+        raise UserError(f'{path}: weights of another size: {wrong[0]}' + (f' (and {len(wrong) - 1} more)' if wrong[1:] else ''))
+    if not found:
+        raise UserError(f'{path}: none of its {len(weights)} tensors is known here (its first: {next(iter(weights))})')
+    with torch.no_grad():
+        for name, value in found.items():
+            own[name].copy_(value)   # state_dict's tensors are the parameters' own memory
+    left = [name for name in given if name not in own]
+    if kind == 'an image MAE':
+        left = [name for name in ('cls_token',) if name in weights]
+    fresh = [name for name in own if name not in found]
+    return (f'{path}: {kind}; took {len(found)} of {len(own)} tensors'
+            + (f'; left in the file: {_some(left)}' if left else '')
+            + (f'; not in the file, so as initialized: {_some(fresh)}' if fresh else ''))
+
+
+def _some(names):
+    return ', '.join(names[:4]) + (f' and {len(names) - 4} more' if len(names) > 4 else '')
