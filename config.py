@@ -1,0 +1,145 @@
+"""Every option of `train.py`, with its meaning, its default and where the paper has it (Table 5, 6, App. F).
+
+In:  the words of a command line.
+Out: a Config, whole and checked; what cannot be trained is refused with the reason.
+"""
+import argparse
+import dataclasses
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+from methods import METHODS, count
+from model import SIZES, Sizes, UserError, option
+
+
+@dataclass
+class Config(Sizes):
+    """Every option. Defaults are the paper's for VGGSound, where it names one; `--size small` has its own (PRESETS)."""
+    dataset: str = option('shapes', 'shapes (built in) or vggsound')
+    data: str = option('', 'folder of the clips; for vggsound, see README')
+    tasks: str = option('', 'CSV "class,task"; without it, the paper\'s 8 tasks (App. B)')
+    method: str = option('flava', ', '.join(METHODS))
+    size: str = option('', 'base (the paper\'s) or small; without it, small for shapes and base otherwise')
+    init: str = option('', 'weights to start from: the authors\', an ImageNet MAE ViT-B, or one of this project\'s')
+    out: str = option('', 'folder of the run; without it, runs/DATASET-SIZE-METHOD-SEED')
+    cache: str = option('cache', 'folder for what several runs share: initial pre-training, checked clips')
+    seed: int = option(0, 'of weights, data order, masks and selection; and of the clips of shapes')
+
+    lr: float = option(1e-4, 'constant; Table 6')
+    beta1: float = option(0.95, 'Adam; Table 6')
+    beta2: float = option(0.999, 'Adam; Table 6')
+    weight_decay: float = option(5e-7, 'Table 6')
+    batch_size: int = option(48, 'current pairs a step, over all processes; as many are replayed; Table 6')
+    epochs: int = option(10, 'of each task; Table 6')
+    steps: int = option(-1, 'at most so many steps a task; -1: no cap')
+
+    pretrain_epochs: int = option(10, 'of the initial pre-training (App. B); the paper does not say how many')
+    pretrain_steps: int = option(-1, 'at most so many steps of initial pre-training; 0 leaves it out, -1: no cap')
+    pretrain_lr: float = option(1e-4, 'in the initial pre-training')
+    pretrain_batch_size: int = option(48, 'in the initial pre-training')
+    pretrain_mask_ratio: float = option(0.8, 'in the initial pre-training')
+
+    mask_ratio: float = option(0.8, 'share of all patches that is masked; App. C')
+    lam: float = option(0.1, 'λ, weight of the contrastive loss; as released')
+    tau: float = option(0.05, 'τ of Eq. 9; as released')
+    alpha: float = option(0.5, 'α, weight of the penalty ℓ^p, for DER++ and FLAVA; Table 5')
+    beta: float = option(0.4, 'β of Eq. 2, for the scores that select; Table 10')
+    rho_a: float = option(0.5, 'ρ_a, share of audio patches that is selected; Table 9')
+    rho_v: float = option(0.5, 'ρ_v, share of video patches that is selected; Table 9')
+    chunk: int = option(4, 'L_c of Algorithm 2, in audio patches along time; §4.3')
+    memory_size: int = option(2000, 'pairs in the rehearsal memory, over all processes; §5.2')
+
+    clips_per_class: int = option(400, 'at most so many training clips of a class; App. B')
+    clips_per_task: int = option(1000, 'training clips of a task of shapes')
+    test_clips: int = option(60, 'retrieval clips of a task of shapes')
+    max_silent: int = option(1, 'silent objects in a clip of shapes, at most')
+    max_bad: float = option(0.1, 'stop when more than this share of the clips cannot be used')
+    workers: int = option(-1, 'processes that load clips; -1: one per core, and none for shapes')
+    save_every: int = option(100, 'steps between two checkpoints')
+    log_every: int = option(10, 'steps between two lines of log.jsonl')
+    device: str = option('', 'cuda or cpu; without it, cuda where there is one')
+
+
+PRESETS = {   # what --size changes beside the sizes themselves
+    'base': {},
+    'small': dict(SIZES['small'], lr=1e-3, batch_size=32, epochs=3, mask_ratio=0.7, lam=1.0, tau=0.1, chunk=2,
+                  memory_size=160, pretrain_lr=2e-3, pretrain_batch_size=64, pretrain_mask_ratio=0.5,
+                  pretrain_epochs=40),
+}
+SHIPPED = Path(__file__).parent / 'weights' / 'shapes_small.pt'   # initial pre-training on shapes; README has its command
+FREE_TO_CHANGE = {'workers', 'save_every', 'log_every', 'device', 'out', 'cache', 'max_bad'}   # when a run is resumed
+
+
+def one_of(names):
+    def check(name):
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 3, 0.4)
+            raise argparse.ArgumentTypeError(f'there is no {name!r}; ' + (f'did you mean {" or ".join(near)}? ' if near else '')
+                                             + f'There are: {", ".join(names)}')
+        return name
+    return check
+
+
+def parse(arguments):
+    """Options → (Config, whether to resume). A field of Config is an option; what is not given comes from the preset."""
+    parser = argparse.ArgumentParser(prog='train.py', description='Train on a stream of audio-video tasks (Algorithm 1).',
+                                     usage='python train.py [--OPTION VALUE ...] [--resume]', allow_abbrev=False)
+    parser.error = lambda message: parser.exit(2, f'error: {message}\n')
+    choices = {'method': list(METHODS), 'dataset': ['shapes', 'vggsound'], 'size': list(PRESETS)}
+    shapes_of_tensors = {field.name for field in dataclasses.fields(Sizes)}
+    for field in sorted(dataclasses.fields(Config), key=lambda field: field.name in shapes_of_tensors):   # those last
+        name, meaning = '--' + field.name.replace('_', '-'), field.metadata['help'].replace('%', '%%')
+        small = PRESETS['small'].get(field.name)
+        shown = f'{field.default}' if field.default != '' else 'none'
+        kind = one_of(choices[field.name]) if field.name in choices else field.type
+        parser.add_argument(name, type=kind, default=argparse.SUPPRESS, metavar=name[2:].upper(),
+                            help=f'{meaning} (default {shown}{f"; small: {small}" if small is not None else ""})')
+    parser.add_argument('--resume', action='store_true', help='go on from the last checkpoint of this run')
+    given, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        options = [o for action in parser._actions for o in action.option_strings]
+        near = difflib.get_close_matches(unknown[0].split('=')[0], options, 3, 0.5)
+        parser.error(f'unknown option {unknown[0]}' + (f'; did you mean {" or ".join(near)}?' if near else '; see --help'))
+    given = vars(given)
+    resume = given.pop('resume')
+
+    dataset = given.get('dataset', 'shapes')
+    size = given.get('size') or ('small' if dataset == 'shapes' else 'base')
+    cfg = Config(**{**PRESETS[size], **given, 'dataset': dataset, 'size': size})
+    own_start = [name for name in given if name == 'init' or name.startswith('pretrain_') or name in Sizes.__dataclass_fields__]
+    if dataset == 'shapes' and size == 'small' and not own_start and SHIPPED.exists():
+        cfg.init, cfg.pretrain_steps = str(SHIPPED), 0          # its initial pre-training has been done
+    cfg.out = cfg.out or f'runs/{dataset}-{size}-{cfg.method}-{cfg.seed}'
+    check_config(cfg)
+    return cfg, resume
+
+
+def check_config(cfg):
+    """Refuse what cannot be trained, with the reason."""
+    p = cfg.patch_size
+    if cfg.image_size % p or cfg.audio_frames % p or cfg.mel_bins % p:
+        raise UserError(f'--image-size, --audio-frames and --mel-bins must be multiples of --patch-size {p}')
+    if cfg.embed_dim % 4 or cfg.decoder_embed_dim % 4:
+        raise UserError('--embed-dim and --decoder-embed-dim must be multiples of 4, for positions in two dimensions')
+    for heads, dim in (('num_heads', cfg.embed_dim), ('avm_heads', cfg.embed_dim), ('decoder_num_heads', cfg.decoder_embed_dim)):
+        if dim % getattr(cfg, heads):
+            raise UserError(f'--{heads.replace("_", "-")} {getattr(cfg, heads)} does not divide the width {dim}')
+    if min(cfg.batch_size, cfg.pretrain_batch_size, cfg.epochs, cfg.memory_size, cfg.save_every, cfg.log_every) < 1:
+        raise UserError('batch sizes, --epochs, --memory-size, --save-every and --log-every must be at least 1')
+    for mask in (cfg.mask_ratio, cfg.pretrain_mask_ratio):
+        for patches in (cfg.num_patches_a, cfg.num_patches_v):
+            if not 1 <= count(1 - mask, patches) < patches:
+                raise UserError(f'a mask ratio of {mask} leaves {count(1 - mask, patches)} of {patches} patches visible: '
+                                'some must be seen and some predicted')
+    if cfg.method.startswith('flava'):
+        if cfg.grid_a[0] % cfg.chunk:
+            raise UserError(f'--chunk {cfg.chunk} must divide the {cfg.grid_a[0]} time steps of the spectrogram\'s patches')
+        for name, rho, patches in (('a', cfg.rho_a, cfg.num_patches_a), ('v', cfg.rho_v, cfg.num_patches_v)):
+            if not 0 < rho <= 1 or count(rho, patches) <= count(1 - cfg.mask_ratio, patches):
+                raise UserError(f'--rho-{name} {rho} with --mask-ratio {cfg.mask_ratio} leaves nothing to predict: of the share ρ '
+                                f'that is selected, 1 − mask is seen, so mask must be over 1 − ρ, and ρ at most 1')
+    if not 0 <= cfg.max_silent <= 2:
+        raise UserError('--max-silent must be 0, 1 or 2: a task of shapes has two classes beside the one that sounds')
+    if cfg.dataset != 'shapes' and not cfg.data:
+        cfg.data = 'data/' + cfg.dataset

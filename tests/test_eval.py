@@ -1,0 +1,53 @@
+"""Retrieval, A and F against values worked out by hand."""
+import math
+
+import torch
+import torch.nn.functional as F
+
+import eval as evaluation
+
+
+def test_ranks_by_hand_and_ties_count_against_the_model():
+    query = torch.eye(3)
+    candidates = torch.tensor([[0.9, 0.1, 0.0], [0.95, 0.5, 0.0], [0.0, 0.5, 0.2]])
+    # query 0 likes candidate 1 (0.95) before its own (0.9): rank 2; query 1's own ties with candidate 2: rank 2; query 2: 1
+    assert evaluation.ranks(query, candidates).tolist() == [2, 2, 1]
+    same = torch.ones(7, 4)
+    assert evaluation.ranks(same, same).tolist() == [7] * 7
+    assert evaluation.ranks(same * float('nan'), same).tolist() == [7] * 7
+
+
+def test_random_embeddings_are_at_chance():
+    n = 2000
+    c_a, c_v = F.normalize(torch.randn(n, 16), dim=1), F.normalize(torch.randn(n, 16), dim=1)
+    result = evaluation.retrieval(c_a, c_v, torch.arange(n) % 4, 4)
+    for direction in evaluation.DIRECTIONS:
+        for k in evaluation.K:
+            share = k / n
+            assert abs(sum(result[direction][f'R@{k}']) / 4 / 100 - share) < 4.5 * math.sqrt(share / n)
+
+
+def test_candidates_are_those_of_all_tasks():
+    """Perfect within its task, and always second to a clip of another task."""
+    c_a = torch.eye(4)
+    c_v = torch.tensor([[.5, 0, 0, 0], [0, .5, 0, 0], [.9, 0, 1, 0], [0, .9, 0, 1]])
+    result = evaluation.retrieval(c_a, c_v, torch.tensor([0, 0, 1, 1]), 2)
+    assert result['audio_to_video']['R@1'] == [0.0, 100.0] and result['audio_to_video']['R@5'] == [100.0, 100.0]
+
+
+def test_accuracy_and_forgetting_by_hand():
+    acc = [[50, 1, 2], [30, 60, 3], [20, 45, 70]]
+    assert evaluation.average_accuracy(acc) == 45
+    assert evaluation.average_forgetting(acc) == ((50 - 20) + (60 - 45)) / 2
+    # A task that improves later: its maximum is over t < T only, so F may be negative
+    assert evaluation.average_forgetting([[10, 0], [25, 30]]) == -15
+    assert evaluation.average_forgetting([[10, 0]]) is None
+
+
+def test_summary_and_table():
+    row = lambda a, b: {d: {f'R@{k}': [a + k, b + k] for k in evaluation.K} for d in evaluation.DIRECTIONS}
+    results = evaluation.summarize([row(20, 0), row(10, 30)], ['x', 'y'], 40)
+    assert results['chance'] == {'R@1': 2.5, 'R@5': 12.5, 'R@10': 25.0}
+    assert results['video_to_audio']['R@5'] == {'acc': [[25, 5], [15, 35]], 'A': 25, 'F': 10}
+    assert math.isclose(results['audio_to_video']['Avg']['A'], 20 + 16 / 3) and results['audio_to_video']['Avg']['F'] == 10
+    assert '| 21.00 | 10.00 | 25.00 | 10.00 | 30.00 | 10.00 | 25.33 | 10.00 |' in evaluation.table('m', results)

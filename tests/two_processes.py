@@ -1,0 +1,55 @@
+"""Run by torchrun: losses and gradients of two processes on halves of a batch, against one on the whole."""
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent)]
+from conftest import ODD
+from model import AudioVideoMAE, Sizes, draw_visible
+
+sizes, B, kept = Sizes(**ODD), 8, 20
+torch.manual_seed(0)
+model = AudioVideoMAE(sizes)
+p = sizes.patch_size
+x_a, x_v = torch.randn(B, kept, p * p), torch.randn(B, kept, p * p * 3)
+kept_a = torch.rand(B, sizes.num_patches_a).argsort(1)[:, :kept]
+kept_v = torch.rand(B, sizes.num_patches_v).argsort(1)[:, :kept]
+inputs = (x_a, x_v, kept_a, kept_v, *draw_visible(kept_a, 7), *draw_visible(kept_v, 9))
+
+
+class Loss(nn.Module):
+    """What a method's forward does, with the masks given."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x_a, x_v, kept_a, kept_v, see_a, hide_a, see_v, hide_v):
+        return self.model.losses(x_a, x_v, kept_a, kept_v, (see_a, hide_a), (see_v, hide_v), 0.05).total(0.7)
+
+
+whole = Loss(model)(*inputs)
+whole.backward()
+expected = [parameter.grad.clone() for parameter in model.parameters()]
+model.zero_grad()
+
+dist.init_process_group('gloo')
+half = [x.chunk(2)[dist.get_rank()] for x in inputs]
+parallel = DistributedDataParallel(Loss(model))     # to be kept: with it go the hooks that average gradients
+loss = parallel(*half)
+loss.backward()
+mean = loss.detach().clone()
+dist.all_reduce(mean)
+mean /= 2
+
+difference = max([(mean - whole).abs().item()] + [(q.grad - e).abs().max().item() for q, e in zip(model.parameters(), expected)])
+largest = max(e.abs().max().item() for e in expected)
+assert largest > 1e-2, 'gradients too small to compare'
+assert difference < 1e-5, difference
+if dist.get_rank() == 0:
+    print(f'largest difference {difference:.1e}, largest gradient {largest:.1e}')
+dist.destroy_process_group()
