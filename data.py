@@ -1,18 +1,13 @@
-"""Real clips: App. B and Table 6. VGGSound's files -> a stream of tasks whose items are audio and video tensors.
+"""One clip: App. B and Table 6. A file -> audio and video tensors.
+
+In:  a video file with sound, whole or damaged.
+Out: the spectrogram and the frames of one window, or of as many as cover the ten seconds of a clip of AVE (App. E); or
+     BadClip with the reason. `datasets.py` makes tasks of many clips.
 
 Shapes: t, f  spectrogram frames and mel bins;  T, H, W  video frames, height, width;  S  the model's image size.
 """
-import csv
-import difflib
-import io
-import json
-import multiprocessing
 import os
-import re
-from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import av
@@ -20,16 +15,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import torchaudio
-from tqdm import tqdm
 
-from model import Sizes, UserError
+from model import Sizes
 
 SAMPLE_RATE = 16000
 AUDIO_MEAN, AUDIO_STD = -5.081, 4.485                                   # Table 6, of log mel energies
 IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)    # Table 6, of red, green, blue in [0, 1]
-
-SUFFIXES = ('.mp4', '.mkv', '.webm', '.avi')
-TASKS = Path(__file__).parent / 'tasks' / 'vggsound.csv'
+AVE_SECONDS = 10                                                       # of a clip of AVE, a label each
 
 
 # ---------------------------------------------------------------- tensors
@@ -128,16 +120,21 @@ def read_clip(path, sizes: Sizes, generator=None):
         # The paper does not say where in its second a frame lies; here in the middle.
         video = _decode_frames(clip, [start + i + 0.5 for i in range(T)], sizes.image_size)   # T, 3, H, W
 
-    # The audio window: t steps, and what the last spectrogram frame sees beyond its step. Around the middle of the
-    # video's window as far as the clip's ends allow; at the paper's size, 10 s fit in whole.
-    milliseconds = (sizes.audio_frames - 1) * sizes.frame_shift + max(25, sizes.frame_shift)
-    window = int(SAMPLE_RATE * milliseconds * 0.001)                                       # samples
-    first = round((start + T / 2 - audio_start) * SAMPLE_RATE) - window // 2
-    first = max(0, min(first, len(waveform) - window))
-    audio = spectrogram(waveform[first:first + window], sizes)
+    audio, _ = _audio_around(waveform, start + T / 2 - audio_start, sizes)
     if generator is None:
         return audio, centre_crop(video, sizes.image_size)
     return augment_audio(audio, generator), multi_scale_crop(video, sizes.image_size, generator)
+
+
+def _audio_around(waveform, middle, sizes):
+    """The spectrogram (t, f) of a window around a second of the waveform, as far as its ends allow; and the second of
+    the waveform at which the window begins. At the paper's size, 10 s fit in whole."""
+    # The window: t steps, and what the last spectrogram frame sees beyond its step.
+    milliseconds = (sizes.audio_frames - 1) * sizes.frame_shift + max(25, sizes.frame_shift)
+    window = int(SAMPLE_RATE * milliseconds * 0.001)                                       # samples
+    first = round(middle * SAMPLE_RATE) - window // 2
+    first = max(0, min(first, len(waveform) - window))
+    return spectrogram(waveform[first:first + window], sizes), first / SAMPLE_RATE
 
 
 def check_clip(path):
@@ -270,222 +267,37 @@ def _decode_frames(clip, targets, size):
     return torch.from_numpy(frames.transpose(0, 3, 1, 2).copy())
 
 
-# ---------------------------------------------------------------- many clips
+# ---------------------------------------------------------------- AVE: a label a second
 
-class Clip(NamedTuple):
-    path: str
-    label: str
-    line: int      # of the CSV file
-
-
-class VideoClips(torch.utils.data.Dataset):
-    """Clips as tensors. An item's key is (index, seed): what is random about it follows from the seed alone, so
-    neither the number of workers nor a restart in the middle of a run changes what the model sees."""
-
-    def __init__(self, clips, sizes: Sizes, augment):
-        self.clips, self.sizes, self.augment = clips, sizes, augment
-
-    def __len__(self):
-        return len(self.clips)
-
-    def __getitem__(self, key):
-        """audio (t, f) float32, video (T, 3, S, S) uint8, clip (the index asked for) and bad: '' or 'name: reason'.
-
-        For a clip that fails although it was tested (deleted since), the next one stands in: of several processes,
-        each needs a full batch, or the others wait for it forever."""
-        index, seed = key
-        bad = []
-        for step in range(len(self.clips)):
-            path = self.clips[(index + step) % len(self.clips)].path
-            generator = torch.Generator().manual_seed(seed) if self.augment else None
-            try:
-                audio, video = read_clip(path, self.sizes, generator)
-            except BadClip as error:
-                bad.append(f'{os.path.basename(path)}: {error}')
-                continue
-            return dict(audio=audio, video=video, clip=index, bad='; '.join(bad))
-        raise UserError(f'None of the {len(self.clips)} clips can be read any more:\n  ' + '\n  '.join(bad[:5]))
+def window_starts(sizes: Sizes):
+    """Seconds at which the windows begin that cover the ten seconds of a clip of AVE (App. E), of T seconds each, as the
+    model takes: 0, T, 2T, …; the last one moved back to end with the clip. For T = 4: [0, 4, 6]."""
+    T = sizes.num_frames
+    return [max(0, min(start, AVE_SECONDS - T)) for start in range(0, AVE_SECONDS, T)]
 
 
-class Stream(NamedTuple):
-    """What a model is trained and evaluated on (§3.2): tasks one after another, after an initial pre-training."""
-    names: list      # of the tasks, in order
-    pretrain: torch.utils.data.Dataset   # training clips of the classes that no task has
-    train: list      # a Dataset per task
-    test: list       # a Dataset per task, not augmented
-    bad: list        # 'name: reason' of each clip left out
-    notes: list      # sentences to show to the user
+def window_of_second(sizes: Sizes):
+    """For each of the ten seconds, where it is seen: (window, frame in it). Where two windows see it, the first."""
+    T, starts = sizes.num_frames, window_starts(sizes)
+    windows = [next(w for w, start in enumerate(starts) if start <= second < start + T) for second in range(AVE_SECONDS)]
+    return [(w, second - starts[w]) for second, w in enumerate(windows)]
 
 
-def vggsound(folder, sizes: Sizes, tasks_csv=None, workers=0, clips_per_class=400, max_bad=0.1, cache=None,
-             progress=None):
-    """VGGSound as a Stream (App. B): eight tasks of up to 20 classes, the other classes for the pre-training.
+def read_windows(path, sizes: Sizes, generator=None):
+    """Ten seconds -> audio (W, t, f) float32, video (W, T, 3, S, S) uint8, and audio_start (W,) float32, the second of
+    the clip at which each window's audio begins. Raises BadClip.
 
-    tasks_csv  class -> task, in the order of the tasks; None: the paper's
-    workers    processes that test the clips; 0: this one
-    max_bad    share of clips that may be unusable: some always are, but many point to a mistake
-    cache      file that remembers which clips were tested
-    progress   a progress bar? None: if it goes to a terminal
+    Of each second its middle frame; with each window, the audio around its middle, as in read_clip. With a generator,
+    as in training: one MultiScaleCrop for the whole clip. AVE has neither noise nor time shift (Table 6).
     """
-    folder = Path(folder)
-    clips = _read_vggsound(folder)                                              # list of (Clip, split)
-    labels = {clip.label for clip, _ in clips}
-    tasks = read_tasks(tasks_csv or TASKS, labels | set(read_tasks(TASKS, None)))
-
-    used, per_class = [], Counter()
-    for clip, split in clips:
-        per_class[clip.label, split] += 1
-        if split == 'test':
-            wanted = clip.label in tasks
-        else:
-            wanted = clip.label not in tasks or per_class[clip.label, split] <= clips_per_class
-        if wanted:
-            used.append((clip, split))
-    reasons, notes = _scan([clip.path for clip, _ in used], workers, cache, progress)
-    bad = [f'{os.path.basename(path)}: {reason}' for path, reason in reasons.items() if reason]
-    if len(bad) > max_bad * len(used):
-        raise UserError(f'{len(bad)} of {len(used)} clips ({len(bad) / len(used):.0%}) in {folder / "video"} cannot be '
-                        f'used, more than {max_bad:.0%}. The first of them:\n  ' + '\n  '.join(bad[:5]) +
-                        '\nRaise --max-bad to train without them.')
-
-    def dataset(task, split):
-        return VideoClips([clip for clip, its_split in used if not reasons[clip.path]
-                           and tasks.get(clip.label) == task and its_split == split], sizes, augment=split == 'train')
-
-    names, train, test = [], [], []
-    for name in dict.fromkeys(tasks.values()):
-        ours = dataset(name, 'train'), dataset(name, 'test')
-        lacks = ' and no '.join(kind for kind, clips in zip(('training clips', 'test clips'), ours) if not len(clips))
-        if lacks:
-            notes.append(f'task {name} has no {lacks} and is left out')
-        else:
-            names.append(name), train.append(ours[0]), test.append(ours[1])
-    if not names:
-        raise UserError(f'{tasks_csv or TASKS}: no task has both training and test clips in {folder}')
-    return Stream(names, dataset(None, 'train'), train, test, bad, notes)
-
-
-def _read_vggsound(folder):
-    """folder/vggsound.csv (id, start second, label, split; no header) -> list of (Clip, split), in its order."""
-    table, videos = folder / 'vggsound.csv', folder / 'video'
-    for needed, there in ((table, table.is_file()), (videos, videos.is_dir())):
-        if not there:
-            raise UserError(
-                f'{needed} is missing. Download vggsound.csv from https://www.robots.ox.ac.uk/~vgg/data/vggsound, and '
-                f'the clips it lists (10 s of a YouTube video each), so that they lie like this:\n'
-                f'  {table}\n  {videos}/<id>_<start second, six digits>.mp4   (or .mkv, .webm, .avi)\n'
-                f'`--dataset shapes` needs no download.')
-    present = set(os.listdir(videos))   # one look, not one per clip: the folder may be far away
-    clips, lines = [], {}
-    for line, row in _rows(table):
-        _require(len(row) == 4, table, line, f'{len(row)} columns, not 4 (id, start second, label, split)')
-        name, start, label, split = row
-        _require(name, table, line, 'the id is empty')
-        _require(not re.search(r'[/\\\0]|\.\.', name), table, line, f'the id {name!r} would lead out of the folder')
-        _require(re.fullmatch('[0-9]{1,9}', start), table, line, f'the start {start!r} is not a whole number')
-        _require(label, table, line, 'the label is empty')
-        _require(split in ('train', 'test'), table, line, f'the split is {split!r}, not train or test')
-        stem = f'{name}_{int(start):06d}'
-        _require(stem not in lines, table, line, f'the same clip as in line {lines.get(stem)}')
-        lines[stem] = line
-        file = next((stem + suffix for suffix in SUFFIXES if stem + suffix in present), stem + SUFFIXES[0])
-        clips.append((Clip(str(videos / file), label, line), split))
-    if not clips:
-        raise UserError(f'{table}: lists no clips')
-    return clips
-
-
-def read_tasks(csv_path, known_classes):
-    """A file with the header `class,task` -> dict class -> task, in the file's order. A class that is not known is
-    refused, for a misspelt one would silently have no clips; with known_classes=None, every class is accepted."""
-    tasks, header = {}, None
-    for line, row in _rows(csv_path):
-        if header is None:
-            header = row
-            _require(row == ['class', 'task'], csv_path, line, 'the first line must be the header: class,task')
-            continue
-        _require(len(row) == 2, csv_path, line, f'{len(row)} columns, not 2; a class with a comma needs "quotes"')
-        name, task = row
-        _require(name and task, csv_path, line, 'the class or the task is empty')
-        _require(name not in tasks, csv_path, line, f'the class {name!r} is there twice')
-        if known_classes is not None and name not in known_classes:
-            near = ' or '.join(map(repr, difflib.get_close_matches(name, known_classes, 3)))
-            _require(False, csv_path, line, f'unknown class {name!r}' + (f'; did you mean {near}?' if near else ''))
-        tasks[name] = task
-    if not tasks:
-        raise UserError(f'{csv_path}: has no rows; needed are the header class,task and a line for each class')
-    return tasks
-
-
-def _require(condition, path, line, reason):
-    if not condition:
-        raise UserError(f'{path}:{line}: {reason}')
-
-
-def _rows(path):
-    """(line number, cells) of a CSV file, empty lines left out."""
-    try:
-        data = Path(path).read_bytes()
-        text = data.decode('utf-8-sig')   # -sig: some spreadsheets start a file with a mark
-    except OSError as error:
-        raise UserError(f'{path}: {error.strerror}') from error
-    except UnicodeDecodeError as error:
-        raise UserError(f'{path}:{data[:error.start].count(10) + 1}: not UTF-8 text') from error
-    reader = csv.reader(io.StringIO(text, newline=''), strict=True)
-    try:
-        for row in reader:
-            if row:
-                yield reader.line_num, [cell.strip() for cell in row]
-    except csv.Error as error:
-        raise UserError(f'{path}:{reader.line_num}: {error}') from error
-
-
-def _scan(paths, workers, cache, progress):
-    """check_clip on each path -> dict path -> reason or None, and notes for the user."""
-    try:
-        known = dict(json.loads(Path(cache).read_text()))
-    except (TypeError, OSError, ValueError):    # no cache wanted, none there yet, or one that was damaged
-        known = {}
-    stamps = {path: _stamp(path) for path in paths}
-    reasons = {path: known.get(stamp) for path, stamp in stamps.items()}
-    todo, notes = [path for path in paths if stamps[path] not in known], []
-    # Spawned processes, for a forked copy of a process that has threads or a GPU may hang.
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context('spawn')) if workers and todo else nullcontext()
-    try:
-        with pool as processes, tqdm(total=len(todo), desc='testing clips', unit=' clips',
-                                     disable=None if progress is None else not progress) as bar:
-            results = processes.map(check_clip, todo, chunksize=8) if processes else map(check_clip, todo)
-            for path, reason in zip(todo, results):
-                reasons[path] = reason
-                if stamps[path]:
-                    known[stamps[path]] = reason
-                bar.update()
-    finally:   # also when interrupted: what was tested stays tested
-        if cache is not None and todo:
-            try:
-                Path(cache).parent.mkdir(parents=True, exist_ok=True)
-                temporary = Path(f'{cache}.{os.getpid()}.tmp')
-                temporary.write_text(json.dumps(known, indent=0))
-                os.replace(temporary, cache)   # whole or not at all
-            except OSError as error:
-                notes.append(f'{cache} cannot be written ({error.strerror}): the clips are tested again next time')
-    return reasons, notes
-
-
-def _stamp(path):
-    """Says which file was tested, and when it was written; '' without a file."""
-    try:
-        stat = os.stat(path)
-    except OSError:
-        return ''
-    return f'{os.path.abspath(path)}|{stat.st_size}|{stat.st_mtime_ns}'
-
-
-def open_stream(cfg, sizes, workers):
-    """The data that a run's options name -> Stream"""
-    if cfg.dataset == 'shapes':
-        import shapes   # which imports this module for its spectrogram
-        return shapes.stream(sizes, cfg.seed, cfg.clips_per_task, cfg.test_clips, max_silent=cfg.max_silent)
-    return vggsound(cfg.data, sizes, cfg.tasks or None, workers, cfg.clips_per_class, cfg.max_bad,
-                    cache=Path(cfg.cache) / 'checked-clips.json', progress=True)
-
+    T, starts = sizes.num_frames, window_starts(sizes)
+    seconds = max(AVE_SECONDS, starts[-1] + T)
+    with _opened(path) as clip:
+        waveform, audio_start = _decode_audio(clip)
+        begin = clip.times[0]
+        frames = _decode_frames(clip, [begin + second + 0.5 for second in range(seconds)], sizes.image_size)
+    size = sizes.image_size
+    frames = centre_crop(frames, size) if generator is None else multi_scale_crop(frames, size, generator)
+    heard = [_audio_around(waveform, begin + start + T / 2 - audio_start, sizes) for start in starts]
+    return (torch.stack([audio for audio, _ in heard]), torch.stack([frames[start:start + T] for start in starts]),
+            torch.tensor([audio_start + first - begin for _, first in heard]))

@@ -3,22 +3,20 @@
 In:  a backbone and each task's retrieval clips.
 Out: for each direction and R@K the share, in percent, of queries whose own partner is among the K nearest.
 
-    python eval.py RUN     evaluates the last checkpoint of a run's folder
+    python eval.py RUN --task TASK     retrieval, classification, ave, localization, gap or spurious, of a run's models
+    python eval.py RUN RUN ...         one table of what several runs recorded, mean ± deviation over seeds
 """
 import argparse
-import sys
-from dataclasses import fields
 from pathlib import Path
-from types import SimpleNamespace
 
+import matplotlib.pyplot as plt
 import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from avm import AVM
-from data import normalize_frames, open_stream
-from model import AudioVideoMAE, Sizes, UserError
-from weights import load_weights, read_checkpoint
+from config import exit_politely
+from data import normalize_frames
+from recorded import Recorded
 
 K = (1, 5, 10)
 DIRECTIONS = ('audio_to_video', 'video_to_audio')
@@ -56,7 +54,7 @@ def ranks(query, candidates):
 
 
 def retrieval(c_a, c_v, task_of, num_tasks):
-    """acc_{t,i} of §5.1 for one t: {direction: {'R@K': [percent for each task i]}}
+    """acc_{t,i} of §5.1 for one t: {direction: {'R@K': [percent for each task i], 'median_rank': [for each task i]}}
 
     The candidates are the clips of all tasks; the queries of task i are averaged.
     """
@@ -65,6 +63,7 @@ def retrieval(c_a, c_v, task_of, num_tasks):
         rank = ranks(query, candidates)
         result[direction] = {f'R@{k}': [100 * (rank[task_of == i] <= k).double().mean().item() for i in range(num_tasks)]
                              for k in K}
+        result[direction]['median_rank'] = [rank[task_of == i].double().quantile(0.5).item() for i in range(num_tasks)]
     return result
 
 
@@ -95,55 +94,99 @@ def summarize(rows, names, candidates):
         for k in K:
             acc = [row[direction][f'R@{k}'] for row in rows]
             results[direction][f'R@{k}'] = {'acc': acc, 'A': average_accuracy(acc), 'F': average_forgetting(acc)}
-        columns = list(results[direction].values())
+        columns = [results[direction][f'R@{k}'] for k in K]
         results[direction]['Avg'] = {
             'A': sum(c['A'] for c in columns) / len(K),
             'F': None if columns[0]['F'] is None else sum(c['F'] for c in columns) / len(K)}
+        ranks_ = [row[direction]['median_rank'] for row in rows]
+        results[direction]['median_rank'] = {'acc': ranks_, 'A': average_accuracy(ranks_)}
     return results
 
 
 def table(method, results):
-    """Markdown in the form of Table 1: A and F, both directions."""
+    """Markdown in the form of Table 1: A and F, both directions; and the median rank, its mean over tasks at the end."""
     columns = [f'R@{k}' for k in K] + ['Avg']
-    lines = [f'| {method} | ' + ' | '.join(f'{c} A ↑ | {c} F ↓' for c in columns) + ' |', '| --- ' * (1 + 2 * len(columns)) + '|']
+    lines = [f'| {method} | ' + ' | '.join(f'{c} A ↑ | {c} F ↓' for c in columns) + ' | median rank ↓ |',
+             '| --- ' * (2 + 2 * len(columns)) + '|']
     number = lambda x: '–' if x is None else f'{x:.2f}'
     for direction in DIRECTIONS:
         cells = [number(results[direction][c][key]) for c in columns for key in 'AF']
+        cells.append(f'{results[direction]["median_rank"]["A"]:.1f}')
         lines.append(f'| {direction.replace("_", " ")} | ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines)
 
 
-def evaluate_run(path, workers=0):
-    """Retrieval by the model of a run's folder, or of its last.pt, as it is now. Returns the summary. Raises UserError."""
-    file = path / 'last.pt' if path.is_dir() else path
-    checkpoint = read_checkpoint(file)
-    if not {'config', 'weights'} <= set(checkpoint):
-        raise UserError(f'{file}: weights only; name a run, which knows its data')
-    config = SimpleNamespace(**checkpoint['config'])
-    sizes = Sizes(**{f.name: checkpoint['config'][f.name] for f in fields(Sizes)})
-    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    backbone, avm = AudioVideoMAE(sizes).to(device), AVM(sizes.embed_dim, sizes.avm_heads)
-    load_weights(file, backbone, avm)
-    stream = open_stream(config, sizes, workers)
-    c_a, c_v, task_of, _ = embed_clips(backbone, stream.test, device, config.batch_size, workers)
-    return summarize([retrieval(c_a, c_v, task_of, len(stream.names))], stream.names, len(c_a))
+# ------------------------------------------------------------------------------------ of a finished run
+
+def retrieve(run, args):
+    """Zero-shot retrieval by the models that a run has left (Table 1) → results, table, figure"""
+    models = run.models()[1:] if len(run.models()) > 1 else run.models()
+    models = models[-1:] if args.last else models
+    rows = []
+    for _, name, file in tqdm(models, desc='models', unit='model', leave=False, disable=None):
+        backbone, _ = run.load(file)
+        c_a, c_v, task_of, bad = embed_clips(backbone, run.stream.test, run.device, run.cfg.batch_size, run.workers)
+        rows.append(retrieval(c_a, c_v, task_of, len(run.stream.names)))
+    results = dict(summarize(rows, run.stream.names, len(c_a)), after=[name for _, name, _ in models], clips_left_out=len(bad))
+    return results, table(run.cfg.method, results), recalls(results)
 
 
-def main():
-    """The command line: a run → its table, and R@10 of each task."""
-    parser = argparse.ArgumentParser(description='Evaluate the last checkpoint of a run.', allow_abbrev=False)
-    parser.add_argument('run', type=Path, metavar='RUN', help='a run\'s folder or its last.pt')
-    parser.add_argument('--task', choices=['retrieval'], default='retrieval', help='what to evaluate (default retrieval)')
+def recalls(results):
+    """Bars of R@1, 5, 10 of each task by the last model, with chance drawn in"""
+    figure, axes = plt.subplots(1, 2, figsize=(12, 3.8), sharey=True, layout='constrained')
+    for axis, direction in zip(axes, DIRECTIONS):
+        for j, (k, colour, hatch) in enumerate(zip(K, ('#E69F00', '#56B4E9', '#009E73'), ('', '//', '..'))):
+            places = [i + (j - 1) * 0.27 for i in range(len(results['tasks']))]
+            axis.bar(places, results[direction][f'R@{k}']['acc'][-1], 0.27, label=f'R@{k}', color=colour, hatch=hatch, edgecolor='white')
+            for x in places:
+                axis.hlines(results['chance'][f'R@{k}'], x - 0.135, x + 0.135, color='black', linewidth=1.5)
+        axis.set_xticks(range(len(results['tasks'])), results['tasks'], rotation=20)
+        axis.set_title(direction.replace('_', ' '))
+    axes[0].set_ylabel(f'% of {results["candidates"]} candidates; black: chance')
+    axes[1].legend()
+    figure.suptitle(f'Retrieval after {results["after"][-1]}')
+    return figure
+
+
+def downstream():
+    """--task NAME → the function that does it: (Recorded, options) → results, Markdown table, figure"""
+    import classify
+    import gap
+    import localize
+    return {'retrieval': retrieve, 'classification': classify.classification, 'ave': classify.events,
+            'localization': localize.localization, 'gap': gap.gap, 'spurious': localize.spurious}
+
+
+def main(arguments=None):
+    """The command line. One run and a task: does it, and writes RUN/eval/TASK.json, .md and .png. Without a task: a table of
+    runs, in mean ± standard deviation over those that differ in nothing but their seed."""
+    tasks = downstream()
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0], allow_abbrev=False)
+    parser.add_argument('runs', type=Path, nargs='+', metavar='RUN', help='a run\'s folder, or one of its models')
+    parser.add_argument('--task', choices=list(tasks), help='what to evaluate; without it, a table of what the runs recorded')
+    parser.add_argument('--last', action='store_true', help='only the model after the last task')
+    parser.add_argument('--data', default='', help='ave: folder of AVE (Annotations.txt, trainSet.txt, …, AVE/*.mp4)')
+    parser.add_argument('--finetune', action='store_true', help='classification: train the backbone too')
+    parser.add_argument('--clips', type=int, help='classification: at most so many training clips a task')
+    parser.add_argument('--epochs', type=int, help='classification, ave: default 15 (Table 6)')
+    parser.add_argument('--batch-size', type=int, help='classification, ave: default 48, AudioSet 36, AVE 12 (Table 6)')
+    parser.add_argument('--lr', type=float, help='classification, ave: default 5e-4, AVE 1e-3 (Table 6)')
+    parser.add_argument('--seed', type=int, default=0, help='of the heads')
     parser.add_argument('--workers', type=int, default=0, help='processes that load clips (default 0: this one)')
-    args = parser.parse_args()
-    try:
-        results = evaluate_run(args.run, args.workers)
-    except UserError as error:
-        sys.exit(f'error: {error}')
-    print(table(str(args.run), results))
-    for direction in DIRECTIONS:
-        print(f'R@10 {direction.replace("_", " ")}: ' + ', '.join(
-            f'{name} {value:.1f}' for name, value in zip(results['tasks'], results[direction]['R@10']['acc'][-1])))
+    parser.add_argument('--device', default='', help='cuda or cpu; without it, cuda where there is one')
+    args = parser.parse_args(arguments)
+    with exit_politely():
+        if not args.task:
+            from tables import summary
+            print(summary(args.runs))
+            return
+        for path in args.runs:
+            run = Recorded(path, args.workers, args.device)
+            results, markdown, figure = tasks[args.task](run, args)
+            print(markdown)
+            for file in run.write(args.task, results, markdown, figure):
+                print(file)
+            plt.close(figure)
 
 
 if __name__ == '__main__':

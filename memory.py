@@ -18,7 +18,8 @@ import torch.nn.functional as F
 # What each named tensor is stored as. Frames are 8-bit when they come from a video, so uint8 loses nothing. I spans more
 # orders of magnitude than float16 has.
 STORED_AS = {'video': torch.uint8, 'patches_v': torch.uint8, 'kept_a': torch.int16, 'kept_v': torch.int16,
-             'importance_a': torch.float32, 'importance_v': torch.float32, 'prune_a': torch.float32, 'prune_v': torch.float32}
+             'importance_a': torch.float32, 'importance_v': torch.float32, 'prune_a': torch.float32, 'prune_v': torch.float32,
+             'edited_a': torch.float32, 'edited_v': torch.float32}   # GMED's edits are far smaller than a byte's step
 OTHERWISE = torch.float16   # audio, patches_a, query_*, pooled_*
 COMES_BACK_AS = {torch.float16: torch.float32, torch.int16: torch.int64}
 
@@ -33,6 +34,7 @@ class Memory:
         self.capacity = capacity   # pairs
         self.seen = 0              # pairs that have passed so far
         self.rows = {}             # name → (capacity, ...), allocated by the first `add`
+        self.drawn = None          # the rows that `sample` gave last
 
     def __len__(self):
         return min(self.seen, self.capacity)
@@ -59,9 +61,14 @@ class Memory:
 
     def sample(self, number, device):
         """`number` pairs, or all where there are fewer, without replacement → {name: (n, ...)} on the device."""
-        chosen = torch.randperm(len(self))[:number]
-        past = {name: rows[chosen].to(device) for name, rows in self.rows.items()}
+        self.drawn = torch.randperm(len(self))[:number]
+        past = {name: rows[self.drawn].to(device) for name, rows in self.rows.items()}
         return {name: x.to(COMES_BACK_AS.get(x.dtype, x.dtype)) for name, x in past.items()}
+
+    def replace(self, **tensors):
+        """Write back the pairs that `sample` gave last, in their order: tensors (n, ...), by name."""
+        for name, x in tensors.items():
+            self.rows[name][self.drawn] = x.detach().to('cpu', self.rows[name].dtype)
 
     def state_dict(self):
         # clone: torch.save would write the whole storage behind a view, though most of it is still empty

@@ -5,125 +5,21 @@ Out: the loss to step along, and what is worth logging.
 
     loss, log = method(batch)      method.backbone is the model being trained; method.avm its matching module
 
-A method owns its memory. None is told which task it is in. They are written to be read side by side.
+A method owns its memory. None is told which task it is in. They are written to be read side by side. One may also have
+`after_step()`, called after each step, and `stable`, a backbone that is evaluated in place of the trained one (CLS-ER).
 """
-from typing import NamedTuple
+import copy
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
-from avm import importance
-from data import normalize_frames
 from memory import Memory, patch_capacity, penalty
-from model import all_positions, draw_visible, patchify_a, patchify_v
-from selection import discriminative_query, prune_probability, select_audio, select_patches, select_video
+from model import all_positions
+from selection import prune_probability, select_audio, select_audio_by_frequency, select_motion, select_random, select_video
+from steps import (RANGE_OF_AUDIO, Patches, aside, autoencode, chosen, count, draw_masks, gradient_of_batch, joined, logged,
+                   matching_loss, normalized, objective, range_of_frames, score, share_of_process, virtual_step, whole)
 
-
-# ------------------------------------------------------------- steps that the methods share
-
-class Patches(NamedTuple):
-    """Patches to learn from, and where they are in their clips."""
-    x_a: torch.Tensor      # B,κ_a,p·p     normalized
-    x_v: torch.Tensor      # B,κ_v,p·p·3   0 … 255 until `normalized`
-    kept_a: torch.Tensor   # B,κ_a
-    kept_v: torch.Tensor   # B,κ_v
-
-
-def whole(batch, p):
-    """All patches of a batch."""
-    x_a, x_v = patchify_a(batch['audio'], p), patchify_v(batch['video'], p)
-    return Patches(x_a, x_v, all_positions(x_a), all_positions(x_v))
-
-
-def normalized(patches, p):
-    """Frames stay bytes in batches and memory, and become numbers of the network's range only here."""
-    as_pictures = patches.x_v.unflatten(-1, (p, p, 3)).movedim(-1, -3)          # B,κ,3,p,p
-    return patches._replace(x_v=normalize_frames(as_pictures).movedim(-3, -1).flatten(-3))
-
-
-def chosen(patches, kept_a, kept_v):
-    """Eq. 7 on patches that hold a whole clip."""
-    return Patches(select_patches(patches.x_a, kept_a), select_patches(patches.x_v, kept_v), kept_a, kept_v)
-
-
-def joined(now, past):
-    """Current and replayed pairs in one batch."""
-    return Patches(*(torch.cat([n, p]) for n, p in zip(now, past)))
-
-
-def count(share, patches):
-    """⌊share · patches⌋, spared from 0.2 · 40 = 7.999…"""
-    return int(share * patches + 1e-6)
-
-
-def autoencode(cfg, backbone, patches):
-    """Draw the mask and compute Eq. 8 and 9. The masked share is of *all* patches, kept or not (readings)."""
-    see_a = draw_visible(patches.kept_a, count(1 - cfg.mask_ratio, cfg.num_patches_a))
-    see_v = draw_visible(patches.kept_v, count(1 - cfg.mask_ratio, cfg.num_patches_v))
-    return backbone.losses(*normalized(patches, cfg.patch_size), see_a, see_v, cfg.tau)
-
-
-class Scores(NamedTuple):
-    """What the AVM says of a batch, for the selection; from an unmasked pass without gradient."""
-    o_a: torch.Tensor            # B,M,D
-    o_v: torch.Tensor            # B,N,D
-    joint_a: torch.Tensor        # B,M,D
-    joint_v: torch.Tensor        # B,N,D
-    importance_a: torch.Tensor   # B,M
-    importance_v: torch.Tensor   # B,N
-    query_a: torch.Tensor        # B,H,d   q̂_a
-    query_v: torch.Tensor        # B,H,d
-    key_a: torch.Tensor          # B,H,M,d
-    key_v: torch.Tensor          # B,H,N,d
-
-
-@torch.no_grad()
-def score(cfg, backbone, avm, patches):
-    """Eq. 2, 3 and 4 (lines 1-3) for patches of whole clips."""
-    x = normalized(patches, cfg.patch_size)
-    o_a, o_v = backbone.encode(x.x_a, x.x_v, x.kept_a, x.kept_v)
-    joint_a, joint_v = backbone.fuse(o_a, o_v, x.kept_a, x.kept_v)
-    p = avm.project(joint_a, joint_v)
-    I_a, I_v = importance(p, cfg.beta)
-    return Scores(o_a, o_v, joint_a, joint_v, I_a, I_v,
-                  discriminative_query(I_a, p.q_a, count(cfg.rho_a, cfg.num_patches_a)),
-                  discriminative_query(I_v, p.q_v, count(cfg.rho_v, cfg.num_patches_v)), p.k_a, p.k_v)
-
-
-def matching_loss(backbone, avm, s, patches):
-    """L^avm of Eq. 11. Its gradient reaches the AVM alone, as the scores carry none.
-
-    Half of the batch keeps its own audio, the other half gets another pair's; one or two pairs are all matched.
-    """
-    B = len(s.joint_a)
-    audio_of = torch.arange(B, device=s.joint_a.device)
-    if B > 2:
-        order = torch.randperm(B, device=audio_of.device)
-        audio_of[order[:B // 2]] = order.roll(1)[:B // 2]          # along one cycle: no audio meets its own video
-    matched = audio_of == torch.arange(B, device=audio_of.device)
-    other = ~matched
-    joint_a, joint_v = s.joint_a.clone(), s.joint_v.clone()
-    if other.any():
-        with torch.no_grad():                                      # only the fusion sees both modalities: E_a, E_v need no second pass
-            joint_a[other], joint_v[other] = backbone.fuse(s.o_a[audio_of[other]], s.o_v[other],
-                                                           patches.kept_a[other], patches.kept_v[other])   # all patches, so alike
-    return F.binary_cross_entropy_with_logits(avm.match(joint_a, joint_v).float(), matched.float())
-
-
-def share_of_process(pairs):
-    """The paper divides the memory over the GPUs."""
-    return max(1, pairs // (dist.get_world_size() if dist.is_initialized() else 1))
-
-
-def logged(losses, **more):
-    """Means of what is worth logging. Tensors still: a GPU need not stop for numbers that nobody prints."""
-    parts = dict(mae_a=losses.mae_a, mae_v=losses.mae_v, contrastive=losses.contrastive, **more)
-    return {name: part.detach().mean() for name, part in parts.items()}
-
-
-# ------------------------------------------------------------------------------- the methods
 
 class Finetune(nn.Module):
     """No defence against forgetting: ℓ^r + λℓ^c on the current batch. The paper's lower bound; and, given all tasks at
@@ -137,7 +33,7 @@ class Finetune(nn.Module):
 
     def forward(self, batch):
         losses = autoencode(self.cfg, self.backbone, whole(batch, self.cfg.patch_size))
-        return losses.total(self.cfg.lam), logged(losses)
+        return objective(self.cfg, losses).mean(), logged(losses)
 
 
 class InitialPretraining(nn.Module):
@@ -153,7 +49,7 @@ class InitialPretraining(nn.Module):
         patches = whole(batch, self.cfg.patch_size)
         avm_loss = matching_loss(self.backbone, self.avm, score(self.cfg, self.backbone, self.avm, patches), patches)
         losses = autoencode(self.cfg, self.backbone, patches)
-        return losses.total(self.cfg.lam) + avm_loss, logged(losses, avm=avm_loss)
+        return objective(self.cfg, losses).mean() + avm_loss, logged(losses, avm=avm_loss)
 
 
 class ER(nn.Module):
@@ -171,7 +67,7 @@ class ER(nn.Module):
             patches = joined(patches, whole(past, self.cfg.patch_size))
         losses = autoencode(self.cfg, self.backbone, patches)
         self.memory.add(audio=batch['audio'], video=batch['video'])
-        return losses.total(self.cfg.lam), logged(losses)
+        return objective(self.cfg, losses).mean(), logged(losses)
 
 
 class DERpp(nn.Module):
@@ -183,17 +79,191 @@ class DERpp(nn.Module):
         self.memory = Memory(share_of_process(cfg.memory_size))
 
     def forward(self, batch):
-        B, patches = len(batch['audio']), whole(batch, self.cfg.patch_size)
+        B, patches = len(batch['audio']), self.pick(whole(batch, self.cfg.patch_size))
         past = self.memory.sample(B, batch['audio'].device)
         if past:
-            patches = joined(patches, whole(past, self.cfg.patch_size))
+            patches = joined(patches, self.pick(whole(past, self.cfg.patch_size)))
         losses = autoencode(self.cfg, self.backbone, patches)
-        loss, log = losses.total(self.cfg.lam), logged(losses)
+        loss, log = objective(self.cfg, losses).mean(), logged(losses)
         if past:
             drift = penalty(past, losses.pooled_a[B:], losses.pooled_v[B:])
             loss, log['penalty'] = loss + self.cfg.alpha * drift, drift.detach()
         self.memory.add(audio=batch['audio'], video=batch['video'], pooled_a=losses.pooled_a[:B], pooled_v=losses.pooled_v[:B])
         return loss, log
+
+    def pick(self, patches):
+        """All of them; the two below learn from some."""
+        return patches
+
+
+class Random(DERpp):
+    """Table 3, "Random": DER++ on κ_a and κ_v patches drawn at random, anew at each replay."""
+
+    def pick(self, patches):
+        cfg, (B, M), N, device = self.cfg, patches.kept_a.shape, patches.kept_v.shape[1], patches.kept_a.device
+        return chosen(patches, select_random((B, M), count(cfg.rho_a, M), device), select_random((B, N), count(cfg.rho_v, N), device))
+
+
+class MATS(DERpp):
+    """Table 3, "MATS" (Hwang et al. 2022): DER++ on the video patches that move most, and on audio patches at random."""
+
+    def pick(self, patches):
+        cfg, (B, M), N, device = self.cfg, patches.kept_a.shape, patches.kept_v.shape[1], patches.kept_a.device
+        with torch.no_grad():
+            v = self.backbone.patch_embed_v(normalized(patches, cfg.patch_size).x_v)          # B,N,D
+        return chosen(patches, select_random((B, M), count(cfg.rho_a, M), device),
+                      select_motion(v.float(), count(cfg.rho_v, N), cfg.grid_v))
+
+
+class MIR(nn.Module):
+    """Maximally interfered retrieval (Aljundi et al. 2019): of many pairs drawn, ER on those whose loss a step on the current
+    batch would raise most."""
+
+    def __init__(self, cfg, backbone, avm):
+        super().__init__()
+        self.cfg, self.backbone = cfg, backbone
+        self.memory = Memory(share_of_process(cfg.memory_size))
+
+    def forward(self, batch):
+        cfg, B, patches = self.cfg, len(batch['audio']), whole(batch, self.cfg.patch_size)
+        candidates = self.memory.sample(cfg.mir_candidates * B, batch['audio'].device)
+        if candidates:
+            candidates = whole(candidates, cfg.patch_size)
+            rise = self.rise(patches, candidates)
+            most = rise.topk(min(B, len(rise))).indices
+            patches = joined(patches, Patches(*(x[most] for x in candidates)))
+        losses = autoencode(cfg, self.backbone, patches)
+        self.memory.add(audio=batch['audio'], video=batch['video'])
+        return objective(cfg, losses).mean(), logged(losses)
+
+    @torch.no_grad()
+    def rise(self, patches, candidates):
+        """ℓ(x; θᵛ) − ℓ(x; θ) of each candidate (n,), both under the same mask, or its chance would be measured"""
+        cfg = self.cfg
+        with aside(candidates.x_a.device):
+            gradient = gradient_of_batch(cfg, self.backbone, patches)
+            masks = draw_masks(cfg, candidates)
+            before = objective(cfg, autoencode(cfg, self.backbone, candidates, masks))
+            with virtual_step(self.backbone, gradient, cfg.lr):
+                return objective(cfg, autoencode(cfg, self.backbone, candidates, masks)) - before
+
+
+class GMED(nn.Module):
+    """Gradient-based memory editing (Jin et al. 2021): ER on replayed clips that are edited to suffer more from a step on the
+    current batch; the edits stay in the memory."""
+
+    def __init__(self, cfg, backbone, avm):
+        super().__init__()
+        self.cfg, self.backbone = cfg, backbone
+        self.memory = Memory(share_of_process(cfg.memory_size))
+
+    def forward(self, batch):
+        cfg, patches = self.cfg, normalized(whole(batch, self.cfg.patch_size), self.cfg.patch_size)
+        now, past = patches, self.memory.sample(len(batch['audio']), batch['audio'].device)
+        if past:
+            x_a, x_v = past['edited_a'], past['edited_v']
+            past = self.edited(patches, Patches(x_a, x_v, all_positions(x_a), all_positions(x_v)))
+            self.memory.replace(edited_a=past.x_a, edited_v=past.x_v)
+            patches = joined(patches, past)
+        losses = autoencode(cfg, self.backbone, patches)
+        self.memory.add(edited_a=now.x_a, edited_v=now.x_v)
+        return objective(cfg, losses).mean(), logged(losses)
+
+    def edited(self, patches, past):
+        """x ← γx + α ∇ₓ[(ℓ(x; θᵛ) − ℓ(x; θ)) − βℓ(x; θ)], within what a clip's values can be"""
+        cfg = self.cfg
+        with aside(past.x_a.device):
+            gradient = gradient_of_batch(cfg, self.backbone, patches)
+            masks = draw_masks(cfg, past)
+            before = self.gradient_of_clips(past, masks)
+            with virtual_step(self.backbone, gradient, cfg.lr):
+                after = self.gradient_of_clips(past, masks)
+        x_a, x_v = (cfg.gmed_gamma * x + cfg.gmed_alpha * (a - (1 + cfg.gmed_beta) * b)
+                    for x, a, b in zip(past[:2], after, before))
+        low, high = range_of_frames(cfg.patch_size, x_v.device)
+        return past._replace(x_a=x_a.clamp(*RANGE_OF_AUDIO), x_v=torch.maximum(torch.minimum(x_v, high), low))
+
+    @torch.enable_grad()
+    def gradient_of_clips(self, past, masks):
+        """∇ₓ of the sum of the pairs' losses: each clip's own, to which the others add only as its negatives in ℓ^c"""
+        x_a, x_v = past.x_a.detach().requires_grad_(), past.x_v.detach().requires_grad_()
+        losses = autoencode(self.cfg, self.backbone, past._replace(x_a=x_a, x_v=x_v), masks)
+        return torch.autograd.grad(objective(self.cfg, losses).sum(), (x_a, x_v))
+
+
+class CLSER(nn.Module):
+    """CLS-ER (Arani et al. 2022): ER, and two averaged copies of the backbone; replayed pairs are held near what the better
+    of the two makes of them. The stable one is evaluated."""
+
+    def __init__(self, cfg, backbone, avm):
+        super().__init__()
+        self.cfg, self.backbone = cfg, backbone
+        self.plastic, self.stable = (copy.deepcopy(backbone).requires_grad_(False) for _ in range(2))
+        self.register_buffer('steps', torch.zeros((), dtype=torch.long))
+        self.memory = Memory(share_of_process(cfg.memory_size))
+
+    def forward(self, batch):
+        cfg, B, patches = self.cfg, len(batch['audio']), whole(batch, self.cfg.patch_size)
+        past = self.memory.sample(B, batch['audio'].device)
+        if past:
+            patches = joined(patches, whole(past, cfg.patch_size))
+        masks = draw_masks(cfg, patches)
+        losses = autoencode(cfg, self.backbone, patches, masks)
+        loss, log = objective(cfg, losses).mean(), logged(losses)
+        if past:
+            better_a, better_v = self.better_copy(Patches(*(x[B:] for x in patches)), [[m[B:] for m in pair] for pair in masks])
+            drift = F.mse_loss(losses.pooled_a[B:], better_a) + F.mse_loss(losses.pooled_v[B:], better_v)
+            loss, log['consistency'] = loss + cfg.cls_er_lam * drift, drift.detach()
+        self.memory.add(audio=batch['audio'], video=batch['video'])
+        return loss, log
+
+    @torch.no_grad()
+    def better_copy(self, past, masks):
+        """Pooled c_a, c_v (n, D) of each pair by the copy that has the lower loss on it"""
+        plastic, stable = (autoencode(self.cfg, copy_, past, masks) for copy_ in (self.plastic, self.stable))
+        wins = (objective(self.cfg, stable) < objective(self.cfg, plastic))[:, None]
+        return torch.where(wins, stable.pooled_a, plastic.pooled_a), torch.where(wins, stable.pooled_v, plastic.pooled_v)
+
+    @torch.no_grad()
+    def after_step(self):
+        """θ_P ← aθ_P + (1 − a)θ with probability r_P, likewise θ_S; a = min(1 − 1/(step + 1), α)"""
+        cfg = self.cfg
+        self.steps += 1
+        step = self.steps.item()
+        coins = torch.rand(2, generator=torch.Generator().manual_seed(cfg.seed * 1_000_003 + step))   # alike in all processes
+        for coin, r, alpha, copy_ in zip(coins, (cfg.cls_er_r_p, cfg.cls_er_r_s), (cfg.cls_er_alpha_p, cfg.cls_er_alpha_s),
+                                         (self.plastic, self.stable)):
+            if coin < r:
+                a = min(1 - 1 / (step + 1), alpha)
+                torch._foreach_lerp_(list(copy_.parameters()), list(self.backbone.parameters()), 1 - a)
+
+
+class LUMP(nn.Module):
+    """LUMP (Madaan et al. 2022): trains on mixtures of current and past pairs, one ratio for both modalities of a pair."""
+
+    def __init__(self, cfg, backbone, avm):
+        super().__init__()
+        self.cfg, self.backbone = cfg, backbone
+        self.memory = Memory(share_of_process(cfg.memory_size))
+
+    def forward(self, batch):
+        cfg, B, p = self.cfg, len(batch['audio']), self.cfg.patch_size
+        patches = normalized(whole(batch, p), p)
+        past = self.memory.sample(B, batch['audio'].device)
+        if past:
+            past = normalized(whole(past, p), p)
+            partner = torch.arange(B, device=past.x_a.device) % len(past.x_a)
+            m = self.ratio(B).to(past.x_a)[:, None, None]
+            patches = patches._replace(x_a=m * patches.x_a + (1 - m) * past.x_a[partner],
+                                       x_v=m * patches.x_v + (1 - m) * past.x_v[partner])
+        losses = autoencode(cfg, self.backbone, patches)
+        self.memory.add(audio=batch['audio'], video=batch['video'])
+        return objective(cfg, losses).mean(), logged(losses)
+
+    def ratio(self, B):
+        """m ~ Beta(0.05, 0.05) (B,): mostly almost 0 or almost 1. In float64, since in float32 0/0 can come of it."""
+        both = torch.full((2,), self.cfg.lump_beta, dtype=torch.float64)
+        return torch.distributions.Beta(*both).sample((B,))
 
 
 class FLAVA(nn.Module):
@@ -215,7 +285,7 @@ class FLAVA(nn.Module):
         P_a, P_v = self.prune(s, past)                             # §4.2
         now = chosen(patches, *self.select(s.importance_a, s.importance_v, P_a, P_v))   # §4.3
         losses = autoencode(cfg, self.backbone, joined(now, self.replayed(past)) if past else now)
-        loss, log = losses.total(cfg.lam) + avm_loss, logged(losses, avm=avm_loss)
+        loss, log = objective(cfg, losses).mean() + avm_loss, logged(losses, avm=avm_loss)
         if past:
             drift = penalty(past, losses.pooled_a[B:], losses.pooled_v[B:])
             loss, log['penalty'] = loss + cfg.alpha * drift, drift.detach()   # ℓ^r + λℓ^c + αℓ^p, and L^avm
@@ -234,9 +304,16 @@ class FLAVA(nn.Module):
                 prune_probability(s.importance_v, s.key_v, s.query_a, past_a, self.kappa_v))
 
     def select(self, I_a, I_v, P_a, P_v):
-        """S̃_a (B, κ_a) by Algorithm 2, S̃_v (B, κ_v) by Eq. 6"""
-        return (select_audio(I_a, P_a, self.kappa_a, self.cfg.grid_a, self.cfg.chunk),
-                select_video(I_v, P_v, self.kappa_v))
+        """S̃_a (B, κ_a) by Algorithm 2, S̃_v (B, κ_v) by Eq. 6; and what Table 3 and Fig. 10 leave out or replace"""
+        cfg = self.cfg
+        if cfg.selection == 'importance':                          # LAVA alone
+            P_a, P_v = torch.zeros_like(P_a), torch.zeros_like(P_v)
+        if cfg.selection == 'forget-robust':                       # FRS alone
+            I_a, I_v = torch.ones_like(I_a), torch.ones_like(I_v)
+        kept_a = {'time': lambda: select_audio(I_a, P_a, self.kappa_a, cfg.grid_a, cfg.chunk),
+                  'frequency': lambda: select_audio_by_frequency(I_a, P_a, self.kappa_a, cfg.grid_a),
+                  'none': lambda: select_video(I_a, P_a, self.kappa_a)}[cfg.audio_selection]()
+        return kept_a, select_video(I_v, P_v, self.kappa_v)
 
     # What FLAVA+ does otherwise:
 
@@ -267,4 +344,11 @@ class FLAVAPlus(FLAVA):
         return Patches(past['patches_a'], past['patches_v'], past['kept_a'], past['kept_v'])
 
 
-METHODS = {'flava': FLAVA, 'flava+': FLAVAPlus, 'finetune': Finetune, 'multitask': Finetune, 'er': ER, 'der++': DERpp}
+METHODS = {'finetune': Finetune, 'er': ER, 'mir': MIR, 'der++': DERpp, 'gmed': GMED, 'cls-er': CLSER, 'lump': LUMP,
+           'flava': FLAVA, 'flava+': FLAVAPlus, 'multitask': Finetune}                 # in Table 1's order
+WITHOUT_ATTENTION = {'random': Random, 'mats': MATS}   # --selection of Table 3 that takes FLAVA's place
+
+
+def build(cfg, backbone, avm):
+    """The method that the options name."""
+    return {**METHODS, 'flava': WITHOUT_ATTENTION.get(cfg.selection, FLAVA)}[cfg.method](cfg, backbone, avm)

@@ -220,9 +220,13 @@ class Losses(NamedTuple):
     pooled_a: torch.Tensor      # B,D  c_a before its L2 normalization: what the memory keeps for ℓ^p
     pooled_v: torch.Tensor      # B,D  c_v
 
-    def total(self, lam):
-        """ℓ^r + λ ℓ^c, a scalar (§3.1)."""
-        return (self.mae_a + self.mae_v + lam * self.contrastive).mean()
+    def each(self, lam, mae_weight=1.0):
+        """ℓ^r + λ ℓ^c of each pair (B,) (§3.1). mae_weight 0 leaves ℓ^r out (Fig. 11)."""
+        return mae_weight * (self.mae_a + self.mae_v) + lam * self.contrastive
+
+    def total(self, lam, mae_weight=1.0):
+        """Its mean, a scalar."""
+        return self.each(lam, mae_weight).mean()
 
 
 class AudioVideoMAE(nn.Module):

@@ -1,7 +1,8 @@
 """Forget-robust multimodal patch selection (§4.2, §4.3, App. H).
 
 In:  importance scores I (Eq. 3) and the AVM's queries and keys of a batch; discriminative queries of past pairs.
-Out: the positions of the κ_a audio and κ_v video patches to learn from (Eq. 7).
+Out: the positions of the κ_a audio and κ_v video patches to learn from (Eq. 7). Last, the selections of Table 3 that need
+     no attention, and of Fig. 10 b.
 
     I, q, k ─ Eq. 4 ─► k̂, q̂ ─ Eq. 5, with the past q̂ᵖ ─► P ─ Bernoulli ─► F ─┬─ Eq. 6 ────────► S̃_v
                                                                              └─ Algorithm 2 ──► S̃_a
@@ -102,6 +103,33 @@ def select_audio(I, P, kappa, grid, chunk):
     return key.argsort(1)[:, :kappa]
 
 
+def select_audio_by_frequency(I, P, kappa, grid):
+    """Fig. 10 b, "Frequency": as Algorithm 2, but a chunk is one mel band over all of the time.  → S̃_a (B, κ)"""
+    time, freq = grid
+    by_band = lambda x: x.unflatten(1, grid).transpose(1, 2).flatten(1)            # B,M: band after band
+    kept = select_audio(by_band(I), by_band(P), kappa, (freq, time), chunk=1)
+    return kept % time * freq + kept // time                                       # back to time after time
+
+
 def select_patches(x, kept):
     """Eq. 7: x (B, n, values), positions kept (B, κ) → x̂ (B, κ, values)"""
     return gather(x, kept)
+
+
+# --------------------------------------------------------------- what the paper compares with
+
+def select_random(shape, kappa, device):
+    """Table 3, "Random": shape (B, n) → (B, κ) distinct positions, every subset equally likely."""
+    return torch.rand(shape, device=device).argsort(1)[:, :kappa]
+
+
+def select_motion(v, kappa, grid):
+    """MATS (Hwang et al. 2022; Table 3): the κ patches that change most against the same place in the frame before.
+
+    v (B, N, D) embedded patches without positions; grid = (T, rows, columns), T ≥ 2  →  (B, κ) distinct positions
+    The first frame's are compared with the frame after it (readings).
+    """
+    frames = v.unflatten(1, (grid[0], -1))                                         # B,T,rows·columns,D
+    change = (frames[:, 1:] - frames[:, :-1]).norm(dim=-1)
+    change = torch.cat([change[:, :1], change], 1)                                 # the first as the second: the same two frames
+    return change.flatten(1).topk(kappa, dim=1).indices

@@ -9,12 +9,10 @@ noise and a tone that comes from off the screen. What differs between two clips 
 Silent objects rise, sink and flash just so, but at other times: only who knows the voice of a look finds the source.
 As the source is known, where the attention looks can be measured: `truth` gives its patches in frames and spectrogram.
 
-    python shapes.py --out DIR     writes the same clips as real mp4 files in VGGSound's layout
+    python shapes.py --out DIR --layout vggsound|audioset|ave     writes such clips as mp4 files, laid out as that data set
 """
 import argparse
 import colorsys
-import csv
-from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,9 +20,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from data import SAMPLE_RATE, Stream, spectrogram
+from data import SAMPLE_RATE, spectrogram
+from datasets import Stream
 
-SECONDS = 4                                    # a clip's length
+SECONDS = 4                                    # a clip's length, unless it is to look like AVE's
 KNOT = 0.25                                    # seconds between two knots of a path or an envelope
 FORMS = ('disc', 'square', 'triangle', 'ring', 'cross', 'bars')
 HUES = ('red', 'yellow', 'green', 'cyan', 'blue', 'magenta')
@@ -75,27 +74,30 @@ class Scene(NamedTuple):
     tracks: list            # of Track; the first one sounds, the others are silent
     off_screen: tuple       # (Hz, start, end) of the tone without a picture
     seed: int               # of ground and noise
+    seconds: int = SECONDS
 
 
-def draw_track(kind, x, rng):
-    knots = int(SECONDS / KNOT) + 1
+def draw_track(kind, x, rng, seconds):
+    """How an object of a class behaves, at random, for so many seconds."""
+    knots = int(seconds / KNOT) + 1
     # A path: from one height to another over the clip. An envelope: bursts of half a second to a second, with rests.
     start, end = rng.uniform(0, 1, 2)
     height = np.linspace(start, end, knots)
-    levels = rng.choice([0.0, 0.55, 1.0], size=SECONDS * 2 + 1, p=[0.35, 0.25, 0.4])
+    levels = rng.choice([0.0, 0.55, 1.0], size=seconds * 2 + 1, p=[0.35, 0.25, 0.4])
     levels[rng.integers(2, 6)] = 1.0            # never silent throughout, least of all in the middle
     return Track(kind, x, height, np.repeat(levels, 2)[:knots])
 
 
-def draw_scene(kind, others, max_silent, seed):
+def draw_scene(kind, others, max_silent, seed, seconds=SECONDS):
     """A clip of class `kind`, with up to max_silent silent objects of the classes `others`. The same seed, the same scene."""
     rng = np.random.default_rng(seed)
     silent = rng.integers(min(1, max_silent - 1) if max_silent else 0, max_silent + 1)
     places = rng.permutation([0.2, 0.5, 0.8])[:1 + silent] + rng.uniform(-0.05, 0.05, 1 + silent)
     chosen = [kind] + [others[i] for i in rng.choice(len(others), silent, replace=False)]
-    tracks = [draw_track(k, x, rng) for k, x in zip(chosen, places)]
-    start = rng.uniform(0, SECONDS - 1)
-    return Scene(tracks, (float(np.exp(rng.uniform(np.log(200), np.log(5000)))), start, start + rng.uniform(0.5, 1.5)), int(seed))
+    tracks = [draw_track(k, x, rng, seconds) for k, x in zip(chosen, places)]
+    start = rng.uniform(0, seconds - 1)
+    tone = float(np.exp(rng.uniform(np.log(200), np.log(5000)))), start, start + rng.uniform(0.5, 1.5)
+    return Scene(tracks, tone, int(seed), seconds)
 
 
 # ------------------------------------------------------------------------------------ pictures
@@ -142,10 +144,10 @@ def draw_frames(scene, times, size):
 # -------------------------------------------------------------------------------------- sounds
 
 def source_waveform(scene):
-    """What the sounding object says: (SECONDS · 16,000,) float32"""
+    """What the sounding object says: (seconds · 16,000,) float32"""
     track = scene.tracks[0]
     voice = track.kind.voice
-    times = np.arange(SECONDS * SAMPLE_RATE) / SAMPLE_RATE
+    times = np.arange(scene.seconds * SAMPLE_RATE) / SAMPLE_RATE
     pitch = voice.octave * 2 ** track.at(track.height, times)
     turn = np.exp(2j * np.pi * np.cumsum(pitch) / SAMPLE_RATE).astype('c8')
     wave, harmonic = np.zeros(len(times), 'f4'), np.ones(len(times), 'c8')
@@ -160,7 +162,7 @@ def source_waveform(scene):
 def other_waveform(scene):
     """What is heard besides: noise, stronger at low frequencies, and the tone from off the screen."""
     rng = np.random.default_rng([scene.seed, 2])
-    n = SECONDS * SAMPLE_RATE
+    n = scene.seconds * SAMPLE_RATE
     noise = rng.standard_normal(n).astype('f4')
     noise = 0.004 * noise + 0.004 * np.convolve(noise, np.ones(16, 'f4') / 4, 'same')
     hz, start, end = scene.off_screen
@@ -202,6 +204,7 @@ class Shapes(torch.utils.data.Dataset):
 
     def __init__(self, classes, length, sizes, max_silent, seed):
         self.classes, self.length, self.sizes, self.max_silent, self.seed = classes, length, sizes, max_silent, seed
+        self.labels = [(classes[i % len(classes)].name,) for i in range(length)]
         self.made = {}
 
     def __len__(self):
@@ -228,69 +231,26 @@ def stream(sizes, seed=0, clips_per_task=1000, test_clips=60, pretrain_clips=600
     own = [classes[i * CLASSES_PER_TASK:(i + 1) * CLASSES_PER_TASK] for i in range(NUM_TASKS)]
     # Each part draws from seeds of its own; training and test clips never share one.
     part = lambda kinds_, length, number, silent=max_silent: Shapes(kinds_, length, sizes, silent, seed * 100 + number)
+    test = [part(k, test_clips, 51 + i) for i, k in enumerate(own)]
     return Stream(names=list(NAMES), pretrain=part(classes[in_tasks:], pretrain_clips, 0),
                   train=[part(k, clips_per_task, 1 + i) for i, k in enumerate(own)],
-                  test=[part(k, test_clips, 51 + i) for i, k in enumerate(own)], bad=[], notes=[])
-
-
-# --------------------------------------------------------------------------------- real files
-
-def write_clip(path, scene, size=96, fps=10):
-    """The scene as an mp4 file: H.264 and AAC."""
-    import av
-
-    waveform = source_waveform(scene) + other_waveform(scene)
-    frames = draw_frames(scene, (np.arange(SECONDS * fps) + 0.5) / fps, size).permute(0, 2, 3, 1).numpy()
-    with av.open(str(path), 'w') as file:
-        video = file.add_stream('libx264', rate=fps, options={'crf': '18'})
-        video.width = video.height = size
-        video.pix_fmt = 'yuv420p'
-        audio = file.add_stream('aac', rate=SAMPLE_RATE, layout='mono')
-        for frame in frames:
-            file.mux(video.encode(av.VideoFrame.from_ndarray(frame, format='rgb24')))
-        file.mux(video.encode())
-        for start in range(0, len(waveform), 1024):
-            block = av.AudioFrame.from_ndarray(waveform[None, start:start + 1024], format='fltp', layout='mono')
-            block.sample_rate, block.pts, block.time_base = SAMPLE_RATE, start, Fraction(1, SAMPLE_RATE)
-            file.mux(audio.encode(block))
-        file.mux(audio.encode())
-
-
-def write_files(out, train_clips, test_clips, pretrain_clips, size, seed):
-    """A folder as VGGSound's downloaders leave one: vggsound.csv, video/<id>_<start>.mp4, and tasks.csv besides."""
-    from tqdm import tqdm
-
-    from model import SIZES, Sizes
-    clips = stream(Sizes(**SIZES['small']), seed, train_clips, test_clips, pretrain_clips)
-    (out / 'video').mkdir(parents=True, exist_ok=True)
-    parts = ([('pretrain', 'train', clips.pretrain)] + [(n, 'train', d) for n, d in zip(clips.names, clips.train)]
-             + [(n, 'test', d) for n, d in zip(clips.names, clips.test)])
-    rows = []
-    for name, split, dataset in tqdm(parts, desc='tasks', unit='task'):
-        for index in range(len(dataset)):
-            scene = dataset.scene(index)
-            identity = f'{name}-{split}-{index:05d}'
-            write_clip(out / 'video' / f'{identity}_000000.mp4', scene, size)
-            rows.append((identity, 0, scene.tracks[0].kind.name, split))
-    with open(out / 'vggsound.csv', 'w', newline='') as file:
-        csv.writer(file).writerows(rows)
-    with open(out / 'tasks.csv', 'w', newline='') as file:
-        csv.writer(file).writerows([('class', 'task')] + [
-            (kind.name, name) for name, dataset in zip(clips.names, clips.train) for kind in dataset.classes])
+                  test=test, bad=[], notes=[], evaluate=list(test), classes=[[k.name for k in kinds_] for kinds_ in own])
 
 
 def main():
-    """The command line: write the clips, and say how to train on them."""
-    parser = argparse.ArgumentParser(description='Write the built-in clips as mp4 files in VGGSound\'s layout.')
+    """The command line: write the clips as files."""
+    import shapes_files
+
+    parser = argparse.ArgumentParser(description='Write the built-in clips as mp4 files, laid out as a known data set.')
     parser.add_argument('--out', type=Path, required=True, help='folder to write')
+    parser.add_argument('--layout', choices=list(shapes_files.LAYOUTS), default='vggsound', help='(default vggsound)')
     parser.add_argument('--train', type=int, default=60, help='training clips a task (default 60)')
-    parser.add_argument('--test', type=int, default=18, help='test clips a task (default 18)')
-    parser.add_argument('--pretrain', type=int, default=180, help='clips of classes of no task (default 180)')
+    parser.add_argument('--test', type=int, default=18, help='test clips a task; for AVE as many for validation (default 18)')
+    parser.add_argument('--pretrain', type=int, default=180, help='clips of classes of no task; none for AVE (default 180)')
     parser.add_argument('--size', type=int, default=96, help='pixels (default 96)')
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args()
-    write_files(args.out, args.train, args.test, args.pretrain, args.size, args.seed)
-    print(f'python train.py --dataset vggsound --data {args.out} --tasks {args.out}/tasks.csv --size small')
+    print(shapes_files.write(args.layout, args.out, args.train, args.test, args.pretrain, args.size, args.seed))
 
 
 if __name__ == '__main__':

@@ -4,19 +4,18 @@
     python train.py --dataset vggsound --data DIR      the paper's main experiment
     torchrun --nproc_per_node 4 train.py ...           the same on four GPUs
 
-In:  options, of which `--help` lists all. Out: a folder with config.json, log.jsonl, results.json, table.md, figures/
-and last.pt, from which `--resume` goes on after any interruption, on a CPU to the same results bit for bit.
+In:  options, of which `--help` lists all. Out: a folder with config.json, log.jsonl, results.json, table.md, figures/,
+models/ (one after each task, for `eval.py`) and last.pt, from which `--resume` goes on after any interruption, on a CPU to
+the same results bit for bit.
 """
-import contextlib
 import dataclasses
 import datetime
-import errno
+import gc
 import hashlib
 import json
 import os
 import random
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -30,9 +29,9 @@ from tqdm import tqdm
 import eval as evaluation
 import figures
 from avm import AVM
-from config import FREE_TO_CHANGE, parse
-from data import open_stream
-from methods import METHODS, InitialPretraining
+from config import FREE_TO_CHANGE, exit_politely, parse
+from datasets import open_stream
+from methods import InitialPretraining, build
 from model import AudioVideoMAE, Sizes, UserError
 from weights import load_weights, read_checkpoint
 
@@ -60,6 +59,14 @@ def start_processes(cfg):
         return torch.device('cpu')
     torch.cuda.set_device(local)
     return torch.device('cuda', local)
+
+
+def leave_processes():
+    """The group's threads must be gone before Python is: killed in the middle of C++ they would abort the process."""
+    if dist.is_initialized():
+        dist.barrier()
+        gc.collect()                                   # what remains of DDP refers to itself, and holds the group
+        dist.destroy_process_group()
 
 
 def seed_everything(seed):
@@ -192,8 +199,12 @@ class Run:
                 if not file.name.endswith(f'.step{self.global_step}.pt'):
                     file.unlink()
 
+    def evaluated(self):
+        """The backbone that is evaluated: the trained one, unless the method has a better"""
+        return getattr(self.method, 'stable', self.backbone)
+
     def weights(self):
-        return {**{f'backbone.{n}': x for n, x in self.backbone.state_dict().items()},
+        return {**{f'backbone.{n}': x for n, x in self.evaluated().state_dict().items()},
                 **{f'avm.{n}': x for n, x in self.avm.state_dict().items()}}
 
     def load_weights(self, weights):
@@ -211,6 +222,17 @@ class Run:
         if own['memory'] is not None:
             self.method.memory.load_state_dict(own['memory'])
 
+    def keep_model(self, tasks):
+        """models/t.pt: the model after t tasks, for `eval.py`"""
+        if rank() == 0:
+            folder = self.out / 'models'
+            folder.mkdir(exist_ok=True)
+            save_atomically(dict(config=dataclasses.asdict(self.cfg), weights=self.weights()), folder / f'{tasks}.pt')
+            if not self.cfg.keep_models:
+                for file in folder.glob('*.pt'):
+                    if file.stem != str(tasks):
+                        file.unlink()
+
     def log(self, **entry):
         if rank() == 0:
             with open(self.out / 'log.jsonl', 'a') as file:
@@ -224,7 +246,7 @@ class Run:
             write_text(path, ''.join(line + '\n' for line in whole if json.loads(line)['global_step'] <= global_step))
 
     def note_bad(self, lines):
-        """Name each clip that is left out, once. Whether they are too many was asked before the run (`data.vggsound`)."""
+        """Name each clip that is left out, once. Whether they are too many was asked before the run (`datasets.vggsound`)."""
         for line in lines:
             if line and line not in self.bad:
                 self.bad.append(line)
@@ -264,6 +286,8 @@ def train_on(run, dataset, batches, title):
             run.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             run.optimizer.step()
+            if hasattr(run.method, 'after_step'):
+                run.method.after_step()
 
             run.step += 1
             run.global_step += 1
@@ -285,8 +309,9 @@ def pretraining_cache(cfg, device):
     """The file that holds this initial pre-training: its name depends on all that its result depends on."""
     fields = {f.name for f in dataclasses.fields(Sizes)} | {
         'dataset', 'data', 'tasks', 'init', 'seed', 'beta1', 'beta2', 'weight_decay', 'pretrain_epochs', 'pretrain_steps',
-        'pretrain_lr', 'pretrain_batch_size', 'pretrain_mask_ratio', 'lam', 'tau', 'beta', 'max_silent', 'clips_per_class'}
-    files = [path for path in (cfg.init, cfg.tasks, cfg.data and f'{cfg.data}/vggsound.csv') if path and os.path.exists(path)]
+        'pretrain_lr', 'pretrain_batch_size', 'pretrain_data', 'pretrain_mask_ratio', 'lam', 'tau', 'beta', 'max_silent', 'clips_per_class'}
+    lists = [path for folder in (cfg.data, cfg.pretrain_data) if folder for path in sorted(Path(folder).glob('*.csv'))]
+    files = [path for path in (cfg.init, cfg.tasks, *lists) if path and os.path.exists(path)]
     text = json.dumps([{name: getattr(cfg, name) for name in sorted(fields)}, world(), device.type,
                        [(os.path.getsize(file), os.path.getmtime(file)) for file in files]])
     return Path(cfg.cache) / f'initial-{cfg.dataset}-{cfg.size}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.pt'
@@ -297,13 +322,13 @@ def pretrain(run, stream, checkpoint):
     cfg, path = run.cfg, pretraining_cache(run.cfg, run.device)
     if cfg.pretrain_steps == 0 or len(stream.pretrain) == 0:
         if cfg.pretrain_steps != 0:
-            say('no clips of classes of no task: no initial pre-training')
+            say('no clips of classes of no task: no initial pre-training (--pretrain-data or --init would give a start)')
         return
     if path.exists() and not checkpoint:
         say(f'initial pre-training: {load_weights(path, run.backbone, run.avm)}')
         return
     # The same code as the stream's, with the pre-training's own numbers.
-    own = dataclasses.replace(cfg, mask_ratio=cfg.pretrain_mask_ratio)
+    own = dataclasses.replace(cfg, mask_ratio=cfg.pretrain_mask_ratio, mae_weight=1.0)
     run.start_phase('pretrain', InitialPretraining(own, run.backbone, run.avm), cfg.pretrain_lr)
     if checkpoint:
         run.restore(checkpoint)
@@ -322,11 +347,12 @@ def learn_stream(run, stream, checkpoint):
     sizes = [len(plan(len(d), cfg.batch_size, cfg.epochs, cfg.steps, 0)) for d in stream.train]
     if cfg.method == 'multitask':
         parts, sizes = [('all tasks', Union(stream.train))], [sum(sizes)]
-    run.start_phase('stream', METHODS[cfg.method](cfg, run.backbone, run.avm), cfg.lr)
+    run.start_phase('stream', build(cfg, run.backbone, run.avm), cfg.lr)
     if checkpoint:
         run.restore(checkpoint)
     else:
         run.rows = [evaluate(run, stream)]                     # row 0: before the first task
+        run.keep_model(0)
         run.save()
     while run.task < len(parts):
         name, dataset = parts[run.task]
@@ -342,6 +368,7 @@ def learn_stream(run, stream, checkpoint):
             say(f'after {name}: R@10 of it ' + ', '.join(
                 f'{d.replace("_", " ")} {sum(a[i] for i in own) / len(own):.1f} %' for d, a in zip(evaluation.DIRECTIONS, acc)))
         run.task, run.step = run.task + 1, 0
+        run.keep_model(run.task)
         run.save()
 
 
@@ -349,7 +376,7 @@ def evaluate(run, stream):
     """Retrieval with all tasks' clips as candidates, by the first process → a row of results, None in the others."""
     row = None
     if rank() == 0:
-        c_a, c_v, task_of, bad = evaluation.embed_clips(run.backbone, stream.test, run.device, run.cfg.batch_size,
+        c_a, c_v, task_of, bad = evaluation.embed_clips(run.evaluated(), stream.test, run.device, run.cfg.batch_size,
                                                         workers_of(run.cfg))
         run.note_bad(bad)
         row = dict(evaluation.retrieval(c_a, c_v, task_of, len(stream.names)), candidates=len(task_of))
@@ -372,7 +399,7 @@ def finish(run, stream):
     write_text(run.out / 'results.json', json.dumps(results, indent=1))
     write_text(run.out / 'table.md', table + '\n')
     say('\n' + table + f'\n\nin percent; {results["candidates"]} candidates, so chance is R@10 {results["chance"]["R@10"]:.1f} %')
-    for path in figures.draw(run.out, run.backbone, run.avm, stream, run.cfg, run.device):
+    for path in figures.draw(run.out, run.evaluated(), run.avm, stream, run.cfg, run.device):
         say(f'figure: {path}')
     if run.bad:
         say(f'{len(run.bad)} clips were left out')
@@ -406,29 +433,6 @@ def open_data(cfg):
     if dist.is_initialized():
         dist.barrier()
     return stream or open_stream(cfg, cfg, workers_of(cfg))
-
-
-@contextlib.contextmanager
-def exit_politely():
-    """A user's mistake ends with one message and exit code 2, Ctrl-C with 130; neither with a traceback."""
-    code = 0
-    try:
-        yield
-    except UserError as error:
-        print(f'error: {error}', file=sys.stderr)
-        code = 2
-    except KeyboardInterrupt:
-        print('interrupted; the same command with --resume goes on', file=sys.stderr)
-        code = 130
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        print(f'error: the disk is full ({error.filename or "while writing"}); the last checkpoint is intact. '
-              'Make room and go on with --resume.', file=sys.stderr)
-        code = 2
-    if code:
-        sys.stderr.flush()
-        sys.exit(code)
 
 
 def stop_gently(run):
@@ -473,8 +477,7 @@ def main(arguments=None):
         run.share_bad()
         if rank() == 0:
             finish(run, stream)
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        leave_processes()
 
 
 if __name__ == '__main__':

@@ -1,10 +1,6 @@
 """data.py against files whose content is known: a frame's brightness tells its time, and each sound is a tone."""
-import csv
-import json
 import math
-import os
 import struct
-import sys
 from pathlib import Path
 
 import av
@@ -13,80 +9,13 @@ import pytest
 import torch
 import torchaudio
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-import data  # noqa: E402
-from data import BadClip, Clip, VideoClips, check_clip, read_clip, read_tasks, vggsound  # noqa: E402
-from model import Sizes, UserError  # noqa: E402
+import data
+from clips import make, times_of, tone
+from data import BadClip, check_clip, read_clip
+from model import Sizes
 
 SMALL = Sizes(image_size=32, num_frames=2, audio_frames=64, mel_bins=32, frame_shift=16.0)
 MIDDLE = Sizes(image_size=32, num_frames=4, audio_frames=400, mel_bins=128, frame_shift=10.0)
-REAL = ROOT.parent / 'shared' / 'clips' / 'vggsound'
-
-
-def tone(seconds, rate, hertz=1000.0, level=0.3, onset=0.0):
-    t = np.arange(round(seconds * rate)) / rate
-    return level * np.sin(2 * np.pi * hertz * t) * (t >= onset)
-
-
-def brightness(n, fps):
-    """Time in tenths of a second, modulo 40, as a level of grey: 5 apart, to be told apart after lossy coding."""
-    return 20 + 5 * (int(n / fps * 10 + 1e-6) % 40)
-
-
-def make(path, seconds=5.0, fps=10, size=(64, 48), rate=16000, layout='mono', vcodec='libx264', acodec='aac',
-         sound=None, image=None, frames=None, gop=12, bframes=2, options=None, shift=0.0, audio_shift=0.0):
-    """A file with video (None: without) and audio (acodec=None: without); returns its path as str.
-
-    image(n) -> uint8 (H, W, 3); the default is grey, its level saying the time. shift: seconds added to all times.
-    """
-    from fractions import Fraction
-    path = str(path)
-    sound = tone(seconds, rate) if sound is None else sound
-    with av.open(path, 'w', options=options or {}) as out:
-        video = audio = None
-        if vcodec:
-            video = out.add_stream(vcodec, rate=Fraction(fps).limit_denominator(1001))
-            video.width, video.height, video.pix_fmt = *size, 'yuv420p'
-            video.gop_size = gop
-            if vcodec in ('libx264', 'mpeg4'):
-                video.max_b_frames = bframes
-            if vcodec == 'libx264':
-                video.options = {'preset': 'ultrafast', 'crf': '10', 'bf': str(bframes), 'sc_threshold': '0'}
-            if vcodec.startswith('libvpx'):
-                video.options = {'deadline': 'realtime', 'cpu-used': '8', 'crf': '5', 'b': '2M'}
-            if vcodec == 'mpeg4':
-                video.bit_rate = 4_000_000
-        if acodec:
-            audio = out.add_stream(acodec, rate=rate, layout=layout)
-        muxed = []
-        if video:
-            count = round(seconds * fps) if frames is None else frames
-            for n in range(count):
-                picture = image(n) if image else np.full((size[1], size[0], 3), brightness(n, fps), np.uint8)
-                frame = av.VideoFrame.from_ndarray(picture, 'rgb24')
-                frame.pts, frame.time_base = n, 1 / Fraction(fps).limit_denominator(1001)
-                muxed += [(p, shift) for p in video.encode(frame)]
-            muxed += [(p, shift) for p in video.encode(None)]
-        if audio:
-            channels = len(audio.codec_context.layout.channels)
-            for at in range(0, len(sound), 960):
-                part = np.tile(sound[at:at + 960].astype(np.float32), (channels, 1))
-                frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(part), 'fltp', layout)
-                frame.sample_rate, frame.pts, frame.time_base = rate, at, Fraction(1, rate)
-                muxed += [(p, shift + audio_shift) for p in audio.encode(frame)]
-            muxed += [(p, shift + audio_shift) for p in audio.encode(None)]
-        muxed.sort(key=lambda item: float(item[0].dts * item[0].time_base))
-        for packet, seconds_later in muxed:
-            ticks = round(seconds_later / packet.time_base)
-            packet.pts, packet.dts = packet.pts + ticks, packet.dts + ticks
-            out.mux(packet)
-    return path
-
-
-def times_of(video):
-    """video (T, 3, S, S) -> the tenth of a second, modulo 40, that each frame's brightness tells."""
-    return [round((level - 20) / 5) for level in video.float().mean((1, 2, 3)).tolist()]
 
 
 # ---------------------------------------------------------------- tensors
@@ -339,6 +268,77 @@ def test_ten_seconds_fill_the_paper_size_from_zero(tmp_path):
     assert times_of(video) == [35, 5, 15, 25]
 
 
+# ---------------------------------------------------------------- AVE's ten seconds
+
+@pytest.mark.parametrize('T, starts', [(1, list(range(10))), (2, [0, 2, 4, 6, 8]), (3, [0, 3, 6, 7]), (4, [0, 4, 6]), (7, [0, 3]),
+                                       (10, [0]), (12, [0])])
+def test_windows_cover_ten_seconds(T, starts):
+    sizes = Sizes(num_frames=T)
+    assert data.window_starts(sizes) == starts
+    places = data.window_of_second(sizes)
+    assert len(places) == 10 and all(starts[w] + frame == s and 0 <= frame < T for s, (w, frame) in enumerate(places))
+    assert all(starts[w - 1] + T <= s for s, (w, _) in enumerate(places) if w)            # the first window that sees it
+
+
+@pytest.mark.parametrize('T', [1, 3, 4])
+@pytest.mark.parametrize('late', [{}, dict(shift=1.3)])
+def test_windows_show_the_middle_of_their_seconds(tmp_path, T, late):
+    """Brightness tells the tenth of a second, 2 levels each. A file whose first frame comes late begins with it."""
+    path = make(tmp_path / 'ten.mkv', seconds=10, bframes=0, sound=tone(10, 16000),
+                image=lambda n: np.full((48, 64, 3), 20 + 2 * n, np.uint8), **late)
+    audio, video, audio_start = data.read_windows(path, Sizes(**{**vars(MIDDLE), 'num_frames': T}))
+    starts = data.window_starts(Sizes(num_frames=T))
+    W = len(starts)
+    assert audio.shape == (W, 400, 128) and audio.dtype == torch.float32 and audio_start.dtype == torch.float32
+    assert video.shape == (W, T, 3, 32, 32) and video.dtype == torch.uint8
+    tenths = (video.float().mean((2, 3, 4)) - 20) / 2
+    expected = torch.tensor([[10 * (start + i) + 5 for i in range(T)] for start in starts])
+    assert (tenths - expected).abs().max() < 1, tenths
+    middles = [start + T / 2 - 2.0075 for start in starts]                 # of windows of 400 steps: 3.99 s and 25 ms
+    assert audio_start.tolist() == pytest.approx([min(max(m, 0), 10 - 4.015) for m in middles], abs=0.08)
+
+
+@pytest.mark.parametrize('onset, late', [(1.0, 0.0), (5.0, 0.0), (7.5, 0.0), (5.0, 0.5)])
+def test_audio_start_says_what_is_heard_when(tmp_path, onset, late):
+    """A tone is heard (onset + late) s into the clip; each window hears it where its audio_start says."""
+    path = make(tmp_path / 'onset.mkv', seconds=10, sound=tone(10, 16000, 1000, onset=onset), audio_shift=late, bframes=0)
+    audio, _, audio_start = data.read_windows(path, MIDDLE)
+    heard = 0
+    for window, start in zip(audio, audio_start.tolist()):
+        frame = 100 * (onset + late - start)
+        if 10 < frame < 390:
+            heard += 1
+            assert abs(onset_frame(window) - frame) <= 4, (onset_frame(window), frame)
+        else:
+            loud = window[10:390].amax(1) > 0                       # throughout, or not at all
+            assert loud.all() if frame <= 10 else not loud.any()
+    assert heard
+
+
+def test_windows_share_one_crop_and_hear_no_noise(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    path = make(tmp_path / 'still.mp4', seconds=10, image=lambda n: picture, gop=1, bframes=0, sound=tone(10, 16000))
+    plain = data.read_windows(path, SMALL)
+    seen = set()
+    for seed in range(4):
+        first, second = (data.read_windows(path, SMALL, torch.Generator().manual_seed(seed)) for _ in range(2))
+        assert all(torch.equal(a, b) for a, b in zip(first, second)) and torch.equal(first[0], plain[0])
+        frames = first[1].flatten(0, 1).float()                      # W·T, 3, S, S
+        assert (frames - frames[0]).abs().max() < 12                 # a still picture, coded anew in each frame
+        seen.add(tuple(frames[0, :, ::8, ::8].flatten().tolist()))
+    assert len(seen) > 2 and tuple(plain[1][0, 0, :, ::8, ::8].flatten().float().tolist()) not in seen
+
+
+def test_clips_shorter_than_ten_seconds_hold_their_last_frame(tmp_path):
+    path = make(tmp_path / 'six.mp4', seconds=6.2, image=lambda n: np.full((48, 64, 3), 20 + 2 * n, np.uint8))
+    _, video, audio_start = data.read_windows(path, MIDDLE)
+    tenths = ((video.float().mean((2, 3, 4)) - 20) / 2).round().tolist()
+    assert sum(tenths, []) == pytest.approx([5, 15, 25, 35, 45, 55, 61, 61, 61, 61, 61, 61], abs=1)
+    assert audio_start[-1] < 2.4
+    with pytest.raises(BadClip, match='missing'):
+        data.read_windows(tmp_path / 'none.mp4', MIDDLE)
+
+
 # ---------------------------------------------------------------- clips that cannot be used
 
 def truncated(path, share):
@@ -409,227 +409,3 @@ def test_damaged_files_raise_nothing_but_bad_clip(tmp_path, suffix):
             assert audio.shape == (64, 32) and audio.isfinite().all() and video.shape == (2, 3, 32, 32)
         except BadClip:
             pass
-
-
-# ---------------------------------------------------------------- the Dataset
-
-def test_dataset_items_depend_on_the_key_alone(tmp_path):
-    paths = [make(tmp_path / f'{n}.mp4', seconds=4, size=(80, 48)) for n in range(2)]
-    clips = [Clip(path, 'x', n + 1) for n, path in enumerate(paths)]
-    train, test = VideoClips(clips, SMALL, augment=True), VideoClips(clips, SMALL, augment=False)
-    assert len(train) == 2
-    a, b, c = train[1, 7], train[1, 7], train[1, 8]
-    assert set(a) == {'audio', 'video', 'clip', 'bad'} and a['clip'] == 1 and a['bad'] == ''
-    assert torch.equal(a['audio'], b['audio']) and torch.equal(a['video'], b['video'])
-    assert not torch.equal(a['audio'], c['audio']) and not torch.equal(a['video'], c['video'])
-    assert torch.equal(test[0, 1]['audio'], test[0, 2]['audio'])
-    assert torch.equal(test[0, 1]['video'], read_clip(paths[0], SMALL)[1])
-
-
-def test_the_next_clip_stands_in(tmp_path):
-    paths = [make(tmp_path / f'{n}.mp4', seconds=3) for n in range(3)]
-    dataset = VideoClips([Clip(path, 'x', 1) for path in paths], SMALL, augment=True)
-    expected = dataset[0, 5]
-    os.remove(paths[2])
-    item = dataset[2, 5]
-    assert item['clip'] == 2 and item['bad'] == '2.mp4: file missing'
-    assert torch.equal(item['audio'], expected['audio']) and torch.equal(item['video'], expected['video'])
-    os.remove(paths[0]), os.remove(paths[1])
-    with pytest.raises(UserError, match='None of the 3 clips'):
-        dataset[1, 0]
-
-
-# ---------------------------------------------------------------- CSV files
-
-def dataset_folder(tmp_path, rows):
-    (tmp_path / 'video').mkdir(exist_ok=True)
-    content = rows if isinstance(rows, bytes) else ''.join(row + '\n' for row in rows).encode()
-    (tmp_path / 'vggsound.csv').write_bytes(content)
-    return tmp_path
-
-
-@pytest.mark.parametrize('rows, line, reason', [
-    (['a,1,dog,train', 'b,2,dog'], 2, '3 columns'),
-    (['a,1,dog,train,x'], 1, '5 columns'),
-    (['a,1.5,dog,train'], 1, 'whole number'),
-    (['a,-1,dog,train'], 1, 'whole number'),
-    (['a,²,dog,train'], 1, 'whole number'),
-    (['', 'a,1,dog,val'], 2, 'train or test'),
-    (['a,1,dog,train', 'b,1,dog,train', 'a,01,dog,test'], 3, 'same clip as in line 1'),
-    (['../x,1,dog,train'], 1, 'out of the folder'),
-    (['/etc/x,1,dog,train'], 1, 'out of the folder'),
-    (['..,1,dog,train'], 1, 'out of the folder'),
-    (['a\\b,1,dog,train'], 1, 'out of the folder'),
-    ([',1,dog,train'], 1, 'id is empty'),
-    (['a,1,,train'], 1, 'label is empty'),
-    (b'a,1,dog,train\nb,2,d\xff\xfeg,train\n', 2, 'UTF-8'),
-    (['a,1,dog,train', 'b,2,"dog,train'], 2, 'end of data'),
-])
-def test_csv_errors_name_the_line(tmp_path, rows, line, reason):
-    folder = dataset_folder(tmp_path, rows)
-    with pytest.raises(UserError) as error:
-        vggsound(folder, SMALL, progress=False)
-    assert str(error.value).startswith(f'{folder / "vggsound.csv"}:{line}: ') and reason in str(error.value)
-
-
-@pytest.mark.parametrize('text, line, reason', [
-    ('dog,pets\n', 1, 'header'),
-    ('class,task,x\ndog,pets,y\n', 1, 'header'),
-    ('class,task\ndog\n', 2, '1 columns'),
-    ('class,task\nplaying harp, slowly,music\n', 2, '3 columns'),
-    ('class,task\ndog,pets\n\ndog,music\n', 4, 'twice'),
-    ('class,task\ndog barkin,pets\n', 2, "'dog barking'"),
-    ('class,task\nzzzzzz,pets\n', 2, "unknown class 'zzzzzz'"),
-    ('class,task\ndog,\n', 2, 'empty'),
-    ('class,task\n', None, 'no rows'),
-    ('', None, 'no rows'),
-])
-def test_tasks_errors_name_the_line(tmp_path, text, line, reason):
-    path = tmp_path / 'tasks.csv'
-    path.write_text(text)
-    with pytest.raises(UserError) as error:
-        read_tasks(path, {'dog', 'dog barking', 'playing harp'})
-    assert str(error.value).startswith(f'{path}:{line}: ' if line else f'{path}: ') and reason in str(error.value)
-
-
-def test_tasks_keep_their_order_and_windows_files_are_fine(tmp_path):
-    path = tmp_path / 'tasks.csv'
-    path.write_bytes('\ufeffclass,task\r\ndog,b\r\n"sea, waves",a\r\ncat,b\r\n'.encode())
-    assert list(read_tasks(path, {'dog', 'cat', 'sea, waves'}).items()) == [('dog', 'b'), ('sea, waves', 'a'),
-                                                                           ('cat', 'b')]
-    with pytest.raises(UserError, match='nowhere.csv'):
-        read_tasks(tmp_path / 'nowhere.csv', {'dog'})
-
-
-@pytest.mark.parametrize('lacks', ['folder', 'csv', 'video', 'video is a file'])
-def test_missing_data_says_what_to_download(tmp_path, lacks):
-    folder = tmp_path / 'data'
-    if lacks != 'folder':
-        folder.mkdir()
-        dataset_folder(folder, ['a,1,dog,train'])
-        (folder / 'vggsound.csv').unlink() if lacks == 'csv' else (folder / 'video').rmdir()
-    if lacks == 'video is a file':
-        (folder / 'video').touch()
-    with pytest.raises(UserError) as error:
-        vggsound(folder, SMALL)
-    for word in ('vggsound.csv', 'video/<id>_<start', '--dataset shapes'):
-        assert word in str(error.value)
-
-
-# ---------------------------------------------------------------- the stream
-
-ROWS = ['-dog1,3,dog barking,train', 'dog2,14,dog barking,train', 'dog3,0,dog barking,train',
-        'dog4,0,dog barking,test', 'harp1,7,playing harp,train', 'harp2,7,playing harp,test',
-        'sea1,1,"sea, waves",train', 'sea2,1,"sea, waves",test', 'cat1,1,cat purring,train']
-TASKS = 'class,task\nplaying harp,music\ndog barking,pets\ncat purring,cats\n'
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """Nine clips of four classes; three suffixes; `sea, waves` is in no task, cats have no test clips."""
-    dataset_folder(tmp_path, ROWS)
-    (tmp_path / 'tasks.csv').write_text(TASKS)
-    whole = Path(make(tmp_path / 'whole.mp4', seconds=2)).read_bytes()
-    for name, start, *_ in csv.reader(ROWS):
-        stem = tmp_path / 'video' / f'{name}_{int(start):06d}'
-        if name == 'dog2':
-            make(f'{stem}.webm', seconds=2, vcodec='libvpx', acodec='libopus', rate=48000)
-        else:
-            Path(f'{stem}{".mkv" if name == "harp1" else ".mp4"}').write_bytes(whole)
-    return tmp_path
-
-
-def names_of(dataset):
-    return [Path(clip.path).name for clip in dataset.clips]
-
-
-def test_stream(folder):
-    stream = vggsound(folder, SMALL, folder / 'tasks.csv', clips_per_class=2, progress=False)
-    assert stream.names == ['music', 'pets'] and stream.bad == []
-    assert len(stream.notes) == 1 and 'cats' in stream.notes[0] and 'test' in stream.notes[0]
-    assert [names_of(d) for d in stream.train] == [['harp1_000007.mkv'], ['-dog1_000003.mp4', 'dog2_000014.webm']]
-    assert [names_of(d) for d in stream.test] == [['harp2_000007.mp4'], ['dog4_000000.mp4']]
-    assert names_of(stream.pretrain) == ['sea1_000001.mp4']       # the test clips of no task's classes are unused
-    assert stream.train[0].augment and stream.pretrain.augment and not stream.test[0].augment
-    assert stream.train[1].clips[1].label == 'dog barking' and stream.train[1].clips[1].line == 2
-    assert stream.train[1][1, 0]['video'].shape == (2, 3, 32, 32)
-    # under the paper's tasks, too; they have no class 'sea, waves'
-    default = vggsound(folder, SMALL, progress=False)
-    assert 'music' in default.names and len(default.notes) >= 5
-
-
-def test_bad_clips_are_left_out_up_to_a_share(folder, capfd):
-    (folder / 'video' / 'dog3_000000.mp4').write_bytes(b'')
-    (folder / 'video' / 'sea1_000001.mp4').unlink()
-    options = dict(tasks_csv=folder / 'tasks.csv', progress=False)
-    with pytest.raises(UserError) as error:
-        vggsound(folder, SMALL, **options)
-    for word in ('2 of 8', '25%', 'dog3_000000.mp4: empty file', 'sea1_000001.mp4: file missing', '--max-bad'):
-        assert word in str(error.value)
-    stream = vggsound(folder, SMALL, max_bad=0.25, **options)
-    assert stream.bad == ['dog3_000000.mp4: empty file', 'sea1_000001.mp4: file missing']
-    assert len(stream.train[1]) == 2 and len(stream.pretrain) == 0
-    assert capfd.readouterr() == ('', '')
-
-
-def test_scan_is_remembered(folder, monkeypatch):
-    cache = folder / 'run' / 'scan.json'
-    options = dict(tasks_csv=folder / 'tasks.csv', cache=cache, progress=False, max_bad=1)
-    first = vggsound(folder, SMALL, **options)
-    assert [p.name for p in cache.parent.iterdir()] == ['scan.json'] and len(json.loads(cache.read_text())) == 8
-    tested = []
-    monkeypatch.setattr(data, 'check_clip', lambda path: tested.append(Path(path).name) or check_clip(path))
-    again = vggsound(folder, SMALL, **options)
-    assert tested == [] and again.names == first.names
-    (folder / 'video' / 'dog3_000000.mp4').write_bytes(b'no video')          # another size: tested again
-    (folder / 'video' / 'sea1_000001.mp4').unlink()
-    assert len(vggsound(folder, SMALL, **options).bad) == 2
-    assert tested == ['dog3_000000.mp4', 'sea1_000001.mp4']
-    for damage in ('{"a', '[1]', '"x"'):
-        cache.write_text(damage)
-        assert len(vggsound(folder, SMALL, **options).bad) == 2
-    blocked = vggsound(folder, SMALL, **(options | dict(cache=folder / 'vggsound.csv' / 'scan.json')))
-    assert 'cannot be written' in ' '.join(blocked.notes)
-
-
-def test_an_interrupted_scan_keeps_what_it_has(folder, monkeypatch):
-    count = []
-
-    def interrupted(path):
-        count.append(path)
-        if len(count) == 4:
-            raise KeyboardInterrupt
-        return check_clip(path)
-    monkeypatch.setattr(data, 'check_clip', interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        vggsound(folder, SMALL, folder / 'tasks.csv', cache=folder / 'scan.json', progress=False)
-    assert len(json.loads((folder / 'scan.json').read_text())) == 3
-
-
-def test_scan_in_processes_gives_the_same(folder):
-    (folder / 'video' / 'dog3_000000.mp4').write_bytes(b'')
-    options = dict(tasks_csv=folder / 'tasks.csv', max_bad=1, progress=False)
-    here, there = vggsound(folder, SMALL, **options), vggsound(folder, SMALL, workers=2, **options)
-    assert here.bad == there.bad and here.notes == there.notes
-    assert [names_of(d) for d in here.train] == [names_of(d) for d in there.train]
-
-
-def test_no_task_left(folder):
-    (folder / 'tasks.csv').write_text('class,task\ncat purring,cats\n')
-    with pytest.raises(UserError, match='no task has both'):
-        vggsound(folder, SMALL, folder / 'tasks.csv', progress=False)
-
-
-# ---------------------------------------------------------------- real clips
-
-@pytest.mark.skipif(not REAL.exists(), reason=f'no real clips at {REAL}')
-def test_real_clips():
-    stream = vggsound(REAL, SMALL, REAL / 'tasks.csv', progress=False)
-    assert stream.names == ['music', 'people', 'animals', 'others'] and stream.bad == [] and stream.notes == []
-    datasets = [stream.pretrain, *stream.train, *stream.test]
-    assert sum(map(len, datasets)) == 22
-    for dataset in datasets:
-        for index in range(len(dataset)):
-            item = dataset[index, index]
-            assert item['bad'] == '' and item['audio'].shape == (64, 32) and item['video'].shape == (2, 3, 32, 32)
-            assert item['audio'].isfinite().all() and item['video'].float().std() > 5

@@ -33,6 +33,7 @@ def test_candidates_are_those_of_all_tasks():
     c_v = torch.tensor([[.5, 0, 0, 0], [0, .5, 0, 0], [.9, 0, 1, 0], [0, .9, 0, 1]])
     result = evaluation.retrieval(c_a, c_v, torch.tensor([0, 0, 1, 1]), 2)
     assert result['audio_to_video']['R@1'] == [0.0, 100.0] and result['audio_to_video']['R@5'] == [100.0, 100.0]
+    assert result['audio_to_video']['median_rank'] == [2.0, 1.0]
 
 
 def test_accuracy_and_forgetting_by_hand():
@@ -45,9 +46,10 @@ def test_accuracy_and_forgetting_by_hand():
 
 
 def test_summary_and_table():
-    row = lambda a, b: {d: {f'R@{k}': [a + k, b + k] for k in evaluation.K} for d in evaluation.DIRECTIONS}
+    row = lambda a, b: {d: {f'R@{k}': [a + k, b + k] for k in evaluation.K} | {'median_rank': [a, 3]} for d in evaluation.DIRECTIONS}
     results = evaluation.summarize([row(20, 0), row(10, 30)], ['x', 'y'], 40)
     assert results['chance'] == {'R@1': 2.5, 'R@5': 12.5, 'R@10': 25.0}
     assert results['video_to_audio']['R@5'] == {'acc': [[25, 5], [15, 35]], 'A': 25, 'F': 10}
     assert math.isclose(results['audio_to_video']['Avg']['A'], 20 + 16 / 3) and results['audio_to_video']['Avg']['F'] == 10
-    assert '| 21.00 | 10.00 | 25.00 | 10.00 | 30.00 | 10.00 | 25.33 | 10.00 |' in evaluation.table('m', results)
+    assert results['audio_to_video']['median_rank'] == {'acc': [[20, 3], [10, 3]], 'A': 6.5}
+    assert '| 21.00 | 10.00 | 25.00 | 10.00 | 30.00 | 10.00 | 25.33 | 10.00 | 6.5 |' in evaluation.table('m', results)

@@ -6,6 +6,7 @@ import torch
 import shapes
 from data import read_clip
 from model import SIZES, Sizes, patchify_a, patchify_v
+from shapes_files import write_clip
 
 
 @pytest.fixture(scope='module')
@@ -24,6 +25,13 @@ def test_classes_are_distinct_and_tasks_disjoint(stream):
     used = [kind for dataset in [stream.pretrain, *stream.train] for kind in dataset.classes]
     assert len(used) == len(set(used)) == 36
     assert [d.classes for d in stream.train] == [d.classes for d in stream.test]
+
+
+def test_labels_are_the_sounding_objects(stream):
+    for dataset, classes in zip(stream.train, stream.classes):
+        assert len(dataset.labels) == len(dataset) and {name for names in dataset.labels for name in names} == set(classes)
+        assert all(dataset.labels[i] == (dataset.scene(i).tracks[0].kind.name,) for i in range(4))
+    assert stream.evaluate == stream.test and [d.classes for d in stream.evaluate] == [d.classes for d in stream.train]
 
 
 def test_same_seed_same_clip_and_test_clips_are_others(stream, small):
@@ -97,7 +105,7 @@ def test_silent_objects_are_silent_and_of_other_classes(stream):
 
 def test_written_files_hold_the_same_clip(stream, small, tmp_path):
     scene = stream.test[2].scene(1)
-    shapes.write_clip(tmp_path / 'clip.mp4', scene)
+    write_clip(tmp_path / 'clip.mp4', scene)
     audio, video = read_clip(tmp_path / 'clip.mp4', small)
     made_audio, made_video = shapes.render(scene, small)
     assert (video.float() - made_video.float()).abs().mean() < 12           # H.264 halves the colours' resolution

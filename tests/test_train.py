@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-from conftest import ROOT
+from conftest import ROOT, render_once
 
 TINY = ('--size small --image-size 32 --num-frames 2 --audio-frames 64 --mel-bins 32 --frame-shift 62 --embed-dim 16 --num-heads 2 '
         '--encoder-depth 1 --fusion-depth 1 --decoder-embed-dim 16 --decoder-depth 1 --decoder-num-heads 2 --avm-heads 2 '
@@ -35,6 +35,7 @@ class Here:
 
     def __init__(self, monkeypatch, capsys):
         self.monkeypatch, self.capsys = monkeypatch, capsys
+        render_once(monkeypatch)
 
     def __call__(self, arguments, folder):
         import train as program
@@ -74,7 +75,7 @@ def on_files(files, *more):
             '--workers', '1', '--save-every', '1', *more]
 
 
-def same_state(first, second):
+def same_state(first, second, has_memory=True):
     """Weights, memory, optimizer and random states of two checkpoints, bit for bit: finer than any result."""
     def flat(x, at=''):
         if isinstance(x, dict):
@@ -82,9 +83,9 @@ def same_state(first, second):
         if isinstance(x, (list, tuple)):
             return [pair for i, y in enumerate(x) for pair in flat(y, f'{at}.{i}')]
         return [(at, x)]
-    one, two = ([pair for key in ('weights', 'optimizer', 'own') for pair in flat(torch.load(file, weights_only=True)[key], key)]
-                for file in (first, second))
-    assert any('memory.rows' in at and len(x) for at, x in one)
+    one, two = ([pair for key, x in torch.load(file, weights_only=True).items() if key in ('weights', 'method', 'optimizer', 'own')
+                 for pair in flat(x, key)] for file in (first, second))
+    assert one and any('memory.rows' in at and len(x) for at, x in one) == has_memory
     return len(one) == len(two) and all(a == b and (torch.equal(x, y) if torch.is_tensor(x) else x == y)
                                         for (a, x), (b, y) in zip(one, two))
 
@@ -183,10 +184,29 @@ train.main({options!r})
     assert code == 0, err
 
 
-@pytest.mark.parametrize('method', ['flava+', 'der++', 'er', 'finetune', 'multitask'])
-def test_every_method_runs(method, tmp_path, here):
-    code, out, err = here([*TINY, '--steps', '3', '--pretrain-steps', '0', '--method', method, '--out', 'run'], tmp_path)
+METHODS = ['flava', 'flava+', 'finetune', 'multitask', 'er', 'mir', 'der++', 'gmed', 'cls-er', 'lump']
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_every_method_runs_and_resumes(method, tmp_path, here, monkeypatch):
+    import train as program
+    options = [*TINY, '--steps', '3', '--pretrain-steps', '0', '--method', method, '--save-every', '2']
+    code, out, err = here([*options, '--out', 'run'], tmp_path)
     assert code == 0, err
+    save, saves = program.Run.save, [0]
+
+    def save_and_stop(run):                                    # after its 5th and its 11th checkpoint
+        save(run)
+        saves[0] += 1
+        if saves[0] in (5, 11):
+            raise KeyboardInterrupt
+    monkeypatch.setattr(program.Run, 'save', save_and_stop)
+    monkeypatch.setattr(program.figures, 'draw', lambda *run: [])      # seconds each; the first run has drawn
+    codes = [here([*options, '--out', 'stopped', '--resume'], tmp_path)[0] for _ in range(3)]
+    assert codes == [130, 130, 0]
+    assert (tmp_path / 'run/results.json').read_bytes() == (tmp_path / 'stopped/results.json').read_bytes()
+    assert same_state(tmp_path / 'run/last.pt', tmp_path / 'stopped/last.pt', method not in ('finetune', 'multitask'))
+    assert same_state(tmp_path / 'run/models/1.pt', tmp_path / 'stopped/models/1.pt', False)
     results = json.loads((tmp_path / 'run/results.json').read_text())
     rows = 1 if method == 'multitask' else 6
     acc = results['audio_to_video']['R@10']['acc']
@@ -195,8 +215,9 @@ def test_every_method_runs(method, tmp_path, here):
     for name in ('config.json', 'log.jsonl', 'table.md', 'figures/stream.png', 'figures/attention.png', 'last.pt'):
         assert (tmp_path / 'run' / name).stat().st_size > 0
     import eval as evaluation
-    again = evaluation.evaluate_run(tmp_path / 'run')      # the saved model is the evaluated one
-    assert again['video_to_audio']['R@5']['acc'][-1] == results['video_to_audio']['R@5']['acc'][-1]
+    evaluation.main(['run', '--task', 'retrieval', '--device', 'cpu'])         # the models kept are the evaluated ones
+    again = json.loads((tmp_path / 'run/eval/retrieval.json').read_text())
+    assert again['video_to_audio']['R@5']['acc'] == results['video_to_audio']['R@5']['acc']
 
 
 def test_two_processes_give_the_gradients_of_one(tmp_path):
@@ -224,6 +245,18 @@ def test_two_processes_run_and_resume(files, tmp_path):
     assert memory['capacity'] == 10                        # 20 pairs, divided over two
 
 
+def test_every_method_runs_under_two_processes(tmp_path):
+    """And resumes: the script stops each run once. The copies that CLS-ER averages are alike in both processes."""
+    done = subprocess.run([*TORCHRUN, str(ROOT / 'tests' / 'two_processes_methods.py'), *METHODS, '--', *TINY], cwd=tmp_path,
+                          capture_output=True, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    for method in METHODS:
+        assert f'{method}: done' in done.stdout
+        assert (tmp_path / 'whole' / method / 'results.json').read_bytes() == (tmp_path / 'stopped' / method / 'results.json').read_bytes()
+        assert same_state(tmp_path / 'whole' / method / 'last.pt', tmp_path / 'stopped' / method / 'last.pt',
+                          method not in ('finetune', 'multitask'))
+
+
 def test_bad_clips_are_named_counted_and_left_out(files, tmp_path, here):
     import shutil
     folder = tmp_path / 'some'
@@ -249,7 +282,7 @@ def test_bad_clips_are_named_counted_and_left_out(files, tmp_path, here):
 @pytest.mark.parametrize('arguments, reason', [
     ('--dataset vggsound', '--dataset shapes'), ('--methd er', '--method'), ('--method flva', 'flava'), ('--size smal', 'small'),
     ('--dataset shape', 'shapes'), ('--mask-ratio 0.4', 'mask'), ('--rho-v 0.3 --mask-ratio 0.7', 'nothing to predict'),
-    ('--chunk 3', 'divide'), ('--init nowhere.pt', 'no such file'), ('--batch-size x', 'invalid int'), ('--image-size 100', 'multiples')])
+    ('--chunk 3', 'divide'), ('--method er --selection importance', 'for --method flava'), ('--selection mats --num-frames 1', 'two frames'), ('--init nowhere.pt', 'no such file'), ('--batch-size x', 'invalid int'), ('--image-size 100', 'multiples')])
 def test_mistakes_get_one_message(arguments, reason, tmp_path, here):
     code, out, err = here(arguments.split(), tmp_path)
     assert code == 2 and reason in err and len(err.strip().splitlines()) <= 12, err
@@ -259,8 +292,8 @@ def test_a_mistake_on_the_command_line(tmp_path):
     """What the user sees: no traceback, exit code 2."""
     code, out, err = train(['--dataset', 'vggsound'], tmp_path)
     assert code == 2 and 'vggsound.csv' in err and '--dataset shapes' in err and 'Traceback' not in err
-    done = subprocess.run([sys.executable, str(ROOT / 'eval.py'), 'nowhere'], capture_output=True, text=True)
-    assert done.returncode != 0 and 'nowhere' in done.stderr and 'Traceback' not in done.stderr
+    done = subprocess.run([sys.executable, str(ROOT / 'eval.py'), 'nowhere', '--task', 'retrieval'], capture_output=True, text=True)
+    assert done.returncode == 2 and 'nowhere' in done.stderr and 'Traceback' not in done.stderr
 
 
 def test_a_folder_in_use_and_changed_options_are_refused(tmp_path, here):
@@ -276,11 +309,14 @@ def test_a_folder_in_use_and_changed_options_are_refused(tmp_path, here):
 
 
 @pytest.mark.skipif(not CLIPS.exists(), reason='the real clips (../shared/clips) are not here')
-@pytest.mark.parametrize('own_tasks', [True, False])
-def test_real_clips(own_tasks, tmp_path, here):
-    more = ['--tasks', CLIPS / 'tasks.csv'] if own_tasks else []
+@pytest.mark.parametrize('own_tasks, method', [(True, method) for method in METHODS] + [(False, 'flava')])
+def test_real_clips(own_tasks, method, tmp_path, here, monkeypatch):
+    import train as program
+    if method != 'flava':
+        monkeypatch.setattr(program.figures, 'draw', lambda *run: [])
+    more = ['--tasks', CLIPS / 'tasks.csv', '--method', method] if own_tasks else []
     code, out, err = here(['--dataset', 'vggsound', '--data', CLIPS, *more, *TINY, '--epochs', '1', '--pretrain-epochs', '1',
-                            '--batch-size', '48', '--out', 'run'], tmp_path)
+                            '--batch-size', '48', '--workers', '0', '--out', 'run'], tmp_path)
     assert code == 0, err
     results = json.loads((tmp_path / 'run/results.json').read_text())
     assert results['clips_left_out'] == 0

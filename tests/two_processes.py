@@ -52,4 +52,6 @@ assert largest > 1e-2, 'gradients too small to compare'
 assert difference < 1e-5, difference
 if dist.get_rank() == 0:
     print(f'largest difference {difference:.1e}, largest gradient {largest:.1e}')
+del parallel, loss                     # they hold the group: its threads must be gone before Python is
+dist.barrier()
 dist.destroy_process_group()

@@ -1,0 +1,204 @@
+"""Table 2: what each method costs: samples/s, memory while training, operations, bytes in the rehearsal memory.
+
+In:  a size of the model, a batch size, a device, a precision.
+Out: a Markdown table, and with --out a JSON file; each figure also as a ratio to DER++'s, the paper's beside it.
+
+    python bench.py --size small
+    python bench.py --size base --device cuda
+
+Peak memory is what a step takes over an idle process: weights, gradients, moments and activations. All methods run in
+one process, in turn, round after round, so that what disturbs the machine disturbs all; a ratio is taken within a round, and
+medians are over rounds. Batches are random and lie on the device: steps are timed, loading is not. A sample is a pair of
+the current stream; the replayed ones beside it are work done for it, as in the paper.
+"""
+import argparse
+import ctypes
+import gc
+import json
+import os
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+from avm import AVM
+from config import PRESETS, Config, check_config, exit_politely, one_of
+from memory import Memory
+from methods import METHODS, WITHOUT_ATTENTION, build
+from model import AudioVideoMAE, UserError
+from tables import TABLE_2, TABLE_3
+
+NAMES = [name for name in METHODS if name != 'multitask'] + list(WITHOUT_ATTENTION)   # Multitask costs what Finetune does
+
+
+def options_of(name, size, batch):
+    """Config of one method. The memory holds only what a step can draw; its bytes are scaled up to --memory-size later."""
+    chosen = dict(method='flava', selection=name) if name in WITHOUT_ATTENTION else dict(method=name)
+    cfg = Config(**{**PRESETS[size], **chosen, 'size': size, 'batch_size': batch})
+    full = cfg.memory_size
+    cfg.memory_size = cfg.mir_candidates * batch
+    check_config(cfg)
+    return cfg, full
+
+
+class Training:
+    """One method, ready to step: its memory is full and its optimizer has its moments."""
+
+    def __init__(self, name, size, batch, device, precision):
+        self.cfg, self.full_memory = options_of(name, size, batch)
+        torch.manual_seed(0)
+        self.device, self.precision = device, precision
+        self.method = build(self.cfg, AudioVideoMAE(self.cfg), AVM(self.cfg.embed_dim, self.cfg.avm_heads)).to(device)
+        self.optimizer = torch.optim.Adam(self.method.parameters(), lr=1e-5, betas=(self.cfg.beta1, self.cfg.beta2))
+        s = self.cfg
+        self.batch = dict(audio=torch.randn(batch, s.audio_frames, s.mel_bins, device=device),
+                          video=torch.randint(0, 256, (batch, s.num_frames, 3, s.image_size, s.image_size), dtype=torch.uint8, device=device))
+        self.step()                                            # fills a first batch's rows of the memory …
+        memory = self.method.memory
+        while memory is not None and len(memory) < memory.capacity:
+            memory.add(**{key: rows[:batch] for key, rows in memory.rows.items()})   # … of which the others are copies
+        self.step()
+
+    def step(self):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == 'bf16'):
+            loss, _ = self.method(self.batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        if hasattr(self.method, 'after_step'):
+            self.method.after_step()
+
+    def operations(self):
+        """Floating-point operations of one step, forward and backward, per sample. Attention as plain products: not every
+        fused kernel is known to the counter."""
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            self.step()
+        return counter.get_total_flops() / self.cfg.batch_size
+
+    def bytes_in_memory(self):
+        """Of the rehearsal memory at full size (--memory-size pairs; FLAVA+: as many more as fit)"""
+        memory = self.method.memory or Memory(1)
+        return memory.bytes * self.full_memory / self.cfg.memory_size
+
+
+def timed(training, steps):
+    """samples/s over so many steps"""
+    wait(training.device)
+    start = time.perf_counter()
+    for _ in range(steps):
+        training.step()
+    wait(training.device)
+    return steps * training.cfg.batch_size / (time.perf_counter() - start)
+
+
+def wait(device):
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+
+
+def forget_peak(device):
+    """From here on the peak is counted anew. What Python and the allocator keep of the method before is given back.
+    Raises UserError where that cannot be had."""
+    gc.collect()
+    if device.type == 'cuda':
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    try:
+        ctypes.CDLL('libc.so.6').malloc_trim(0)
+        Path('/proc/self/clear_refs').write_text('5')          # Linux: the peak resident size is now the present one
+    except OSError as error:
+        raise UserError(f'on a CPU, peak memory is read from Linux\'s /proc/self, which is not to be had here ({error})')
+
+
+def peak(device):
+    """GB: CUDA's allocator's, or this process's resident size"""
+    if device.type == 'cuda':
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    status = Path('/proc/self/status').read_text()
+    return int(status.split('VmHWM:')[1].split()[0]) * 1024 / 1e9
+
+
+def measure(names, size, batch, device, precision, rounds, steps):
+    """→ {method: {samples_per_s: [per round], peak_gb: [per round], operations, memory_bytes}}"""
+    found = {name: dict(samples_per_s=[], peak_gb=[]) for name in names}
+    forget_peak(device)
+    idle = peak(device)                                        # on a CPU: Python and torch themselves
+    with tqdm(total=rounds * len(names), unit='method', leave=False, disable=None) as bar:
+        for number in range(rounds):
+            for name in names:
+                bar.set_description(f'round {number + 1}/{rounds}: {name}')
+                forget_peak(device)
+                training = Training(name, size, batch, device, precision)
+                found[name]['samples_per_s'].append(timed(training, steps))
+                found[name]['peak_gb'].append(peak(device) - idle)
+                if number == 0:
+                    found[name].update(operations=training.operations(), memory_bytes=training.bytes_in_memory())
+                del training
+                bar.update()
+    return found
+
+
+def printed_ratio(name, column):
+    """What the paper's own figure is of DER++'s, in Table 2 (GPU memory, samples/s), or in Table 3 for its selections"""
+    if name in TABLE_2:
+        return f'{TABLE_2[name][column] / TABLE_2["der++"][column]:.2f}'
+    return f'{TABLE_3[name][4 + column] / TABLE_3["der++"][4 + column]:.2f}' if name in TABLE_3 else '–'
+
+
+def table(found):
+    """Markdown: medians over rounds (lowest … highest), and ratios to DER++, beside the paper's."""
+    reference = found.get('der++')
+    lines = ['| method | samples/s | ÷ DER++ | paper | peak GB | ÷ DER++ | paper | Gop/sample | ÷ DER++ | memory, GB |', '| --- ' * 10 + '|']
+    for name, of in found.items():
+        cells = [name]
+        for key, column in (('samples_per_s', 1), ('peak_gb', 0)):
+            values = of[key]
+            cells.append(f'{statistics.median(values):.2f} ({min(values):.2f} … {max(values):.2f})')
+            cells.append(f'{statistics.median(v / r for v, r in zip(values, reference[key])):.2f}' if reference else '–')
+            cells.append(printed_ratio(name, column))
+        cells += [f'{of["operations"] / 1e9:.2f}', f'{of["operations"] / reference["operations"]:.2f}' if reference else '–',
+                  f'{of["memory_bytes"] / 1e9:.3f}']
+        lines.append('| ' + ' | '.join(cells) + ' |')
+    return '\n'.join(lines)
+
+
+def main(arguments=None):
+    """The command line."""
+    parser = argparse.ArgumentParser(description='What each method costs (Table 2).', allow_abbrev=False)
+    parser.add_argument('--size', default='base', type=one_of(list(PRESETS)), help='base (the paper\'s; for GPUs) or small')
+    parser.add_argument('--batch', type=int, default=9, help='current pairs a step (default 9, as in Table 2)')
+    parser.add_argument('--device', default='', help='cuda or cpu; without it, cuda where there is one')
+    parser.add_argument('--precision', choices=['fp32', 'bf16'], help='default: bf16 on GPUs that have it, else fp32')
+    parser.add_argument('--methods', nargs='+', default=NAMES, type=one_of(NAMES), metavar='NAME', help='default: all')
+    parser.add_argument('--rounds', type=int, default=5, help='how often each method has its turn (default 5)')
+    parser.add_argument('--steps', type=int, default=10, help='timed steps a turn (default 10)')
+    parser.add_argument('--out', type=Path, help='write the figures to this JSON file')
+    args = parser.parse_args(arguments)
+    with exit_politely():
+        if min(args.batch, args.rounds, args.steps) < 1:
+            raise UserError('--batch, --rounds and --steps must be at least 1')
+        device = torch.device(args.device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+        if device.type == 'cuda' and not torch.cuda.is_available():
+            raise UserError('--device cuda: there is no GPU that torch can use here')
+        bf16 = device.type == 'cuda' and torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = args.precision or ('bf16' if bf16 else 'fp32')
+        machine = torch.cuda.get_device_name(device) if device.type == 'cuda' else f'{platform.machine()}, {torch.get_num_threads()} threads'
+        print(f'size {args.size}, batches of {args.batch}, {precision}, {machine}, torch {torch.__version__}; '
+              f'{args.rounds} rounds of {args.steps} steps\n')
+        found = measure(args.methods, args.size, args.batch, device, precision, args.rounds, args.steps)
+        print(table(found))
+        if args.out:
+            temporary = Path(f'{args.out}.{os.getpid()}.tmp')
+            temporary.write_text(json.dumps(dict(vars(args), out=str(args.out), device=str(device), precision=precision,
+                                                 machine=machine, torch=torch.__version__, found=found), indent=1))
+            os.replace(temporary, args.out)
+
+
+if __name__ == '__main__':
+    main()
