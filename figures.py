@@ -10,7 +10,6 @@ Colours are told apart in print and by the colour-blind (Okabe & Ito's palette),
 """
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -19,24 +18,25 @@ from matplotlib.ticker import MaxNLocator
 from tqdm import tqdm
 
 import maps
+from config import exit_politely
 from maps import attention
-from model import UserError
-from tables import NAMES, SELECTIONS, TABLES, Missing, classified, command, compared, dataset_name, evaluated, groups, labels, over_seeds
-from tables import retrieval
+from tables import NAMES, SELECTIONS, TABLES, Missing, classified, command, compared, dataset_name, evaluated, groups, labels
+from tables import over_seeds, retrieval
 
 OKABE_ITO = ('#E69F00', '#56B4E9', '#009E73', '#CC79A7', '#0072B2', '#D55E00', '#000000', '#999999')   # gray for its yellow
 MARKERS = 'osD^vPX*'
 HATCHES = ('', '///', '...', 'xx', '\\\\\\', '++', 'oo', '--')
-outline = maps.outline
 
 # Colour, line, marker. FLAVA and FLAVA+ share a colour, and so do the two bounds, Finetune below and Multitask above.
-STYLES = {'finetune': ('#000000', ':', 'x'), 'er': ('#E69F00', '-', 's'), 'mir': ('#56B4E9', '-', 'D'), 'der++': ('#009E73', '-', '^'),
-          'gmed': ('#CC79A7', '-', 'v'), 'cls-er': ('#0072B2', '-', 'P'), 'lump': ('#999999', '-.', 'X'),
-          'flava': ('#D55E00', '-', 'o'), 'flava+': ('#D55E00', '--', '*'), 'multitask': ('#000000', '--', '')}
+STYLES = {'finetune': ('#000000', ':', 'x'), 'er': ('#E69F00', '-', 's'), 'mir': ('#56B4E9', '-', 'D'),
+          'der++': ('#009E73', '-', '^'), 'gmed': ('#CC79A7', '-', 'v'), 'cls-er': ('#0072B2', '-', 'P'),
+          'lump': ('#999999', '-.', 'X'), 'flava': ('#D55E00', '-', 'o'), 'flava+': ('#D55E00', '--', '*'),
+          'multitask': ('#000000', '--', '')}
 SELECTION_STYLES = {'both': ('#D55E00', '-', 'o'), 'importance': ('#0072B2', '--', 's'), 'forget-robust': ('#009E73', '-.', '^'),
                     'random': ('#E69F00', ':', 'D'), 'mats': ('#CC79A7', '-', 'v')}
-PRINT = {'font.size': 8, 'axes.titlesize': 9, 'figure.titlesize': 9, 'axes.labelsize': 8, 'legend.fontsize': 8, 'xtick.labelsize': 8,
-         'ytick.labelsize': 8, 'hatch.linewidth': 0.6, 'lines.linewidth': 1.3, 'lines.markersize': 4.5}   # on a page 7 inches wide
+PRINT = {   # sizes for a page 7 inches wide
+    'font.size': 8, 'axes.titlesize': 9, 'figure.titlesize': 9, 'axes.labelsize': 8, 'legend.fontsize': 8, 'xtick.labelsize': 8,
+    'ytick.labelsize': 8, 'hatch.linewidth': 0.6, 'lines.linewidth': 1.3, 'lines.markersize': 4.5}
 
 
 # ----------------------------------------------------------------------------- after a run: RUN/figures
@@ -89,8 +89,8 @@ def looks(groups):
     for group in groups:
         colour, line, marker = STYLES[group.cfg.method]
         again = seen.count(group.cfg.method)
-        found.append(dict(color=colour, linestyle=line if not again else (0, (1, 1 + again)), marker=marker or ('' if not again else '|'),
-                          **({} if not again else dict(markerfacecolor='white'))))
+        hollow = dict(linestyle=(0, (1, 1 + again)), marker=marker or '|', markerfacecolor='white') if again else {}
+        found.append(dict(color=colour, linestyle=line, marker=marker) | hollow)
         seen.append(group.cfg.method)
     return found
 
@@ -156,6 +156,10 @@ def gap_over_stream(axis, groups, names, styles):
     axis.set_ylabel('modality gap')
 
 
+def gap_difference(run):
+    return run.read('gap')['difference']
+
+
 def reach(groups, task):
     """How far from the origin the clouds of a task go, over the first runs of these groups."""
     return 1.05 * max(np.abs(xy).max() for g in groups for xy in g.runs[0].read('gap')['clouds'][task].values())
@@ -198,14 +202,16 @@ def figure_5(groups):
 
 
 def figure_13(groups):
-    """Modality gap: a) difference between the end and each task's own completion, a bar a method; b) over the stream of AudioSet."""
-    found = [g for g in main_gaps(groups) if over_seeds(g, lambda run: run.read('gap')['difference'])[0] is not None]
+    """Modality gap: a) difference between the end and each task's own completion, a bar a method; b) over the stream of
+    AudioSet."""
+    found = [g for g in main_gaps(groups) if over_seeds(g, gap_difference)[0] is not None]
     audioset = compared([g for g in evaluated(groups, 'gap') if g.cfg.dataset == 'audioset'], 'method')
     if not found:
         raise Missing('`python eval.py RUN --task gap` of a run with a model after each task, without --last')
     panels = 1 + bool(audioset)
-    figure, axes = plt.subplots(1, panels, squeeze=False, figsize=(3.5 * panels, 1.4 + 0.2 * max(len(found), 5)), layout='constrained')
-    bars(axes[0, 0], labels(found), [over_seeds(g, lambda run: run.read('gap')['difference']) for g in found],
+    figure, axes = plt.subplots(1, panels, squeeze=False, layout='constrained',
+                                figsize=(3.5 * panels, 1.4 + 0.2 * max(len(found), 5)))
+    bars(axes[0, 0], labels(found), [over_seeds(g, gap_difference) for g in found],
          [STYLES[g.cfg.method][0] for g in found], 'modality gap difference', 3)
     axes[0, 0].set_title(f'(a) {dataset_name(found[0].cfg.dataset)}')
     if audioset:
@@ -222,7 +228,8 @@ def figure_14(groups):
     parts = [main] + ([audioset] if audioset and main[0].cfg.dataset != 'audioset' else [])
     columns = min(5, max(map(len, parts)))
     rows = [-(-len(part) // columns) for part in parts]
-    figure, axes = plt.subplots(sum(rows), columns, squeeze=False, layout='constrained', figsize=(max(3.5, 1.42 * columns), 1.6 * sum(rows) + 0.7))
+    figure, axes = plt.subplots(sum(rows), columns, squeeze=False, layout='constrained',
+                                figsize=(max(3.5, 1.4 * columns), 1.6 * sum(rows) + 0.7))
     for letter, part, top in zip('ab', parts, (0, rows[0])):
         for axis, group, name in zip(axes[top:].flat, part, labels(part)):
             cloud(axis, group.runs[0], 0, name, reach(sum(parts, []), 0))
@@ -239,16 +246,19 @@ def figure_15(groups):
     """Modality gap of each component of the selection: a) over the stream, b) difference as in Figure 13."""
     flava = [g for g in groups if g.cfg.method == 'flava']
     if len(compared(flava, 'selection')) < 2:
-        raise Missing(command((flava or [None])[0], method='flava', selection='importance') + ', likewise forget-robust, and their gaps')
+        raise Missing(command((flava or [None])[0], method='flava', selection='importance')
+                      + ', likewise forget-robust, and their gaps')
     found = compared(evaluated(compared(flava, 'selection'), 'gap'), 'selection')
     names = [SELECTIONS[g.cfg.selection] for g in found]
     figure, axes = plt.subplots(1, 2, figsize=(7, 3.1), layout='constrained', width_ratios=[1.4, 1])
-    gap_over_stream(axes[0], found, names, [dict(zip(('color', 'linestyle', 'marker'), SELECTION_STYLES[g.cfg.selection])) for g in found])
+    styles = [dict(zip(('color', 'linestyle', 'marker'), SELECTION_STYLES[g.cfg.selection])) for g in found]
+    gap_over_stream(axes[0], found, names, styles)
     axes[0].set_title('(a)')
     legend_below(figure, axes[0])
-    whole = [(name, g) for name, g in zip(names, found) if over_seeds(g, lambda run: run.read('gap')['difference'])[0] is not None]
-    bars(axes[1], [name for name, _ in whole], [over_seeds(g, lambda run: run.read('gap')['difference']) for _, g in whole],
-         [SELECTION_STYLES[g.cfg.selection][0] for _, g in whole], 'modality gap difference', 3)
+    numbers = [over_seeds(g, gap_difference) for g in found]
+    there = [k for k, (mean, _) in enumerate(numbers) if mean is not None]
+    bars(axes[1], [names[k] for k in there], [numbers[k] for k in there], [styles[k]['color'] for k in there],
+         'modality gap difference', 3)
     axes[1].set_title('(b)')
     return figure
 
@@ -274,8 +284,8 @@ def figure_9(groups):
                 axis.axhline(points[0][1], **(style | dict(marker='')))
             elif points:
                 beside = 2 ** (0.03 * (k - 4.5))           # so that error bars do not cover each other
-                axis.errorbar([size * beside for size, _, _ in points], [mean for _, mean, _ in points], spans([point[1:] for point in points]),
-                              capsize=1.5, elinewidth=0.7, **style)
+                axis.errorbar([size * beside for size, _, _ in points], [mean for _, mean, _ in points],
+                              spans([point[1:] for point in points]), capsize=1.5, elinewidth=0.7, **style)
         sizes = sorted({g.cfg.memory_size for g in found})
         axis.set_xscale('log', base=2)
         axis.set_xticks(sizes, sizes)
@@ -291,8 +301,8 @@ def figure_10(groups):
     """Audio patch selection of FLAVA, mean over R@1, 5, 10 in both directions: a) sizes of the time chunk, b) by time, by frequency
     or without constraint."""
     flava = [g for g in groups if g.cfg.method == 'flava']
-    sets = {'(a) time chunk, patches': ('chunk', compared(flava, 'chunk')), '(b) audio selection': ('audio_selection', compared(flava, 'audio_selection'))}
-    sets = {title: entry for title, entry in sets.items() if len(entry[1]) > 1}
+    options = {'(a) time chunk, patches': 'chunk', '(b) audio selection': 'audio_selection'}
+    sets = {title: (option, compared(flava, option)) for title, option in options.items() if len(compared(flava, option)) > 1}
     if not sets:
         raise Missing(f'{command((flava or [None])[0], method="flava", chunk=8)}, or with --audio-selection frequency')
     figure, axes = plt.subplots(1, len(sets), squeeze=False, figsize=(3.5 * len(sets), 2.7), layout='constrained', sharey=True)
@@ -301,9 +311,9 @@ def figure_10(groups):
         found = sorted(found, key=lambda g: order.index(g.options[option]) if option == 'audio_selection' else g.options[option])
         for k, (direction, colour) in enumerate((('audio_to_video', '#0072B2'), ('video_to_audio', '#E69F00'))):
             numbers = [over_seeds(g, retrieval(direction, 'Avg', 'A')) for g in found]
-            drawn = axis.bar([x + 0.38 * (k - 0.5) for x in range(len(found))], [mean for mean, _ in numbers], 0.36, label=direction.replace('_', ' '),
-                             yerr=spans(numbers), capsize=2,
-                             color=(colour, 0.55), edgecolor='black', linewidth=0.7, hatch=HATCHES[k])
+            drawn = axis.bar([x + 0.38 * (k - 0.5) for x in range(len(found))], [mean for mean, _ in numbers], 0.36,
+                             label=direction.replace('_', ' '), yerr=spans(numbers), capsize=2, color=(colour, 0.55),
+                             edgecolor='black', linewidth=0.7, hatch=HATCHES[k])
             axis.bar_label(drawn, fmt='%.1f', padding=1)
         axis.set_xticks(range(len(found)), ['no constraint' if g.options[option] == 'none' else g.options[option] for g in found])
         axis.set_title(title)
@@ -320,7 +330,8 @@ def figure_11(groups):
     without = {g.cfg.method for g in found if not g.cfg.mae_weight}
     if not without:
         raise Missing(command(found[0], method='finetune', mae_weight=0) + ', likewise er, and their classification')
-    found = [g for g in evaluated([g for g in found if g.cfg.method in without], 'classification') if over_seeds(g, classified('A'))[0] is not None]
+    found = evaluated([g for g in found if g.cfg.method in without], 'classification')
+    found = [g for g in found if over_seeds(g, classified('A'))[0] is not None]
     bare = [g for g in found if not g.cfg.mae_weight]
     if not bare:
         raise Missing('`python eval.py RUN --task classification` of runs with --mae-weight 0')
@@ -347,8 +358,8 @@ def figure_11(groups):
     return figure
 
 
-FIGURES = {2: maps.figure_2, 3: maps.figure_3, 5: figure_5, 9: figure_9, 10: figure_10, 11: figure_11, 12: maps.figure_12, 13: figure_13,
-           14: figure_14, 15: figure_15, 16: maps.figure_16, 17: maps.figure_17}
+FIGURES = {2: maps.figure_2, 3: maps.figure_3, 5: figure_5, 9: figure_9, 10: figure_10, 11: figure_11, 12: maps.figure_12,
+           13: figure_13, 14: figure_14, 15: figure_15, 16: maps.figure_16, 17: maps.figure_17}
 
 
 # ---------------------------------------------------------------------------------- the command line
@@ -356,7 +367,7 @@ FIGURES = {2: maps.figure_2, 3: maps.figure_3, 5: figure_5, 9: figure_9, 10: fig
 def write(found, out):
     """Every figure and table that these groups allow → lines that say where each is, or what it needs."""
     out.mkdir(parents=True, exist_ok=True)
-    jobs = [('figure', number, make) for number, make in FIGURES.items()] + [('table', number, make) for number, make in TABLES.items()]
+    jobs = [(kind, number, make) for kind, made in (('figure', FIGURES), ('table', TABLES)) for number, make in made.items()]
     lines = []
     for kind, number, make in tqdm(jobs, desc='drawing', leave=False, disable=None):
         file = out / (f'{kind}_{number:02d}' + ('.png' if kind == 'figure' else '.md'))
@@ -387,18 +398,14 @@ def incomplete(found):
 
 def main(arguments=None):
     """The command line: runs → figures and tables, a line for each."""
-    parser = argparse.ArgumentParser(description='Draw the paper\'s figures and write its tables from finished runs.', allow_abbrev=False)
+    parser = argparse.ArgumentParser(description='Draw the paper\'s figures and tables from finished runs.', allow_abbrev=False)
     parser.error = lambda message: parser.exit(2, f'error: {message}; see --help\n')
-    parser.add_argument('runs', type=Path, nargs='+', metavar='RUN', help='folder of a finished run; runs of several methods, seeds, options')
+    parser.add_argument('runs', type=Path, nargs='+', metavar='RUN', help='folders of finished runs: methods, seeds, options')
     parser.add_argument('--out', type=Path, default=Path('figures'), help='folder to write (default figures)')
     args = parser.parse_args(arguments)
-    try:
+    with exit_politely():
         found = groups(args.runs)
-        lines = write(found, args.out) + incomplete(found)
-    except UserError as error:
-        print(f'error: {error}', file=sys.stderr)
-        sys.exit(2)
-    print('\n'.join(lines))
+        print('\n'.join(write(found, args.out) + incomplete(found)))
 
 
 if __name__ == '__main__':

@@ -10,6 +10,7 @@ import matplotlib
 matplotlib.use('Agg')   # no screen needed
 import matplotlib.pyplot as plt
 import torch
+import torch.nn.functional as F
 from matplotlib.collections import LineCollection
 
 from methods import score, whole
@@ -34,25 +35,24 @@ def outline(axis, mask, p):
         axis.add_collection(LineCollection(border, colors=colour, linewidths=width, capstyle='projecting'), autolim=False)
 
 
-def side_by_side(x):
-    """x (T, …, h, w) → (…, h, T·w): frames next to each other"""
-    return torch.cat(list(x), -1)
+def side_by_side(x, blank, gap=1):
+    """x (T, …, h, w) → (…, h, T·w + (T − 1)·gap): frames next to each other, with blank columns between, so that what is at one
+    frame's edge does not join what is at the next one's"""
+    return torch.cat([F.pad(frame, (0, gap), value=blank) for frame in x], -1)[..., :-gap]
 
 
 def show_frames(axis, cfg, frames, heat=None, truth=None):
     """Frames (T, 3, H, W) uint8 side by side; with heat (N,), in gray under it; truth (N,) bool outlined."""
-    T, size = len(frames), frames.shape[-1]
-    grid = (T, *cfg.grid_v[1:])
-    picture, extent = side_by_side(frames).permute(1, 2, 0).numpy(), (0, T * size, size, 0)
+    grid, p = (len(frames), *cfg.grid_v[1:]), cfg.patch_size
+    picture = side_by_side(frames, 255, gap=p).permute(1, 2, 0).numpy()                # a patch wide, as in heat and truth
+    extent = (0, picture.shape[1], picture.shape[0], 0)
     if heat is None:
         axis.imshow(picture, extent=extent)
     else:
         axis.imshow(picture.mean(-1), cmap='gray', extent=extent)
-        axis.imshow(side_by_side(heat.float().reshape(grid)).numpy(), cmap='viridis', alpha=0.65, extent=extent)
+        axis.imshow(side_by_side(heat.float().reshape(grid), float('nan')).numpy(), cmap='viridis', alpha=0.65, extent=extent)
     if truth is not None:
-        outline(axis, side_by_side(truth.reshape(grid)), cfg.patch_size)
-    for t in range(1, T):
-        axis.axvline(t * size, color='white', linewidth=1.5)
+        outline(axis, side_by_side(truth.reshape(grid), False), p)
     axis.set(xticks=[], yticks=[])
 
 
@@ -250,8 +250,8 @@ def attention(backbone, avm, stream, cfg, device, clips=4):
     what little there is.
     """
     tasks = torch.linspace(0, len(stream.test) - 1, min(clips, len(stream.test))).round().int().tolist()
-    figure, axes = plt.subplots(len(tasks), 4, squeeze=False, layout='constrained', figsize=(2.1 * (2 * cfg.num_frames + 3), 2.1 * len(tasks)),
-                                width_ratios=[cfg.num_frames] * 2 + [1.5] * 2)
+    figure, axes = plt.subplots(len(tasks), 4, squeeze=False, layout='constrained', width_ratios=[cfg.num_frames] * 2 + [1.5] * 2,
+                                figsize=(2.1 * (2 * cfg.num_frames + 3), 2.1 * len(tasks)))
     for row, task in zip(axes, tasks):
         item = stream.test[task][0, 0]
         batch = {name: item[name][None].to(device) for name in ('audio', 'video')}

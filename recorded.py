@@ -22,6 +22,8 @@ class Recorded:
 
     def __init__(self, path, workers=0, device=''):
         path = Path(path)
+        if not path.exists():
+            raise UserError(f'{path}: there is no such run')
         self.file = None if path.is_dir() else path            # one model instead of all of the run's
         self.folder = path if path.is_dir() else path.parent.parent if path.parent.name == 'models' else path.parent
         self.cfg = read_config(self.folder)

@@ -7,6 +7,7 @@ Out: Markdown. Runs that differ only in their seed are one group: mean ± standa
 import json
 import shlex
 import statistics
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -155,7 +156,11 @@ OF_ONE_METHOD = ('mir_', 'gmed_', 'cls_er_', 'lump_')     # options that begin s
 
 
 def groups(paths):
-    """Folders of finished runs → [Group], in the order of Table 1. Raises UserError that names the unfinished."""
+    """Folders of finished runs → [Group], in the order of Table 1. Raises UserError that names the unfinished, and
+    runs that are the same in their seed too."""
+    nowhere = [str(path) for path in paths if not Path(path).exists()]
+    if nowhere:
+        raise UserError(f'no such run: {", ".join(nowhere)}')
     runs = {run.folder.resolve(): run for run in map(Finished, paths)}.values()
     unfinished = [str(run.folder) for run in runs if run.results is None]
     if unfinished:
@@ -163,7 +168,12 @@ def groups(paths):
     found = {}
     for run in runs:
         options = {name: value for name, value in vars(run.cfg).items() if name not in ONE_GROUP}
-        found.setdefault(tuple(options.items()), Group(options, [])).runs.append(run)
+        group = found.setdefault(tuple(options.items()), Group(options, []))
+        twin = [str(r.folder) for r in group.runs if (r.cfg.seed, r.cfg.init) == (run.cfg.seed, run.cfg.init)]
+        if twin:
+            raise UserError(f'{twin[0]} and {run.folder} have the same options and the same seed: as two they would count as '
+                            'two seeds; leave one out')
+        group.runs.append(run)
     order = list(NAMES)
     return sorted(found.values(), key=lambda group: order.index(group.cfg.method) if group.cfg.method in order else len(order))
 
@@ -180,7 +190,8 @@ def compared(groups, *varied):
 
 def differing(groups):
     """Names of the options, method aside, in which these groups differ."""
-    return [name for name in (groups[0].options if groups else ()) if name != 'method' and len({g.options[name] for g in groups}) > 1]
+    names = groups[0].options if groups else ()
+    return [name for name in names if name != 'method' and len({g.options[name] for g in groups}) > 1]
 
 
 def labels(groups):
@@ -201,12 +212,14 @@ def command(group, **options):
     cfg = group.cfg if group else Config(dataset='shapes', size='small')
     kind = {'dataset': cfg.dataset, 'size': cfg.size, 'method': options.get('method', cfg.method)}
     usual, _ = parse([word for name, value in kind.items() for word in (f'--{name}', value)])
-    unusual = {name: getattr(cfg, name) for name in (*group.options, 'init', 'data') if getattr(cfg, name) != getattr(usual, name)} if group else {}
+    given = (*group.options, 'init', 'data') if group else ()
+    unusual = {name: getattr(cfg, name) for name in given if getattr(cfg, name) != getattr(usual, name)}
     if cfg.size == ('small' if cfg.dataset == 'shapes' else 'base'):
         kind.pop('size')
-    out = '-'.join([f'runs/{cfg.dataset}', kind['method']] + [f'{n.replace("_", "-")}-{v}' for n, v in options.items() if n != 'method'])
+    option = lambda name: name.replace('_', '-')
+    out = '-'.join([f'runs/{cfg.dataset}', kind['method']] + [f'{option(n)}-{v}' for n, v in options.items() if n != 'method'])
     words = kind | {name: value for name, value in unusual.items() if name not in ('method', 'selection')} | options | {'out': out}
-    return '`python train.py ' + ' '.join(f'--{name.replace("_", "-")} {shlex.quote(str(value))}' for name, value in words.items()) + '`'
+    return '`python train.py ' + ' '.join(f'--{option(name)} {shlex.quote(str(value))}' for name, value in words.items()) + '`'
 
 
 def evaluated(groups, task):
@@ -214,7 +227,8 @@ def evaluated(groups, task):
     found = [Group(g.options, [run for run in g.runs if run.read(task) is not None]) for g in groups]
     found = [g for g in found if g.runs]
     if not found:
-        raise Missing(f'`python eval.py {groups[0].runs[0].folder if groups else "RUN"} --task {task}` of a finished run')
+        folder, data = groups[0].runs[0].folder if groups else 'RUN', ' --data AVE' if task == 'ave' else ''
+        raise Missing(f'`python eval.py {folder} --task {task}{data}` of a finished run')
     return found
 
 
@@ -233,9 +247,8 @@ def classified(which):
     return value
 
 
-def average_cells(group):
-    """Avg: A and F, audio to video, then video to audio: [(mean, deviation)] · 4, which Tables 3, 9, 10 and 2 have"""
-    return [over_seeds(group, retrieval(d, 'Avg', which)) for d in DIRECTIONS for which in 'AF']
+AVERAGES = [retrieval(direction, 'Avg', which) for direction in DIRECTIONS for which in 'AF']     # columns of Tables 3, 9, 10
+AVERAGES_HEADER = ['seeds', 'A→V A ↑', 'A→V F ↓', 'V→A A ↑', 'V→A F ↓']
 
 
 def text(ours, paper=None):
@@ -258,11 +271,8 @@ def heading(number, title, dataset, datasets):
     of = ' and '.join(DATASETS[name] for name in datasets)
     if dataset in datasets:
         return f'**Table {number}.** {title}; stream of {DATASETS[dataset]}; in percent; in brackets the paper\'s.\n'
-    return (f'**Table {number}.** {title}; stream of {dataset_name(dataset)}; in percent. The paper\'s values are of another data set '
-            f'({of}), so only ours are shown.\n')
-
-
-NOTHING = (None, None)
+    return (f'**Table {number}.** {title}; stream of {dataset_name(dataset)}; in percent. The paper\'s values are of another '
+            f'data set ({of}), so only ours are shown.\n')
 
 
 def by_method(groups, paper):
@@ -277,8 +287,15 @@ def by_method(groups, paper):
     return rows
 
 
-def at(row, place):
-    return row[place] if place < len(row) else None
+def cells(group, columns, row):
+    """Number of seeds, then ours and the paper's for each column. columns: [value(run)]; group may be None, row ()"""
+    theirs = lambda k: row[k] if k < len(row) else None
+    return [len(group.runs) if group else 0] + [text(over_seeds(group, value) if group else (None, None), theirs(k))
+                                                for k, value in enumerate(columns)]
+
+
+def arrow(which):
+    return f'{which} ↑' if which == 'A' else f'{which} ↓'
 
 
 # -------------------------------------------------------------------------------------- the tables
@@ -293,11 +310,9 @@ def retrieval_table(number, title, groups, paper):
         for direction, name in DIRECTIONS.items():
             columns = [(recall, which) for recall in ('R@1', 'R@5', 'R@10', 'Avg') for which in 'AF']
             theirs = {} if first is None else {m: row[first:first + 8] for m, row in paper[direction].items()}
-            rows = [[label, len(g.runs) if g else 0]
-                    + [text(over_seeds(g, retrieval(direction, *column)) if g else NOTHING, at(row, k)) for k, column in enumerate(columns)]
+            rows = [[label, *cells(g, [retrieval(direction, *column) for column in columns], row)]
                     for label, g, row in by_method(chosen, theirs)]
-            parts.append(markdown([name, 'seeds'] + [f'{recall} {which} {"↑" if which == "A" else "↓"}' for recall, which in columns],
-                                  rows) + '\n')
+            parts.append(markdown([name, 'seeds'] + [f'{recall} {arrow(which)}' for recall, which in columns], rows) + '\n')
         candidates = sorted({run.results['candidates'] for g in chosen for run in g.runs})
         parts.append(f'Candidates: {", ".join(map(str, candidates))}'
                      + (f'; the paper\'s: {CANDIDATES[dataset]}.' if dataset in CANDIDATES else '.') + '\n')
@@ -327,10 +342,8 @@ def table_3(groups):
         own = [g for g in chosen if kind(g) == key]
         for g in own or [None] * (key in paper):
             row = paper.get(key, ())
-            cells = average_cells(g) if g else [NOTHING] * 4
-            rows.append([name, len(g.runs) if g else 0] + [text(cell, at(row, k)) for k, cell in enumerate(cells)]
-                        + ([text(NOTHING, row[4]), text(NOTHING, row[5])] if paper else []))
-    header = ['Method', 'seeds', 'A→V A ↑', 'A→V F ↓', 'V→A A ↑', 'V→A F ↓'] + (['GPU M. ↓', 'T.P. ↑'] if paper else [])
+            rows.append([name, *cells(g, AVERAGES, row), *(f'– ({number:.2f})' for number in row[4:])])
+    header = ['Method', *AVERAGES_HEADER] + (['GPU M. ↓', 'T.P. ↑'] if paper else [])
     note = '\nGPU memory (GB) and throughput (samples/s): ours are measured by `python bench.py`.\n' if paper else ''
     return heading(3, 'Sampling methods, mean over R@1, 5, 10', dataset, ['vggsound']) + '\n' + markdown(header, rows) + '\n' + note
 
@@ -345,9 +358,7 @@ def table_4(groups):
         first = 4 * list(DATASETS).index(dataset) if dataset in DATASETS else None
         paper = {} if first is None else {m: (row[first:first + 2], row[first + 2:first + 4]) for m, row in TABLE_4.items()}
         metric = chosen[0].runs[0].read('classification')['metric']
-        rows = [[label, len(g.runs) if g else 0]
-                + [text(over_seeds(g, classified(which)) if g else NOTHING, at(row, k)) for k, which in enumerate('AF')]
-                for label, g, row in by_method(chosen, paper)]
+        rows = [[label, *cells(g, [classified('A'), classified('F')], row)] for label, g, row in by_method(chosen, paper)]
         parts += [heading(4, f'Audiovisual classification ({metric})', dataset, DATASETS),
                   markdown(['Method', 'seeds', 'A ↑', 'F ↓'], rows) + '\n']
     return '\n'.join(parts)
@@ -371,9 +382,9 @@ def table_8(groups):
         found = run.read('ave')['accuracy']
         return found[-1] if isinstance(found, list) else found           # one number a model
 
-    rows = [[label, len(g.runs) if g else 0, text(over_seeds(g, last) if g else NOTHING, at(row, 0))]
-            for label, g, row in by_method(chosen, paper)]
-    return heading(8, 'Event localization on AVE', dataset, ['vggsound']) + '\n' + markdown(['Method', 'seeds', 'Acc ↑'], rows) + '\n'
+    rows = [[label, *cells(g, [last], row)] for label, g, row in by_method(chosen, paper)]
+    title = heading(8, 'Event localization on AVE', dataset, ['vggsound'])
+    return title + '\n' + markdown(['Method', 'seeds', 'Acc ↑'], rows) + '\n'
 
 
 def swept(groups, option, paper):
@@ -381,13 +392,8 @@ def swept(groups, option, paper):
     chosen = compared([g for g in groups if g.cfg.method == 'flava'], option)
     paper = paper if chosen and chosen[0].cfg.dataset == 'vggsound' else {}
     own = {g.options[option]: g for g in chosen}
-    rows = [[f'{value:g}', len(own[value].runs) if value in own else 0]
-            + [text(cell, at(paper.get(value, ()), k)) for k, cell in enumerate(average_cells(own[value]) if value in own else [NOTHING] * 4)]
-            for value in sorted({*own, *paper})]
+    rows = [[f'{value:g}', *cells(own.get(value), AVERAGES, paper.get(value, ()))] for value in sorted({*own, *paper})]
     return chosen, rows
-
-
-SWEPT = ['seeds', 'A→V A ↑', 'A→V F ↓', 'V→A A ↑', 'V→A F ↓']
 
 
 def table_9(groups):
@@ -397,7 +403,7 @@ def table_9(groups):
         chosen, rows = swept(groups, option, TABLE_9[option])
         if len(chosen) > 1:
             parts += [heading(9, f'Sampling ratio {symbol}, mean over R@1, 5, 10', chosen[0].cfg.dataset, ['vggsound']),
-                      markdown([symbol, *SWEPT], rows) + '\n']
+                      markdown([symbol, *AVERAGES_HEADER], rows) + '\n']
     if not parts:
         raise Missing(command((chosen or [None])[0], method='flava', rho_a=0.375) + ', likewise 0.625, and --rho-v')
     return '\n'.join(parts)
@@ -409,7 +415,7 @@ def table_10(groups):
     if len(chosen) < 2:
         raise Missing(command((chosen or [None])[0], method='flava', beta=0.1) + ', likewise 0.5')
     return (heading(10, 'Temperature, mean over R@1, 5, 10', chosen[0].cfg.dataset, ['vggsound']) + '\n'
-            + markdown(['β', *SWEPT], rows) + '\n')
+            + markdown(['β', *AVERAGES_HEADER], rows) + '\n')
 
 
 TABLES = {1: table_1, 3: table_3, 4: table_4, 7: table_7, 8: table_8, 9: table_9, 10: table_10}
@@ -424,6 +430,6 @@ def summary(paths):
     options = differing(found)
     columns = [(direction, recall, which) for recall in ('Avg', 'R@10') for direction in DIRECTIONS for which in 'AF']
     short = {'audio_to_video': 'a→v', 'video_to_audio': 'v→a'}
-    header = ['method', *options, 'seeds'] + [f'{short[d]} {recall} {which} {"↑" if which == "A" else "↓"}' for d, recall, which in columns]
+    header = ['method', *options, 'seeds'] + [f'{short[direction]} {recall} {arrow(which)}' for direction, recall, which in columns]
     return markdown(header, [[g.name, *(g.options[name] for name in options), len(g.runs)]
                              + [text(over_seeds(g, retrieval(*column))) for column in columns] for g in found])

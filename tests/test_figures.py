@@ -24,7 +24,8 @@ TASKS = ['sports', 'music', 'vehicle']
 def accuracies(rng, T):
     """A made-up acc[t][i], with A and F as eval.py computes them."""
     acc = rng.uniform(5, 40, (T, T)).round(2).tolist()
-    return {'acc': acc, 'A': sum(acc[-1]) / T, 'F': sum(max(acc[t][i] for t in range(i, T - 1)) - acc[-1][i] for i in range(T - 1)) / (T - 1)}
+    forgotten = [max(acc[t][i] for t in range(i, T - 1)) - acc[-1][i] for i in range(T - 1)]
+    return {'acc': acc, 'A': sum(acc[-1]) / T, 'F': sum(forgotten) / (T - 1)}
 
 
 def fake_run(folder, number=0, tasks=TASKS, evaluated=('classification', 'ave', 'gap'), **options):
@@ -48,7 +49,8 @@ def fake_run(folder, number=0, tasks=TASKS, evaluated=('classification', 'ave', 
     blob = lambda x: (rng.normal(0, 0.2, (30, 2)) + [x, 0]).tolist()
     steps = [T] if multitask else range(1, T + 1)
     records = {
-        'classification': {'metric': 'accuracy', 'tasks': tasks, 'after': after, 'A': made['A'], 'F': None if multitask else made['F'],
+        'classification': {'metric': 'accuracy', 'tasks': tasks, 'after': after, 'A': made['A'],
+                           'F': None if multitask else made['F'],
                            'acc': [[made['acc'][t - 1][i] if i < t else None for i in range(T)] for t in steps], 'finetune': False},
         'ave': {'after': after, 'accuracy': rng.uniform(40, 60), 'majority': 30.0, 'classes': []},
         'gap': {'tasks': tasks, 'after': ['initial', *after], 'gap': gap.tolist(),
@@ -63,7 +65,8 @@ def fake_run(folder, number=0, tasks=TASKS, evaluated=('classification', 'ave', 
 @functools.cache
 def clip_of_shapes(task, index, seed):
     """A real clip: audio, frames and where its source is. Slow to make, so made once."""
-    sizes, dataset = Sizes(**SIZES['small']), Shapes(kinds()[3 * task:3 * task + 3], 2, Sizes(**SIZES['small']), 1, 10 * seed + task)
+    sizes = Sizes(**SIZES['small'])
+    dataset = Shapes(kinds()[3 * task:3 * task + 3], 2, sizes, 1, 10 * seed + task)
     return dataset[index, 0], truth(dataset.scene(index), sizes)
 
 
@@ -77,11 +80,12 @@ def looked(folder, tasks=TASKS, clips_seed=0, number=0, known=True):
             item, (a, v) = clip_of_shapes(task, index, clips_seed)
             map_of = lambda n, t: (torch.rand(T + 1, n, generator=rng) + 2 * t).softmax(-1)
             clips.append(dict(task=task, clip=index, frames=item['video'], audio=item['audio'], truth_a=a if known else None,
-                              truth_v=v if known else None, I_a=map_of(M, a), I_v=map_of(N, v), cosine_a=map_of(M, a) - 0.1, cosine_v=map_of(N, v)))
+                              truth_v=v if known else None, I_a=map_of(M, a), I_v=map_of(N, v),
+                              cosine_a=map_of(M, a) - 0.1, cosine_v=map_of(N, v)))
         other, own = clip_of_shapes((task + 1) % T, 0, clips_seed)[0], clips[-2]
-        swaps.append(dict(task=task, other_task=(task + 1) % T, frames=own['frames'], audio=own['audio'], other_frames=other['video'],
-                          other_audio=other['audio'], truth_a=own['truth_a'], truth_v=own['truth_v'], I_a=own['I_a'][-1], I_v=own['I_v'][-1],
-                          I_a_other=own['I_a'][0], I_v_other=own['I_v'][0]))
+        swaps.append({name: own[name] for name in ('task', 'frames', 'audio', 'truth_a', 'truth_v')}
+                     | dict(other_task=(task + 1) % T, other_frames=other['video'], other_audio=other['audio'],
+                            I_a=own['I_a'][-1], I_v=own['I_v'][-1], I_a_other=own['I_a'][0], I_v_other=own['I_v'][0]))
     record = {'tasks': tasks, 'after': ['initial', *tasks]}
     torch.save(record | {'clips': clips}, folder / 'eval' / 'localization.pt')
     torch.save({'tasks': tasks, 'after': tasks[-1], 'clips': swaps}, folder / 'eval' / 'spurious.pt')
@@ -133,7 +137,8 @@ def test_transcribed_tables_agree_with_each_other():
     """Numbers that the paper prints in several tables; and where its text or tables disagree, as printed."""
     averages = lambda m: tuple(tables.TABLE_1[d][m][k] for d in tables.DIRECTIONS for k in (6, 7))
     flava = averages('flava')
-    assert flava == tables.TABLE_3['both'][:4] == tables.TABLE_10[0.4] == tables.TABLE_9['rho_a'][0.5] == tables.TABLE_9['rho_v'][0.5]
+    assert flava == tables.TABLE_3['both'][:4] == tables.TABLE_10[0.4]
+    assert flava == tables.TABLE_9['rho_a'][0.5] == tables.TABLE_9['rho_v'][0.5]
     assert averages('der++') == tables.TABLE_3['der++'][:4]
     assert tables.TABLE_1['audio_to_video']['multitask'] == tables.TABLE_7['audio_to_video']['multitask']
     assert tables.TABLE_2['flava'] == tables.TABLE_3['both'][4:] and tables.TABLE_2['der++'][0] == tables.TABLE_3['der++'][4]
@@ -153,7 +158,8 @@ def test_transcribed_tables_agree_with_each_other():
 # ------------------------------------------------------------------------------- groups and seeds
 
 def test_runs_that_differ_in_the_seed_are_one_group(tmp_path):
-    paths = [fake_run(tmp_path / f'er{s}', s, method='er', device='cpu' if s else '', workers=s, init=f'{s}.pt', pretrain_steps=0, evaluated=()) for s in range(3)]
+    paths = [fake_run(tmp_path / f'er{s}', s, method='er', device='cpu' if s else '', workers=s, init=f'{s}.pt', pretrain_steps=0,
+                      evaluated=()) for s in range(3)]
     paths += [fake_run(tmp_path / 'big', 3, method='er', memory_size=99, evaluated=()),
               fake_run(tmp_path / 'ft', 4, method='finetune', evaluated=())]
     found = groups(paths + paths[:1])                               # one given twice counts once
@@ -170,20 +176,23 @@ def test_runs_that_differ_in_the_seed_are_one_group(tmp_path):
 
 
 def test_options_of_single_methods_do_not_part_what_is_compared(tmp_path):
-    paths = [fake_run(tmp_path / 'a', method='er', evaluated=()), fake_run(tmp_path / 'b', method='gmed', gmed_alpha=0.3, evaluated=()),
+    paths = [fake_run(tmp_path / 'a', method='er', evaluated=()),
+             fake_run(tmp_path / 'b', method='gmed', gmed_alpha=0.3, evaluated=()),
              fake_run(tmp_path / 'c', method='gmed', evaluated=())]
     found = tables.compared(groups(paths), 'method')
     assert tables.labels(found) == ['ER', 'GMED, gmed_alpha 0.3', 'GMED, gmed_alpha 0.1']
     assert len({(str(look['linestyle']), look.get('markerfacecolor')) for look in figures.looks(found)[1:]}) == 2
 
 
-def test_unfinished_runs_are_named(tmp_path):
+def test_unfinished_and_repeated_runs_are_named(tmp_path):
     done, not_done = fake_run(tmp_path / 'done'), fake_run(tmp_path / 'half')
     (not_done / 'results.json').unlink()
     with pytest.raises(UserError, match='half'):
         groups([done, not_done])
-    with pytest.raises(UserError, match='no run of train.py'):
+    with pytest.raises(UserError, match='no such run: .*nowhere'):
         groups([tmp_path / 'nowhere'])
+    with pytest.raises(UserError, match='done and .*again have the same options and the same seed'):
+        groups([done, fake_run(tmp_path / 'again')])
 
 
 def test_summary_shows_what_differs(tmp_path):
@@ -192,7 +201,7 @@ def test_summary_shows_what_differs(tmp_path):
     table = tables.summary(paths)
     assert table.splitlines()[0].startswith('| method | memory_size | seeds | a→v Avg A ↑ | a→v Avg F ↓ | v→a Avg A ↑')
     rows = [[cell.strip() for cell in row.split('|')[1:-1]] for row in table.splitlines()[2:]]
-    assert [row[:3] for row in rows] == [['ER', '50', '2'], ['ER', '100', '2'], ['FLAVA (Ours)', '50', '2'], ['FLAVA (Ours)', '100', '2']]
+    assert [row[:3] for row in rows] == [[name, size, '2'] for name in ('ER', 'FLAVA (Ours)') for size in ('50', '100')]
     own = [json.loads((p / 'results.json').read_text())['video_to_audio']['R@10']['F'] for p in paths[2:4]]
     assert rows[1][-1] == f'{statistics.mean(own):.2f} ± {statistics.stdev(own):.2f}'
     assert ' ± ' not in tables.summary(paths[:1])
@@ -303,7 +312,8 @@ def test_memory_sizes(tmp_path):
 
 
 def test_audio_selection(tmp_path):
-    paths = [fake_run(tmp_path / f'c{c}', c, chunk=c) for c in (8, 2, 4)] + [fake_run(tmp_path / 'f', 9, chunk=4, audio_selection='frequency')]
+    paths = [fake_run(tmp_path / f'c{c}', c, chunk=c) for c in (8, 2, 4)]
+    paths.append(fake_run(tmp_path / 'f', 9, chunk=4, audio_selection='frequency'))
     chunks, kinds_ = figures.figure_10(groups(paths)).axes
     value = lambda path, d: json.loads((path / 'results.json').read_text())[d]['Avg']['A']
     assert [bar.get_height() for bar in chunks.patches[:3]] == [value(paths[k], 'audio_to_video') for k in (1, 2, 0)]
@@ -317,7 +327,8 @@ def test_without_reconstruction(tmp_path):
              for k, (m, w) in enumerate([('finetune', 1.0), ('finetune', 0.0), ('er', 1.0), ('er', 0.0), ('flava', 1.0)])}
     accuracy, forgetting, *tasks = figures.figure_11(groups(paths.values())).axes
     read = lambda key: json.loads((paths[key] / 'eval/classification.json').read_text())
-    assert [t.get_text() for t in accuracy.get_yticklabels()] == ['Finetune', 'Finetune, no MAE', 'ER', 'ER, no MAE']   # FLAVA has no pair
+    names = [t.get_text() for t in accuracy.get_yticklabels()]
+    assert names == ['Finetune', 'Finetune, no MAE', 'ER', 'ER, no MAE']                # FLAVA has no pair
     assert [bar.get_width() for bar in forgetting.patches] == pytest.approx([read(key)['F'] for key in list(paths)[:4]])
     assert len(tasks) == 2 and line(tasks[1], 'music') == [row[1] for row in read(('er', 0.0))['acc'][1:]]
     with pytest.raises(Missing, match='--mae-weight 0'):
@@ -391,7 +402,8 @@ def test_command_line(tmp_path, capsys):
     said = capsys.readouterr().out.splitlines()
     starts = lambda start: next(line for line in said if line.startswith(start))
     assert starts('figure 5:') == f'figure 5: {tmp_path / "out" / "figure_05.png"}'
-    assert starts('figure 10:').startswith('figure 10: needs `python train.py --dataset shapes --method flava --chunk 8 --out runs/')
+    needs = 'figure 10: needs `python train.py --dataset shapes --method flava --chunk 8 --out runs/'
+    assert starts('figure 10:').startswith(needs)
     assert starts('table 4:') == f'table 4: needs `python eval.py {paths[0]} --task classification` of a finished run'
     assert starts('without gap') == f'without gap, and so left out where it is drawn: {paths[0]}'
     drawn = {file.name for file in (tmp_path / 'out').iterdir()}
@@ -410,7 +422,8 @@ def test_mistakes_on_the_command_line(arguments, capsys):
 def test_letters_are_large_enough_in_print(tmp_path):
     """Ten methods, three seeds, eight tasks: as figures are saved, no letter is smaller than 8 points on a page 7 inches wide."""
     tasks = [f'task number {k}' for k in range(8)]
-    paths = [fake_run(tmp_path / f'{m}{s}', 10 * k + s, tasks=tasks, method=m) for k, m in enumerate(tables.NAMES) for s in range(2)]
+    paths = [fake_run(tmp_path / f'{m}{s}', 10 * k + s, tasks=tasks, method=m)
+             for k, m in enumerate(tables.NAMES) for s in range(2)]
     found = groups(paths)
     with plt.rc_context(figures.PRINT):
         for make in (figures.figure_5, figures.figure_13, figures.figure_14):

@@ -108,11 +108,12 @@ def test_a_step_repeats_to_the_bit_on_several_threads():
     cfg = parse([])[0]
     batch = dict(audio=torch.randn(32, 256, 64), video=torch.randint(0, 256, (32, 2, 3, 96, 96), dtype=torch.uint8))
     gradients = []
+    torch.set_num_threads(2)
     for _ in range(4):
         torch.manual_seed(3)
         method = FLAVA(cfg, AudioVideoMAE(cfg), AVM(cfg.embed_dim, cfg.avm_heads))
         for _ in range(2):
             method(batch)[0].backward()
         gradients.append(torch.cat([p.grad.flatten() for p in method.parameters()]))
-    assert torch.get_num_threads() > 1
+    torch.set_num_threads(1)                               # as conftest.py has it
     assert all(torch.equal(gradients[0], other) for other in gradients[1:])

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from avm import AVM, importance, mu
-from methods import matching_loss
 from selection import discriminative_query, prune_probability, select_audio, select_video
+from steps import Scores, matching_loss, score, whole
 
 
 # ------------------------------------------------------------------------ the paper, word by word
@@ -117,7 +117,6 @@ def test_eq_10_11_literally():
 
 def test_matching_pairs_and_gradient(sizes):
     """No audio of the shuffled half meets its own video; the gradient stays in the AVM."""
-    from methods import Scores, whole
     from model import AudioVideoMAE
     backbone, avm = AudioVideoMAE(sizes), AVM(24, 6)
     seen = {}
@@ -139,7 +138,6 @@ def test_matching_pairs_and_gradient(sizes):
         assert shuffled == (B // 2 if B > 2 else 0)
     batch = dict(audio=torch.randn(4, 64, 48), video=torch.randint(0, 256, (4, 3, 3, 32, 32), dtype=torch.uint8))
     from config import Config
-    from methods import score
     cfg = Config(**{**sizes.__dict__})
     patches = whole(batch, 8)
     matching_loss(backbone, avm, score(cfg, backbone, avm, patches), patches).backward()

@@ -170,7 +170,7 @@ import train
 real, count = train.save_atomically, [0]
 def save(content, path):
     count[0] += 1
-    if count[0] == 3:
+    if count[0] == 4:                          # models/0.pt, last.pt before the first step and after the third were the others
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
     real(content, path)
 train.save_atomically = save

@@ -30,7 +30,7 @@ def start_once(cfg):
 train.figures.draw = lambda *run: []           # seconds each, and drawn in other tests
 train.start_processes, train.leave_processes = start_once, lambda: None
 for method in methods:
-    own = [*options, '--method', method, '--steps', '2', '--pretrain-steps', '0', '--cache', 'cache']
+    own = [*options, '--method', method, '--steps', '2', '--pretrain-steps', '0', '--cache', 'cache', '--save-every', '1']
     train.main([*own, '--out', f'whole/{method}'])
     saves[0], train.Run.save = 0, save_and_stop
     try:
@@ -38,6 +38,7 @@ for method in methods:
         raise AssertionError('was not stopped')
     except SystemExit as stopped:
         assert stopped.code == 130
+    dist.barrier()                              # the first process may still be writing what the other is about to read
     train.Run.save = save
     train.main([*own, '--out', f'stopped/{method}', '--resume'])
     if dist.get_rank() == 0:
