@@ -341,6 +341,12 @@ def images(axis):
     return [np.asarray(image.get_array()) for image in axis.get_images()]
 
 
+def beside(frames, blank, gap=1):
+    """Two frames (…, h, w) with blank columns between."""
+    first, second = frames
+    return torch.cat([first, torch.full((*first.shape[:-1], gap), blank, dtype=first.dtype), second], -1)
+
+
 def test_attention_over_the_stream(tmp_path):
     cfg = Sizes(**SIZES['small'])
     paths = [looked(fake_run(tmp_path / m, method=m, evaluated=()), number=k) for k, m in enumerate(('der++', 'flava'))]
@@ -351,11 +357,11 @@ def test_attention_over_the_stream(tmp_path):
     clip = record['clips'][0]                                        # of the first task; models: initial, sports, music, vehicle
     for column, model in ((0, 1), (2, 3)):
         I_v = clip['I_v'][model].reshape(cfg.grid_v)
-        assert np.array_equal(images(axes[2, column])[1], torch.cat(list(I_v), -1))
+        assert np.array_equal(images(axes[2, column])[1], beside(I_v, float('nan')), equal_nan=True)
         assert np.array_equal(images(axes[2, column + 1])[0], clip['I_a'][model].reshape(cfg.grid_a).T)
-    assert np.array_equal(images(axes[0, 0])[0], torch.cat(list(clip['frames']), -1).permute(1, 2, 0))
+    assert np.array_equal(images(axes[0, 0])[0], beside(clip['frames'], 255, cfg.patch_size).permute(1, 2, 0))
     edges = {tuple(sorted(map(tuple, edge))) for edge in axes[2, 0].collections[1].get_segments()}
-    p, true = cfg.patch_size, torch.cat(list(clip['truth_v'].reshape(cfg.grid_v)), -1)
+    p, true = cfg.patch_size, beside(clip['truth_v'].reshape(cfg.grid_v), False)
     assert len(edges) == sum(int((torch.nn.functional.pad(true.float(), (1, 1, 1, 1)).diff(dim=d) != 0).sum()) for d in (0, 1))
     y, x = true.nonzero()[0].tolist()                                # the first true patch has none above it
     assert ((x * p, y * p), ((x + 1) * p, y * p)) in edges
@@ -382,7 +388,7 @@ def test_spurious_attention(tmp_path):
     clip = torch.load(tmp_path / 'flava/eval/spurious.pt', weights_only=True)['clips'][0]
     assert 'FLAVA' in figure.get_suptitle()
     assert np.array_equal(images(axes[2, 1])[0], clip['I_a_other'].reshape(cfg.grid_a).T)
-    assert np.array_equal(images(axes[1, 0])[1], torch.cat(list(clip['I_v'].reshape(cfg.grid_v)), -1))
+    assert np.array_equal(images(axes[1, 0])[1], beside(clip['I_v'].reshape(cfg.grid_v), float('nan')), equal_nan=True)
     assert np.array_equal(images(axes[0, 3])[0], clip['other_audio'].T)
     assert len(maps.figure_16(found).axes) == 2 * 3 * 4
 
