@@ -3,13 +3,14 @@
 In:  a size of the model, a batch size, a device, a precision.
 Out: a Markdown table, and with --out a JSON file; each figure also as a ratio to DER++'s, the paper's beside it.
 
-    python bench.py --size small
-    python bench.py --size base --device cuda
+    python bench.py                        the paper's size on a GPU, a small one without
+    python bench.py --size base --batch 9
 
-Peak memory is what a step takes over an idle process: weights, gradients, moments and activations. All methods run in
-one process, in turn, round after round, so that what disturbs the machine disturbs all; a ratio is taken within a round, and
-medians are over rounds. Batches are random and lie on the device: steps are timed, loading is not. A sample is a pair of
-the current stream; the replayed ones beside it are work done for it, as in the paper.
+Peak memory is what the process takes beyond Python and torch: weights, gradients, moments, activations; on a CPU also the
+rehearsal memory of some batches, which otherwise lies beside the GPU's. All methods run in one process, in turn, round
+after round, so that what disturbs the machine disturbs all; a ratio is taken within a round, and medians are over rounds.
+Batches are random and lie on the device: steps are timed, loading is not. A sample is a pair of the current stream; the
+replayed ones beside it are work done for it, as in the paper.
 """
 import argparse
 import ctypes
@@ -27,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from avm import AVM
-from config import PRESETS, Config, check_config, exit_politely, one_of
+from config import PRESETS, Config, check_config, exit_politely, one_of, open_device
 from memory import Memory
 from methods import METHODS, WITHOUT_ATTENTION, build
 from model import AudioVideoMAE, UserError
@@ -171,7 +172,8 @@ def table(found):
 def main(arguments=None):
     """The command line."""
     parser = argparse.ArgumentParser(description='What each method costs (Table 2).', allow_abbrev=False)
-    parser.add_argument('--size', default='base', type=one_of(list(PRESETS)), help='base (the paper\'s; for GPUs) or small')
+    parser.error = lambda message: parser.exit(2, f'error: {message}; see --help\n')
+    parser.add_argument('--size', type=one_of(list(PRESETS)), help='base (the paper\'s) or small; default: base on a GPU, small without')
     parser.add_argument('--batch', type=int, default=9, help='current pairs a step (default 9, as in Table 2)')
     parser.add_argument('--device', default='', help='cuda or cpu; without it, cuda where there is one')
     parser.add_argument('--precision', choices=['fp32', 'bf16'], help='default: bf16 on GPUs that have it, else fp32')
@@ -183,9 +185,8 @@ def main(arguments=None):
     with exit_politely():
         if min(args.batch, args.rounds, args.steps) < 1:
             raise UserError('--batch, --rounds and --steps must be at least 1')
-        device = torch.device(args.device or ('cuda' if torch.cuda.is_available() else 'cpu'))
-        if device.type == 'cuda' and not torch.cuda.is_available():
-            raise UserError('--device cuda: there is no GPU that torch can use here')
+        device = open_device(args.device)
+        args.size = args.size or ('base' if device.type == 'cuda' else 'small')
         bf16 = device.type == 'cuda' and torch.cuda.is_bf16_supported(including_emulation=False)
         precision = args.precision or ('bf16' if bf16 else 'fp32')
         machine = torch.cuda.get_device_name(device) if device.type == 'cuda' else f'{platform.machine()}, {torch.get_num_threads()} threads'

@@ -226,7 +226,7 @@ def classification(run, args):
     AudioSet is what the few classes of one task allow.
     """
     stream, plan = run.stream, recipe(run.cfg.dataset, args)
-    models = [model for model in run.models() if model[0] > 0][-1 if args.last else 0:]
+    models = [model for model in run.models() if model[0] > 0]
     if not models:
         raise UserError(f'{run.folder}: no task has been learned yet')
     several = any(len(labels) != 1 for dataset in (*stream.train, *stream.evaluate) for labels in dataset.labels)

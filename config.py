@@ -12,6 +12,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from methods import METHODS, WITHOUT_ATTENTION
 from model import SIZES, Sizes, UserError, option
 from steps import count
@@ -102,7 +104,7 @@ def one_of(names):
         if name not in names:
             near = difflib.get_close_matches(name, names, 3, 0.4)
             raise argparse.ArgumentTypeError(f'there is no {name!r}; ' + (f'did you mean {" or ".join(near)}? ' if near else '')
-                                             + f'There are: {", ".join(names)}')
+                                             + f'there are: {", ".join(names)}')
         return name
     return check
 
@@ -179,9 +181,22 @@ def check_config(cfg):
         cfg.data = 'data/' + cfg.dataset
 
 
+def open_device(name):
+    """'' (a GPU where there is one), 'cpu', 'cuda' or 'cuda:1' → torch.device. Raises UserError."""
+    try:
+        device = torch.device(name or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    except RuntimeError:
+        raise UserError(f'--device {name}: there is no such kind of device; cuda, cuda:1 or cpu')
+    if device.type not in ('cpu', 'cuda'):
+        raise UserError(f'--device {name}: only cuda and cpu are known here')
+    if device.type == 'cuda' and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f'--device {name}: torch sees {torch.cuda.device_count()} GPUs here')
+    return device
+
+
 @contextlib.contextmanager
-def exit_politely():
-    """A user's mistake ends with one message and exit code 2, Ctrl-C with 130; neither with a traceback."""
+def exit_politely(advice=''):
+    """A user's mistake ends with one message and exit code 2, Ctrl-C with 130; neither with a traceback. advice: how to go on."""
     code = 0
     try:
         yield
@@ -189,13 +204,13 @@ def exit_politely():
         print(f'error: {error}', file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
-        print('interrupted; the same command with --resume goes on', file=sys.stderr)
+        print('interrupted' + (f'; {advice}' if advice else ''), file=sys.stderr)
         code = 130
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        print(f'error: the disk is full ({error.filename or "while writing"}); the last checkpoint is intact. '
-              'Make room and go on with --resume.', file=sys.stderr)
+        print(f'error: the disk is full ({error.filename or "while writing"}). Make room'
+              + (f'; the last checkpoint is intact, and {advice}' if advice else ' and try again'), file=sys.stderr)
         code = 2
     if code:
         sys.stderr.flush()

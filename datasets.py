@@ -52,6 +52,14 @@ def open_stream(cfg, sizes, workers):
     return reordered(stream, cfg.order)
 
 
+def count_workers(dataset, wanted):
+    """How many processes load clips: as many as wanted; for -1, one a core, shared with the other processes of torchrun, and none
+    for shapes, which are made faster than they are sent."""
+    if wanted >= 0:
+        return wanted
+    return 0 if dataset == 'shapes' else (os.cpu_count() or 1) // int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+
+
 # ---------------------------------------------------------------- datasets
 
 def _first_readable(clips, index, read):

@@ -75,10 +75,10 @@ def average_accuracy(acc):
 def average_forgetting(acc):
     """F = 1/(T−1) Σ_{i<T} max_{t<T} (acc_{t,i} − acc_{T,i}), over t ≥ i, where task i had been learned.
 
-    None for fewer than two rows: there was no time to forget.
+    None for a single task, which had no time to forget, and where there is not a row for every t.
     """
     T = len(acc)
-    if T < 2:
+    if T < 2 or T != len(acc[-1]):
         return None
     return sum(max(acc[t][i] for t in range(i, T - 1)) - acc[-1][i] for i in range(T - 1)) / (T - 1)
 
@@ -120,8 +120,8 @@ def table(method, results):
 
 def retrieve(run, args):
     """Zero-shot retrieval by the models that a run has left (Table 1) → results, table, figure"""
-    models = run.models()[1:] if len(run.models()) > 1 else run.models()
-    models = models[-1:] if args.last else models
+    models = run.models()
+    models = [model for model in models if model[0] > 0] or models          # the initial one is before the first row of acc
     rows = []
     for _, name, file in tqdm(models, desc='models', unit='model', leave=False, disable=None):
         backbone, _ = run.load(file)
@@ -162,6 +162,7 @@ def main(arguments=None):
     runs, in mean ± standard deviation over those that differ in nothing but their seed."""
     tasks = downstream()
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0], allow_abbrev=False)
+    parser.error = lambda message: parser.exit(2, f'error: {message}; see --help\n')
     parser.add_argument('runs', type=Path, nargs='+', metavar='RUN', help='a run\'s folder, or one of its models')
     parser.add_argument('--task', choices=list(tasks), help='what to evaluate; without it, a table of what the runs recorded')
     parser.add_argument('--last', action='store_true', help='only the model after the last task')
@@ -172,7 +173,7 @@ def main(arguments=None):
     parser.add_argument('--batch-size', type=int, help='classification, ave: default 48, AudioSet 36, AVE 12 (Table 6)')
     parser.add_argument('--lr', type=float, help='classification, ave: default 5e-4, AVE 1e-3 (Table 6)')
     parser.add_argument('--seed', type=int, default=0, help='of the heads')
-    parser.add_argument('--workers', type=int, default=0, help='processes that load clips (default 0: this one)')
+    parser.add_argument('--workers', type=int, default=-1, help='processes that load clips; default: one per core, none for shapes')
     parser.add_argument('--device', default='', help='cuda or cpu; without it, cuda where there is one')
     args = parser.parse_args(arguments)
     with exit_politely():
@@ -181,7 +182,7 @@ def main(arguments=None):
             print(summary(args.runs))
             return
         for path in args.runs:
-            run = Recorded(path, args.workers, args.device)
+            run = Recorded(path, args.workers, args.device, args.last)
             results, markdown, figure = tasks[args.task](run, args)
             print(markdown)
             for file in run.write(args.task, results, markdown, figure):

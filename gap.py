@@ -41,7 +41,7 @@ def clouds(c_a, c_v):
 
 
 def gap(run, args):
-    """Every model on every task's clips; args.last: only the last model. → results, table, figure
+    """Every model on every task's clips. → results, table, figure
 
     results  gap [model][task]
              over_stream   for each model after the first task or a later one, the mean over the tasks it has learned (Fig. 5 a)
@@ -50,7 +50,7 @@ def gap(run, args):
     """
     from eval import embed_clips   # not above: eval.py's command line calls this file
 
-    models = run.models()[-1:] if args.last else run.models()
+    models = run.models()
     steps, names = [t for t, _, _ in models], run.stream.names
     rows = []
     for _, _, file in tqdm(models, desc='modality gap', unit='model', leave=False, disable=None):

@@ -152,13 +152,13 @@ def look(run, backbone, avm, dataset, true_a, true_v):
 
 
 def localization(run, args):
-    """Every model on every task's clips; args.last: only the last model. → results, table, figure
+    """Every model on every task's clips. → results, table, figure
 
     results      {tasks, after, avm: {auc_v, auc_a, share_v, …: [model][task]}, backbone: {…}, chance: {area_v, area_a: [task]}},
                  without the last three where no source is known; AUC in 0 … 1, the rest in percent
     RUN/eval/localization.pt   two clips a task and their maps by every model
     """
-    models = run.models()[-1:] if args.last else run.models()
+    models = run.models()
     tests, names = run.stream.test, run.stream.names
     true = [sources(dataset, run.cfg) for dataset in tests]
     results = {'tasks': list(names), 'after': [name for _, name, _ in models]}
@@ -189,8 +189,7 @@ def localization(run, args):
 
 def save(run, name, record):
     """RUN/eval/name.pt: tensors and plain values"""
-    (run.folder / 'eval').mkdir(exist_ok=True)
-    torch.save(record, run.folder / 'eval' / f'{name}.pt')
+    torch.save(record, run.place(name, 'pt'))
 
 
 UNKNOWN = 'The sources in these clips are not known, so nothing is measured: see the picture beside this file.'

@@ -109,10 +109,10 @@ class MATS(DERpp):
 
     def pick(self, patches):
         cfg, (B, M), N, device = self.cfg, patches.kept_a.shape, patches.kept_v.shape[1], patches.kept_a.device
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):      # in bf16 small motions would all be alike
             v = self.backbone.patch_embed_v(normalized(patches, cfg.patch_size).x_v)          # B,N,D
         return chosen(patches, select_random((B, M), count(cfg.rho_a, M), device),
-                      select_motion(v.float(), count(cfg.rho_v, N), cfg.grid_v))
+                      select_motion(v, count(cfg.rho_v, N), cfg.grid_v))
 
 
 class MIR(nn.Module):

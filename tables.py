@@ -133,8 +133,8 @@ class Finished(Recorded):
 
     def tensors(self, name):
         """RUN/eval/name.pt, or None"""
-        file = self.folder / 'eval' / f'{name}.pt'
-        return torch.load(file, weights_only=True) if file.exists() else None
+        file = self.found(name, 'pt')
+        return file and torch.load(file, weights_only=True)
 
 
 class Group(NamedTuple):

@@ -29,8 +29,8 @@ from tqdm import tqdm
 import eval as evaluation
 import figures
 from avm import AVM
-from config import FREE_TO_CHANGE, exit_politely, parse
-from datasets import open_stream
+from config import FREE_TO_CHANGE, exit_politely, open_device, parse
+from datasets import count_workers, open_stream
 from methods import InitialPretraining, build
 from model import AudioVideoMAE, Sizes, UserError
 from weights import load_weights, read_checkpoint
@@ -48,17 +48,14 @@ def world():
 
 def start_processes(cfg):
     """Under torchrun, join the other processes. Returns this one's device."""
-    cuda = torch.cuda.is_available() and cfg.device != 'cpu'
-    if cfg.device.startswith('cuda') and not torch.cuda.is_available():
-        raise UserError('--device cuda: there is no GPU that torch can use here')
-    local = int(os.environ.get('LOCAL_RANK', 0))
+    device = open_device(cfg.device)
+    if device.type == 'cuda':
+        torch.cuda.set_device(device if device.index is not None else int(os.environ.get('LOCAL_RANK', 0)))
+        device = torch.device('cuda', torch.cuda.current_device())
     if 'RANK' in os.environ:
         # The first process evaluates while the others wait for it: an hour is too short for a large test set on a slow disk.
-        dist.init_process_group('nccl' if cuda else 'gloo', timeout=datetime.timedelta(hours=6))
-    if not cuda:
-        return torch.device('cpu')
-    torch.cuda.set_device(local)
-    return torch.device('cuda', local)
+        dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo', timeout=datetime.timedelta(hours=6))
+    return device
 
 
 def leave_processes():
@@ -181,13 +178,15 @@ class Run:
         memory = self.method.memory
         return dict(random=random_states(self.device), memory=None if memory is None else memory.state_dict())   # `is`: an empty one is falsy
 
-    def beside(self, process, step):
-        return self.out / f'last.process{process}.step{step}.pt'
+    def beside(self, process):
+        """The file of a further process. Phase and step are in its name: the end of one phase and the start of the next are
+        at the same step, and last.pt may be older than what lies beside it."""
+        return self.out / f'last.process{process}.{self.phase}.step{self.global_step}.pt'
 
     def save(self):
-        """last.pt, and beside it a file of each further process, named by its step: last.pt says which ones it goes with."""
+        """last.pt, and beside it a file of each further process: last.pt says which ones it goes with."""
         if rank() > 0:
-            save_atomically(self.own_state(), self.beside(rank(), self.global_step))
+            save_atomically(self.own_state(), self.beside(rank()))
         if dist.is_initialized():
             dist.barrier()
         if rank() == 0:
@@ -195,9 +194,8 @@ class Run:
                 config=dataclasses.asdict(self.cfg), processes=world(), phase=self.phase, task=self.task, step=self.step,
                 global_step=self.global_step, rows=self.rows, bad=self.bad, weights=self.weights(),
                 method=self.method.state_dict(), optimizer=self.optimizer.state_dict(), own=self.own_state()), self.out / 'last.pt')
-            for file in self.out.glob('last.process*.pt'):
-                if not file.name.endswith(f'.step{self.global_step}.pt'):
-                    file.unlink()
+            for file in set(self.out.glob('last.process*.pt')) - {self.beside(process) for process in range(1, world())}:
+                file.unlink()
 
     def evaluated(self):
         """The backbone that is evaluated: the trained one, unless the method has a better"""
@@ -217,7 +215,7 @@ class Run:
         self.load_weights(state['weights'])
         self.method.load_state_dict(state['method'])
         self.optimizer.load_state_dict(state['optimizer'])
-        own = state['own'] if rank() == 0 else read_checkpoint(self.beside(rank(), self.global_step))
+        own = state['own'] if rank() == 0 else read_checkpoint(self.beside(rank()))
         set_random_states(own['random'], self.device)
         if own['memory'] is not None:
             self.method.memory.load_state_dict(own['memory'])
@@ -260,17 +258,11 @@ class Run:
             self.bad = list(dict.fromkeys(line for lines in found for line in lines))
 
 
-def workers_of(cfg):
-    if cfg.workers >= 0:
-        return cfg.workers
-    return 0 if cfg.dataset == 'shapes' else (os.cpu_count() or 1) // int(os.environ.get('LOCAL_WORLD_SIZE', 1))
-
-
 def train_on(run, dataset, batches, title):
     """The steps of one phase or task that are still to be taken, from run.step on."""
     cfg, device = run.cfg, run.device
     parallel = DistributedDataParallel(run.method, broadcast_buffers=False) if dist.is_initialized() else run.method
-    loader = DataLoader(dataset, batch_sampler=batches[run.step:], num_workers=workers_of(cfg), pin_memory=device.type == 'cuda',
+    loader = DataLoader(dataset, batch_sampler=batches[run.step:], num_workers=count_workers(cfg.dataset, cfg.workers), pin_memory=device.type == 'cuda',
                         generator=torch.Generator())          # its own: workers' seeds must not use up the masks' randomness
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=device.type == 'cuda' and torch.cuda.is_bf16_supported(including_emulation=False))
     with tqdm(total=len(batches), initial=run.step, desc=title, unit='step', disable=None if rank() == 0 else True) as bar:
@@ -305,26 +297,34 @@ def train_on(run, dataset, batches, title):
         run.stepping = False
 
 
-def pretraining_cache(cfg, device):
-    """The file that holds this initial pre-training: its name depends on all that its result depends on."""
+def pretraining_cache(cfg, device, clips):
+    """The file that holds this initial pre-training on so many clips: its name depends on all that its result depends on."""
     fields = {f.name for f in dataclasses.fields(Sizes)} | {
         'dataset', 'data', 'tasks', 'init', 'seed', 'beta1', 'beta2', 'weight_decay', 'pretrain_epochs', 'pretrain_steps',
         'pretrain_lr', 'pretrain_batch_size', 'pretrain_data', 'pretrain_mask_ratio', 'lam', 'tau', 'beta', 'max_silent', 'clips_per_class'}
     lists = [path for folder in (cfg.data, cfg.pretrain_data) if folder for path in sorted(Path(folder).glob('*.csv'))]
     files = [path for path in (cfg.init, cfg.tasks, *lists) if path and os.path.exists(path)]
-    text = json.dumps([{name: getattr(cfg, name) for name in sorted(fields)}, world(), device.type,
+    text = json.dumps([{name: getattr(cfg, name) for name in sorted(fields)}, world(), device.type, clips,
                        [(os.path.getsize(file), os.path.getmtime(file)) for file in files]])
     return Path(cfg.cache) / f'initial-{cfg.dataset}-{cfg.size}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.pt'
 
 
+def agreed(answer):
+    """The first process's answer, for all: what one sees on the disk, the next may see a moment later."""
+    answers = [answer]
+    if dist.is_initialized():
+        dist.broadcast_object_list(answers)
+    return answers[0]
+
+
 def pretrain(run, stream, checkpoint):
     """Initial pre-training on the clips of classes of no task (App. B): once, then read from the cache."""
-    cfg, path = run.cfg, pretraining_cache(run.cfg, run.device)
+    cfg, path = run.cfg, pretraining_cache(run.cfg, run.device, len(stream.pretrain))
     if cfg.pretrain_steps == 0 or len(stream.pretrain) == 0:
         if cfg.pretrain_steps != 0:
             say('no clips of classes of no task: no initial pre-training (--pretrain-data or --init would give a start)')
         return
-    if path.exists() and not checkpoint:
+    if not checkpoint and agreed(path.exists()):
         say(f'initial pre-training: {load_weights(path, run.backbone, run.avm)}')
         return
     # The same code as the stream's, with the pre-training's own numbers.
@@ -377,7 +377,7 @@ def evaluate(run, stream):
     row = None
     if rank() == 0:
         c_a, c_v, task_of, bad = evaluation.embed_clips(run.evaluated(), stream.test, run.device, run.cfg.batch_size,
-                                                        workers_of(run.cfg))
+                                                        count_workers(run.cfg.dataset, run.cfg.workers))
         run.note_bad(bad)
         row = dict(evaluation.retrieval(c_a, c_v, task_of, len(stream.names)), candidates=len(task_of))
     if dist.is_initialized():
@@ -429,10 +429,10 @@ def open_run(cfg, resume, device):
 
 def open_data(cfg):
     """The first process tests the clips; the others then find its findings in the cache."""
-    stream = open_stream(cfg, cfg, workers_of(cfg)) if rank() == 0 else None
+    stream = open_stream(cfg, cfg, count_workers(cfg.dataset, cfg.workers)) if rank() == 0 else None
     if dist.is_initialized():
         dist.barrier()
-    return stream or open_stream(cfg, cfg, workers_of(cfg))
+    return stream or open_stream(cfg, cfg, count_workers(cfg.dataset, cfg.workers))
 
 
 def stop_gently(run):
@@ -453,14 +453,14 @@ def stop_gently(run):
 
 def main(arguments=None):
     """Options → data → initial pre-training → stream → table. arguments: the command line's words, or sys.argv's"""
-    with exit_politely():
+    with exit_politely('the same command with --resume goes on'):
         cfg, resume = parse(arguments)
         device = start_processes(cfg)
         run, checkpoint = open_run(cfg, resume, device)
         stop_gently(run)
         stream = open_data(cfg)
         run.out.mkdir(parents=True, exist_ok=True)
-        for file in run.out.glob('*.tmp') if rank() == 0 else ():
+        for file in run.out.rglob('*.tmp') if rank() == 0 else ():
             file.unlink()                              # of a run that was killed while it wrote
         for note in stream.notes:
             say(note)

@@ -88,7 +88,7 @@ def read_checkpoint(path):
     except FileNotFoundError:
         raise UserError(f'{path}: there is no such file')
     except Exception as error:   # torch raises many kinds, for truncated files not always the same one
-        if 'weights_only' in str(error) or 'Unsupported' in str(error):
+        if 'GLOBAL' in str(error) or 'Unsupported class' in str(error):
             raise UserError(f'{path}: refused, since loading it would execute code that it contains '
                             f'({str(error).splitlines()[0][:120]})')
         raise UserError(f'{path}: not a whole checkpoint; truncated, or not one at all ({type(error).__name__})')

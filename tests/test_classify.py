@@ -30,7 +30,7 @@ def one_thread():
 
 
 def options(**given):
-    return argparse.Namespace(**dict(dict(data='', epochs=None, lr=None, batch_size=None, clips=None, finetune=False, last=False,
+    return argparse.Namespace(**dict(dict(data='', epochs=None, lr=None, batch_size=None, clips=None, finetune=False,
                                           seed=0), **given))
 
 
@@ -237,9 +237,10 @@ def test_classification_of_a_run(run):
     run.write('classification', results, table, figure)
     assert run.read('classification') == results
     assert classify.classification(run, args)[0] == results                # repeatable
-    last = classify.classification(run, options(epochs=2, batch_size=8, lr=1e-2, last=True))[0]
+    run.last = True
+    last = classify.classification(run, options(epochs=2, batch_size=8, lr=1e-2))[0]
     assert last['acc'] == results['acc'][1:] and last['F'] is None
-    assert classify.classification(run, options(epochs=2, batch_size=8, lr=1e-2, last=True, seed=1))[0] != last
+    assert classify.classification(run, options(epochs=2, batch_size=8, lr=1e-2, seed=1))[0] != last
 
 
 @pytest.mark.parametrize('finetune', [False, True])
@@ -252,7 +253,8 @@ def test_backbone_is_frozen_unless_fine_tuned(finetune, run, monkeypatch):
         return loaded
 
     monkeypatch.setattr(Recorded, 'load', load)
-    classify.classification(run, options(epochs=1, batch_size=8, clips=8, finetune=finetune, last=True))
+    run.last = True
+    classify.classification(run, options(epochs=1, batch_size=8, clips=8, finetune=finetune))
     assert len(kept) == 2
     for file, backbone in kept:
         before = real(run, file)[0].state_dict()
@@ -300,7 +302,8 @@ def test_a_head_learns_what_is_there(run):
 
 def test_several_labels_a_clip(run):
     toy = toy_run(run, [('low',), ('high', 'red'), ('red', 'of no task'), ('low', 'high')], ['red', 'low', 'high'])
-    results, table, _ = classify.classification(toy, options(epochs=15, lr=3e-2, batch_size=12, last=True))
+    toy.last = True
+    results, table, _ = classify.classification(toy, options(epochs=15, lr=3e-2, batch_size=12))
     assert results['metric'] == 'mAP' and results['A'] > 99.9 and 'top5' not in results and 'mAP A ↑' in table
     assert 45 < results['chance'][0] < 55
 

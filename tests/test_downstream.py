@@ -65,13 +65,17 @@ def test_shapes_are_measured_and_fine_tuning_is_an_option(tmp_path, monkeypatch,
     for task, options in (('localization', []), ('spurious', []), ('classification', ['--last', '--finetune', '--epochs', '1', '--clips', '9'])):
         evaluation.main(['run', '--task', task, '--device', 'cpu', *options])
     read = lambda task: json.loads((tmp_path / f'run/eval/{task}.json').read_text())
-    assert read('classification')['finetune'] and read('classification')['metric'] == 'accuracy'
-    assert len(read('classification')['acc']) == 1 and read('classification')['F'] is None
+    last = read('classification-last')                                            # beside what all models would give, not in its place
+    assert last['finetune'] and last['metric'] == 'accuracy' and len(last['acc']) == 1 and last['F'] is None
     found = read('localization')
     assert len(found['avm']['auc_v']) == 7 and all(0 <= x <= 1 for row in found['avm']['auc_v'] for x in row)
     assert set(read('spurious')['avm']['auc_v']) == {'own', 'other'}
-    evaluation.main(['run/models/0.pt', '--task', 'gap', '--device', 'cpu'])       # one model in place of a run
-    assert len(read('gap')['gap']) == 1
+    evaluation.main(['run/models/2.pt', '--task', 'gap', '--device', 'cpu'])       # one model in place of a run
+    assert len(read('gap-2')['gap']) == 1 and read('gap-2')['after'] == ['birch']
+    for t in (1, 2):
+        (tmp_path / f'run/models/{t}.pt').unlink()
+    evaluation.main(['run', '--task', 'retrieval', '--device', 'cpu'])             # without a model of each task there is no F
+    assert read('retrieval')['after'] == ['cedar', 'elm', 'fir', 'oak'] and read('retrieval')['audio_to_video']['R@10']['F'] is None
 
 
 def test_mistakes(tmp_path, monkeypatch, capsys):
@@ -79,7 +83,8 @@ def test_mistakes(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'empty').mkdir()
     for command, words in (([evaluation, 'empty', '--task', 'gap'], 'config.json'), ([evaluation, 'nowhere', '--task', 'gap'], 'nowhere'),
-                           ([evaluation, 'empty'], 'config.json'), ([figures, 'nowhere'], 'nowhere'), ([evaluation, 'empty', '--task', 'gab'], 'gap')):
+                           ([evaluation, 'empty'], 'config.json'), ([figures, 'nowhere'], 'nowhere'), ([evaluation, 'empty', '--task', 'gab'], 'gap'),
+                           ([evaluation, 'empty', '--task', 'gap', '--device', 'qpu'], 'config.json')):
         with pytest.raises(SystemExit) as stopped:
             command[0].main(command[1:])
         err = capsys.readouterr().err

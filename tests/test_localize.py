@@ -183,7 +183,12 @@ def test_clouds_lie_in_the_plane_of_most_variance():
 
 TINY = dict(PRESETS['small'], image_size=48, audio_frames=128, mel_bins=32, embed_dim=16, encoder_depth=1, decoder_embed_dim=16,
             num_heads=2, avm_heads=2, decoder_num_heads=2, test_clips=5, clips_per_task=5, batch_size=3, size='small')
-LAST, ALL = argparse.Namespace(last=True), argparse.Namespace(last=False)
+OPTIONS = argparse.Namespace()
+
+
+def only_last(run):
+    run.last = True
+    return run
 
 
 def make_run(folder, files, **options):
@@ -205,7 +210,7 @@ def run(tmp_path):
 
 
 def test_localization_of_a_run(run):
-    results, table, figure = localize.localization(run, ALL)
+    results, table, figure = localize.localization(run, OPTIONS)
     run.write('localization', results, table, figure)
     assert results['after'] == ['initial', *results['tasks']] and len(results['tasks']) == 6
     for which, modalities in (('avm', ('auc', 'share', 'pointing')), ('backbone', ('auc', 'pointing'))):
@@ -242,9 +247,9 @@ def test_localization_of_a_run(run):
 
 
 def test_spurious_attention_of_a_run(run):
-    results, table, figure = localize.spurious(run, ALL)
+    results, table, figure = localize.spurious(run, OPTIONS)
     run.write('spurious', results, table, figure)
-    again, _, _ = localize.localization(run, LAST)
+    again, _, _ = localize.localization(only_last(run), OPTIONS)
     assert results['after'] == 'oak' and again['after'] == ['oak']
     for name, value in results['avm'].items():                         # the last model's own pairs, as localization has them
         if name.endswith('_v'):                                        # every clip shows its source: a mean of means is the mean
@@ -279,17 +284,17 @@ def test_without_a_known_source_there_are_pictures_and_no_numbers(run):
     run.stream = run.stream._replace(test=[Unknown(dataset) for dataset in run.stream.test[:2]], names=['x', 'y'])
     run.models = lambda: [(0, 'initial', run.folder / 'models' / '0.pt')]
     for name in ('localization', 'spurious'):
-        results, table, figure = getattr(localize, name)(run, LAST)
+        results, table, figure = getattr(localize, name)(only_last(run), OPTIONS)
         run.write(name, results, table, figure)
         assert set(results) == {'tasks', 'after'} and 'not known' in table
-        clips = torch.load(run.folder / 'eval' / f'{name}.pt', weights_only=True)['clips']
+        clips = torch.load(run.folder / 'eval' / f'{name}-last.pt', weights_only=True)['clips']
         assert [clip['task'] for clip in clips] == [0, 1]              # the first of each; the last cannot be read
         assert all(clip['truth_v'] is None for clip in clips)
     assert all(set(dataset.read) <= {0, 4} for dataset in run.stream.test)   # no more was decoded
 
 
 def test_gap_of_a_run(run):
-    results, table, figure = gap.gap(run, ALL)
+    results, table, figure = gap.gap(run, OPTIONS)
     run.write('gap', results, table, figure)
     assert len(results['gap']) == 7 and len(results['over_stream']) == 6 and len(results['clouds']) == 6
     assert math.isclose(results['over_stream'][1], sum(results['gap'][2][:2]) / 2)
@@ -304,14 +309,14 @@ def test_gap_of_a_run(run):
 
 def test_a_multitask_run_has_no_model_after_each_task(tmp_path):
     run = make_run(tmp_path, [0, 6], method='multitask')
-    results, table, _ = gap.gap(run, ALL)
+    results, table, _ = gap.gap(run, OPTIONS)
     assert results['difference'] is None and results['after'] == ['initial', 'all tasks'] and 'difference' not in table
     assert results['over_stream'] == [sum(results['gap'][1]) / 6]
-    _, table, _ = localize.localization(run, ALL)
+    _, table, _ = localize.localization(run, OPTIONS)
     assert '| I_v: ROC-AUC | – | 0.' in table
 
 
 def test_one_task_has_no_other(run):
     run.stream = run.stream._replace(test=run.stream.test[:1])
     with pytest.raises(UserError, match='two tasks'):
-        localize.spurious(run, LAST)
+        localize.spurious(only_last(run), OPTIONS)

@@ -66,12 +66,14 @@ def fingerprint(method):
 NAMES = [name for name in methods.METHODS if name != 'multitask']
 
 
+@pytest.mark.parametrize('bf16', [False, True])
 @pytest.mark.parametrize('name', [*NAMES, 'random', 'mats'])
-def test_learns_and_replays(name):
-    """Two batches: a finite loss, a gradient for every weight that is trained, and the memory filled."""
+def test_learns_and_replays(name, bf16):
+    """Two batches: a finite loss, a gradient for every weight that is trained, and the memory filled; under autocast too."""
     method = make(name) if name in NAMES else make('flava', selection=name)
     for seed in range(2):
-        loss, log = method(batch(seed))
+        with torch.autocast('cpu', torch.bfloat16, enabled=bf16):
+            loss, log = method(batch(seed))
         assert torch.isfinite(loss) and all(torch.isfinite(x) for x in log.values())
         method.zero_grad()
         loss.backward()
@@ -102,6 +104,79 @@ def test_the_loss_is_on_current_and_replayed_pairs(name, fixed_masks):
         expected = expected + 0.5 * drift if name == 'der++' else expected
     torch.testing.assert_close(loss, expected)
     assert abs(loss - steps.autoencode(method.cfg, method.backbone, whole(method, 1)).total(0.7)) > 1e-3     # replay matters
+
+
+def test_what_der_stores_is_where_the_current_pairs_are_now(fixed_masks):
+    method = make('der++')
+    method(batch(0))
+    first = steps.autoencode(method.cfg, method.backbone, whole(method, 0))
+    torch.testing.assert_close(method.memory.rows['pooled_a'][:B].float(), first.pooled_a, rtol=2e-3, atol=1e-3)      # float16
+    method.memory.capacity, method.memory.rows = 100, {n: torch.cat([x, x]) for n, x in method.memory.rows.items()}   # room for all
+    method(batch(1))
+    second = steps.autoencode(method.cfg, method.backbone, whole(method, 1))
+    torch.testing.assert_close(method.memory.rows['pooled_v'][B:2 * B].float(), second.pooled_v, rtol=2e-3, atol=1e-3)
+
+
+def test_initial_pretraining_trains_the_avm(fixed_masks, monkeypatch):
+    cfg = config()
+    method = methods.InitialPretraining(cfg, AudioVideoMAE(cfg), AVM(cfg.embed_dim, cfg.avm_heads))
+    monkeypatch.setattr(methods, 'matching_loss', lambda *given: torch.tensor(0.25))
+    loss, log = method(batch(0))
+    torch.testing.assert_close(loss, steps.autoencode(cfg, method.backbone, whole(method, 0)).total(0.7) + 0.25)
+
+
+# --------------------------------------------------------------------------------------- FLAVA
+
+@pytest.mark.parametrize('name', ['flava', 'flava+'])
+def test_flava_is_algorithm_1(name, fixed_masks, monkeypatch):
+    """One step with a memory, every part of it recomputed from what was stored: I, q̂ and c of the past; P of Eq. 5 from them;
+    which patches are selected from which I and P; L = ℓ^r + λℓ^c + αℓ^p + L^avm."""
+    from selection import prune_probability
+    method = make(name, alpha=0.5, memory_size=8)
+    cfg = method.cfg
+    method(batch(0))
+    selected = []
+    select = method.select
+    monkeypatch.setattr(method, 'select', lambda *given: selected.append((given, select(*given))) or selected[-1][1])
+    monkeypatch.setattr(methods, 'matching_loss', lambda *given: torch.tensor(0.25))
+    stored = {n: rows.clone() for n, rows in method.memory.rows.items()}
+    loss, log = method(batch(1))
+    drawn = method.memory.drawn
+
+    # the first batch met an empty memory: nothing to prune; its I and q̂ are those of the model as it was
+    s0 = steps.score(cfg, method.backbone, method.avm, whole(method, 0))
+    torch.testing.assert_close(stored['query_a'][:B].float(), s0.query_a, rtol=2e-3, atol=1e-3)
+    if name == 'flava':
+        torch.testing.assert_close(stored['importance_v'][:B], s0.importance_v)
+        assert not stored['prune_a'][:B].any() and not stored['prune_v'][:B].any()
+
+    # Eq. 5: the other modality's query, now and past
+    s = steps.score(cfg, method.backbone, method.avm, whole(method, 1))
+    past_a, past_v = (stored[f'query_{n}'][drawn].float() for n in 'av')
+    P_a = prune_probability(s.importance_a, s.key_a, s.query_v, past_v, cfg.num_patches_a // 2)
+    P_v = prune_probability(s.importance_v, s.key_v, s.query_a, past_a, cfg.num_patches_v // 2)
+    assert P_a.max() > 0.1 and not torch.allclose(P_a[P_a > 0], torch.tensor(0.5), atol=1e-4)      # the past is not the present
+    (given, now), replays = selected[0], selected[1:]
+    for got, expected in zip(given, (s.importance_a, s.importance_v, P_a, P_v)):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
+    if name == 'flava':                                        # replayed pairs are selected anew, from the I and P that were stored
+        (given, again), = replays
+        for got, key in zip(given, ('importance_a', 'importance_v', 'prune_a', 'prune_v')):
+            assert torch.equal(got, stored[key][drawn])
+        past = steps.chosen(whole(method, {n: batch(0)[n][drawn] for n in ('audio', 'video')}), *again)
+        torch.testing.assert_close(method.memory.rows['prune_v'][B:], P_v, rtol=1e-4, atol=1e-6)
+    else:                                                      # stored patches are replayed as they are
+        assert not replays
+        past = steps.normalized(steps.Patches(stored['patches_a'][drawn].float(), stored['patches_v'][drawn],
+                                              stored['kept_a'][drawn].long(), stored['kept_v'][drawn].long()), cfg.patch_size)
+        everything = whole(method, 0)
+        for i, n in enumerate(drawn):
+            torch.testing.assert_close(past.x_v[i], everything.x_v[n, past.kept_v[i]])
+    both = steps.joined(steps.chosen(whole(method, 1), *now), past)
+    losses = steps.autoencode(cfg, method.backbone, both)
+    drift = sum(F.mse_loss(x[B:], stored[f'pooled_{n}'][drawn].float()) for n, x in (('a', losses.pooled_a), ('v', losses.pooled_v)))
+    assert drift > 1e-4
+    torch.testing.assert_close(loss, losses.total(0.7) + 0.5 * drift + 0.25, rtol=1e-4, atol=1e-5)
 
 
 def test_without_the_mae_loss():
@@ -158,6 +233,17 @@ def stepped_copy(method, current, masks=None):
     return virtual
 
 
+def test_mir_measures_the_step_and_nothing_else():
+    """A step of length 0 raises no loss: not even by another mask. And bf16 autocast around it changes nothing."""
+    assert not make('mir', lr=0.0).rise(whole(make('mir'), 0), whole(make('mir'), 1)).any()
+    method = make('mir')
+    torch.manual_seed(3)
+    alone = method.rise(whole(method, 0), whole(method, 1))
+    with torch.autocast('cpu', torch.bfloat16):
+        torch.manual_seed(3)
+        assert torch.equal(method.rise(whole(method, 0), whole(method, 1)), alone)
+
+
 def test_mir_replays_what_would_suffer_most(fixed_masks, monkeypatch):
     method = make('mir', mir_candidates=2, memory_size=20)
     for seed in range(3):
@@ -201,6 +287,7 @@ def test_gmed_clips_replays_and_writes_back(monkeypatch):
     method(batch(0))
     stored = method.memory.rows['edited_v'][:B].clone()
     torch.testing.assert_close(stored, whole(method, 0).x_v)       # float32: as it was
+    torch.testing.assert_close(method.memory.rows['edited_a'][:B], whole(method, 0).x_a)
     seen = []
     monkeypatch.setattr(methods, 'joined', lambda now, past: seen.append(past) or steps.joined(now, past))
     method(batch(1))
@@ -329,8 +416,7 @@ def test_selections_without_attention(selection, monkeypatch):
     method = make('flava', selection=selection)
     cfg = method.cfg
     seen = []
-    for module in (methods,):
-        monkeypatch.setattr(module, 'autoencode', lambda c, b, patches: seen.append(patches) or steps.autoencode(c, b, patches))
+    monkeypatch.setattr(methods, 'autoencode', lambda c, b, patches: seen.append(patches) or steps.autoencode(c, b, patches))
     method(batch(0))
     method(batch(1))
     kappa_a, kappa_v = cfg.num_patches_a // 2, cfg.num_patches_v // 2
@@ -340,6 +426,8 @@ def test_selections_without_attention(selection, monkeypatch):
     everything = steps.whole(batch(0), cfg.patch_size)
     for i in range(B):
         assert torch.equal(seen[0].x_v[i], everything.x_v[i, seen[0].kept_v[i]])
+    many = torch.cat([method.pick(whole(method, 0)).kept_a.flatten() for _ in range(250)]).bincount(minlength=cfg.num_patches_a)
+    assert (many - 500).abs().max() < 5 * 500 ** 0.5               # audio: each patch in half of 1,000 draws
     if selection == 'mats':                                        # the literal version
         v = method.backbone.patch_embed_v(whole(method, 0).x_v)
         per_frame = cfg.num_patches_v // cfg.num_frames

@@ -207,6 +207,12 @@ def test_every_method_runs_and_resumes(method, tmp_path, here, monkeypatch):
     assert (tmp_path / 'run/results.json').read_bytes() == (tmp_path / 'stopped/results.json').read_bytes()
     assert same_state(tmp_path / 'run/last.pt', tmp_path / 'stopped/last.pt', method not in ('finetune', 'multitask'))
     assert same_state(tmp_path / 'run/models/1.pt', tmp_path / 'stopped/models/1.pt', False)
+    if method == 'cls-er':                                     # what is kept and evaluated is the stable copy, which has moved
+        kept, first, last = (torch.load(tmp_path / 'run' / name, weights_only=True) for name in ('models/6.pt', 'models/0.pt', 'last.pt'))
+        key = 'encoder_a.0.attn.qkv.weight'
+        weights = [kept['weights'][f'backbone.{key}'], last['method'][f'stable.{key}'], last['method'][f'backbone.{key}'],
+                   last['method'][f'plastic.{key}'], first['weights'][f'backbone.{key}']]
+        assert torch.equal(weights[0], weights[1]) and not any(torch.equal(weights[0], other) for other in weights[2:])
     results = json.loads((tmp_path / 'run/results.json').read_text())
     rows = 1 if method == 'multitask' else 6
     acc = results['audio_to_video']['R@10']['acc']
@@ -232,7 +238,7 @@ def test_two_processes_run_and_resume(files, tmp_path):
     assert code == 0, err
     arguments = on_files(files, '--out', 'killed', '--cache', 'c2', '--steps', '2', '--resume')
     process = start(arguments, tmp_path, TORCHRUN)
-    while not list((tmp_path / 'killed').glob('last.process1.step[5-9].pt')):
+    while not list((tmp_path / 'killed').glob('last.process1.stream.step[5-9].pt')):
         time.sleep(0.02)
         assert process.poll() is None, process.communicate()
     process.send_signal(signal.SIGTERM)                    # torchrun kills its processes
@@ -243,6 +249,8 @@ def test_two_processes_run_and_resume(files, tmp_path):
     assert same_state(tmp_path / 'whole/last.pt', tmp_path / 'killed/last.pt')
     memory = torch.load(tmp_path / 'whole/last.pt', weights_only=True)['own']['memory']
     assert memory['capacity'] == 10                        # 20 pairs, divided over two
+    step = torch.load(tmp_path / 'killed/last.pt', weights_only=True)['global_step']
+    assert [file.name for file in (tmp_path / 'killed').glob('last.process*')] == [f'last.process1.stream.step{step}.pt']
 
 
 def test_every_method_runs_under_two_processes(tmp_path):
@@ -282,7 +290,8 @@ def test_bad_clips_are_named_counted_and_left_out(files, tmp_path, here):
 @pytest.mark.parametrize('arguments, reason', [
     ('--dataset vggsound', '--dataset shapes'), ('--methd er', '--method'), ('--method flva', 'flava'), ('--size smal', 'small'),
     ('--dataset shape', 'shapes'), ('--mask-ratio 0.4', 'mask'), ('--rho-v 0.3 --mask-ratio 0.7', 'nothing to predict'),
-    ('--chunk 3', 'divide'), ('--method er --selection importance', 'for --method flava'), ('--selection mats --num-frames 1', 'two frames'), ('--init nowhere.pt', 'no such file'), ('--batch-size x', 'invalid int'), ('--image-size 100', 'multiples')])
+    ('--chunk 3', 'divide'), ('--method er --selection importance', 'for --method flava'), ('--selection mats --num-frames 1', 'two frames'),
+    ('--device cuda:99', 'GPUs'), ('--device qpu', 'no such kind'), ('--init nowhere.pt', 'no such file'), ('--batch-size x', 'invalid int'), ('--image-size 100', 'multiples')])
 def test_mistakes_get_one_message(arguments, reason, tmp_path, here):
     code, out, err = here(arguments.split(), tmp_path)
     assert code == 2 and reason in err and len(err.strip().splitlines()) <= 12, err
