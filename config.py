@@ -45,7 +45,8 @@ class Config(Sizes):
     steps: int = option(-1, 'at most so many steps a task; -1: no cap')
 
     pretrain_epochs: int = option(10, 'of the initial pre-training (App. B); the paper does not say how many')
-    pretrain_steps: int = option(-1, 'at most so many steps of initial pre-training; 0 leaves it out, -1: no cap')
+    pretrain_steps: int = option(-1, 'at most so many steps of initial pre-training; 0 leaves it out, -1: no cap. Small shapes start '
+                                 'from weights/shapes_small.pt where no option of the pre-training is given')
     pretrain_lr: float = option(1e-4, 'in the initial pre-training')
     pretrain_batch_size: int = option(48, 'in the initial pre-training')
     pretrain_mask_ratio: float = option(0.8, 'in the initial pre-training')
@@ -120,11 +121,12 @@ def parse(arguments):
     shapes_of_tensors = {field.name for field in dataclasses.fields(Sizes)}
     for field in sorted(dataclasses.fields(Config), key=lambda field: field.name in shapes_of_tensors):   # those last
         name, meaning = '--' + field.name.replace('_', '-'), field.metadata['help'].replace('%', '%%')
-        small = PRESETS['small'].get(field.name)
         shown = f'{field.default}' if field.default != '' else 'none'
-        kind = one_of(choices[field.name]) if field.name in choices else field.type
-        parser.add_argument(name, type=kind, default=argparse.SUPPRESS, metavar=name[2:].upper(),
-                            help=f'{meaning} (default {shown}{f"; small: {small}" if small is not None else ""})')
+        for kind, preset in (('small', PRESETS['small']), ('audioset', OF_DATASET['audioset'])):
+            shown += f'; {kind}: {preset[field.name]}' if field.name in preset else ''
+        read = one_of(choices[field.name]) if field.name in choices else field.type
+        parser.add_argument(name, type=read, default=argparse.SUPPRESS, metavar=name[2:].upper(),
+                            help=f'{meaning} (default {shown})')
     parser.add_argument('--resume', action='store_true', help='go on from the last checkpoint of this run')
     given, unknown = parser.parse_known_args(arguments)
     if unknown:
