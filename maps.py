@@ -117,7 +117,8 @@ def followed(groups):
 
 
 def fading(found, places, title):
-    """Clips at these places of the record; under each one, a row a method: left after its own task, right at the end."""
+    """Clips at these places of the record; under each one, a row a method: left after its own task, right at the end. Methods
+    that do not select have no AVM to train; the paper does not say by which it shows DER++'s attention."""
     cfg, record = found[0][1].cfg, found[0][2]
     figure, axes = page(len(places) * (1 + len(found)), cfg)
     for block, place in enumerate(places):
@@ -127,7 +128,9 @@ def fading(found, places, title):
         show_frames(axes[top, 0], cfg, clip['frames'])
         show_sound(axes[top, 1], cfg, clip['audio'])
         name_row(axes[top, 0], f'({"abcdefghijklmnopqrstuvwxyz"[block % 26]}) {task}')
-        explain(axes[top, 2:], f'left: right after {task}\nright: after {record["after"][-1]}, the last')
+        frozen = any(not run.cfg.method.startswith('flava') for _, run, _ in found)
+        explain(axes[top, 2:], f'left: right after {task}\nright: after {record["after"][-1]}, the last'
+                + ('\nAVM: FLAVA\'s own; of others, that of\nthe initial pre-training, untrained since' if frozen else ''))
         for row, (label, run, own) in zip(axes[top + 1:top + 1 + len(found)], found):
             maps = own['clips'][place]
             name_row(row[0], label)
