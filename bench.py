@@ -155,7 +155,8 @@ def printed_ratio(name, column):
 def table(found):
     """Markdown: medians over rounds (lowest … highest), and ratios to DER++, beside the paper's."""
     reference = found.get('der++')
-    lines = ['| method | samples/s | ÷ DER++ | paper | peak GB | ÷ DER++ | paper | Gop/sample | ÷ DER++ | memory, GB |', '| --- ' * 10 + '|']
+    lines = ['| method | samples/s | ÷ DER++ | paper | peak GB | ÷ DER++ | paper | Gop/sample | ÷ DER++ | rehearsal memory, GB | ÷ DER++ |',
+             '| --- ' * 11 + '|']
     for name, of in found.items():
         cells = [name]
         for key, column in (('samples_per_s', 1), ('peak_gb', 0)):
@@ -163,8 +164,9 @@ def table(found):
             cells.append(f'{statistics.median(values):.2f} ({min(values):.2f} … {max(values):.2f})')
             cells.append(f'{statistics.median(v / r for v, r in zip(values, reference[key])):.2f}' if reference else '–')
             cells.append(printed_ratio(name, column))
-        cells += [f'{of["operations"] / 1e9:.2f}', f'{of["operations"] / reference["operations"]:.2f}' if reference else '–',
-                  f'{of["memory_bytes"] / 1e9:.3f}']
+        for key in ('operations', 'memory_bytes'):
+            cells.append(f'{of[key] / 1e9:.3f}')
+            cells.append(f'{of[key] / reference[key]:.2f}' if reference and reference[key] else '–')
         lines.append('| ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines)
 

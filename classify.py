@@ -48,6 +48,12 @@ def recipe(name, args):
     return RECIPES[name]._replace(**given)
 
 
+def options(args):
+    """What was not as in Table 6, as words of the command line: "--clips 300 --lr 0.005"; mostly ''"""
+    given = {name: getattr(args, name) for name in ('clips', *Recipe._fields) if getattr(args, name) is not None}
+    return ' '.join(f'--{name.replace("_", "-")} {value}' for name, value in given.items())
+
+
 def rate(step, steps, warmup):
     """The share of the learning rate at a step (from 0): linear warm-up, then a half cosine down towards 0."""
     if step < warmup:
@@ -229,7 +235,7 @@ def classification(run, args):
     models = [model for model in run.models() if model[0] > 0]
     if not models:
         raise UserError(f'{run.folder}: no task has been learned yet')
-    several = any(len(labels) != 1 for dataset in (*stream.train, *stream.evaluate) for labels in dataset.labels)
+    several = run.cfg.dataset == 'audioset' or any(len(labels) != 1 for dataset in (*stream.train, *stream.evaluate) for labels in dataset.labels)
     tasks, acc, top5, chance, bad = len(stream.names), [], [], [None] * len(stream.names), set()
     for t, after, file in models:
         acc.append([None] * tasks)
@@ -239,7 +245,7 @@ def classification(run, args):
             acc[-1][i], top5[-1][i], chance[i] = found['metric'], found['top5'], found['chance']
             bad.update(found['bad'])
     results = dict(metric='mAP' if several else 'accuracy', tasks=stream.names, after=[name for _, name, _ in models],
-                   **over_stream(acc), finetune=args.finetune, chance=chance, left_out=sorted(bad))
+                   **over_stream(acc), finetune=args.finetune, options=options(args), chance=chance, left_out=sorted(bad))
     if not several:
         results['top5'] = over_stream(top5)
     return results, classification_table(run.cfg.method, results), classification_figure(run.cfg.method, results)
@@ -344,10 +350,11 @@ def events(run, args):
     guess = logits.argmax(-1)                                                    # n,10
     right, there = (guess == target).double(), target.flatten().bincount(minlength=len(classes))
     results = dict(after=after, accuracy=100 * right.mean().item(), majority=100 * there.max().item() / target.numel(),
-                   classes=classes, finetune=args.finetune,
+                   classes=classes, finetune=args.finetune, options=options(args),
                    left_out=sorted({*bad, *sets['train'].bad, *sets['test'].bad}),
                    per_class=[100 * right[target == c].mean().item() if there[c] else None for c in range(len(classes))])
-    table = (f'| method | Acc |\n| --- | --- |\n| {run.cfg.method} | {results["accuracy"]:.2f} |\n'
+    how = ', fine-tuned' if args.finetune else ''
+    table = (f'| method | Acc |\n| --- | --- |\n| {run.cfg.method}{how} | {results["accuracy"]:.2f} |\n'
              f'| always the commonest class | {results["majority"]:.2f} |')
     return results, table, events_figure(run.cfg.method, results, guess, target)
 

@@ -54,8 +54,8 @@ def spectrogram(waveform, sizes: Sizes):
 
 
 def augment_audio(spec, generator):
-    """Training noise and time shift (Table 6). spec (t, f) -> (t, f). The strengths, which the paper does not
-    give, are CAV-MAE's: uniform noise up to 0.1 at most, and a roll by up to 10 frames either way."""
+    """Training noise and time shift (Table 6). spec (t, f) -> (t, f). Noise up to 0.1 at most; the paper
+    does not say how far the roll may go: here up to 10 frames either way, so that sound stays with picture."""
     strength = 0.1 * torch.rand((), generator=generator)
     spec = spec + strength * torch.rand(spec.shape, generator=generator)
     return torch.roll(spec, _pick(range(-10, 11), generator), dims=0)

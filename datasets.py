@@ -139,9 +139,9 @@ def vggsound(folder, sizes: Sizes, tasks_csv=None, clips_per_class=400, retrieva
     tasks = read_tasks(tasks_csv or paper, {clip.labels[0] for clip in clips} | set(read_tasks(paper, None)))
     listed, notes = read_retrieval_list(retrieval_list, clips)
 
-    used, per_class = [], Counter()
+    used, per_class, present = [], Counter(), set(os.listdir(Path(folder) / 'video'))
     for clip in clips:
-        per_class[clip.labels, clip.split] += 1
+        per_class[clip.labels, clip.split] += os.path.basename(clip.path) in present   # YouTube's losses do not count
         if clip.split == 'test':
             wanted = clip.labels[0] in tasks
         else:

@@ -167,8 +167,8 @@ def main(arguments=None):
     parser.add_argument('--task', choices=list(tasks), help='what to evaluate; without it, a table of what the runs recorded')
     parser.add_argument('--last', action='store_true', help='only the model after the last task')
     parser.add_argument('--data', default='', help='ave: folder of AVE (Annotations.txt, trainSet.txt, …, AVE/*.mp4)')
-    parser.add_argument('--finetune', action='store_true', help='classification: train the backbone too')
-    parser.add_argument('--clips', type=int, help='classification: at most so many training clips a task')
+    parser.add_argument('--finetune', action='store_true', help='classification, ave: train the backbone too')
+    parser.add_argument('--clips', type=int, help='classification, ave: at most so many training clips a task')
     parser.add_argument('--epochs', type=int, help='classification, ave: default 15 (Table 6)')
     parser.add_argument('--batch-size', type=int, help='classification, ave: default 48, AudioSet 36, AVE 12 (Table 6)')
     parser.add_argument('--lr', type=float, help='classification, ave: default 5e-4, AVE 1e-3 (Table 6)')
@@ -185,7 +185,8 @@ def main(arguments=None):
             run = Recorded(path, args.workers, args.device, args.last)
             results, markdown, figure = tasks[args.task](run, args)
             print(markdown)
-            for file in run.write(args.task, results, markdown, figure):
+            name = args.task + ('-finetuned' if results.get('finetune') else '')     # beside what a frozen backbone gives
+            for file in run.write(name, results, markdown, figure):
                 print(file)
             plt.close(figure)
 

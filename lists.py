@@ -251,7 +251,7 @@ def _rows(path, **dialect):
     reader = csv.reader(io.StringIO(text, newline=''), strict=True, skipinitialspace=True, **dialect)
     try:
         for row in reader:
-            if row:
+            if any(cell.strip() for cell in row):
                 yield reader.line_num, [cell.strip() for cell in row]
     except csv.Error as error:
         raise UserError(f'{path}:{reader.line_num}: {error}') from error

@@ -299,7 +299,8 @@ def overlays(cfg, rows, columns_v, columns_a, title):
 class Pairs(Dataset):
     """The clips of one task, beside each a clip of another task, whose audio or video is to take its own's place.
 
-    The paper does not say how it pairs them; here clip j meets clip j of each of the other tasks in turn.
+    The paper pairs with past data, and does not say with which; here clip j meets clip j of each of the other tasks in turn,
+    the first that of the task before (the first task's, that of the last).
     """
 
     def __init__(self, tests, task):
@@ -310,7 +311,7 @@ class Pairs(Dataset):
 
     def partner(self, index):
         """→ (other task, clip of it)"""
-        other = (self.task + 1 + index % (len(self.tests) - 1)) % len(self.tests)
+        other = (self.task - 1 - index % (len(self.tests) - 1)) % len(self.tests)
         return other, index % len(self.tests[other])
 
     def __getitem__(self, key):

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from matplotlib.collections import LineCollection
 
-from methods import score, whole
+from methods import WITHOUT_ATTENTION
+from steps import score, whole
 from tables import Missing, compared, evaluated, labels
 
 ROWS = 16   # of pictures that one page of print holds
@@ -128,7 +129,7 @@ def fading(found, places, title):
         show_frames(axes[top, 0], cfg, clip['frames'])
         show_sound(axes[top, 1], cfg, clip['audio'])
         name_row(axes[top, 0], f'({"abcdefghijklmnopqrstuvwxyz"[block % 26]}) {task}')
-        frozen = any(not run.cfg.method.startswith('flava') for _, run, _ in found)
+        frozen = any(not run.cfg.method.startswith('flava') or run.cfg.selection in WITHOUT_ATTENTION for _, run, _ in found)
         explain(axes[top, 2:], f'left: right after {task}\nright: after {record["after"][-1]}, the last'
                 + ('\nAVM: FLAVA\'s own; of others, that of\nthe initial pre-training, untrained since' if frozen else ''))
         for row, (label, run, own) in zip(axes[top + 1:top + 1 + len(found)], found):
@@ -169,9 +170,11 @@ def figure_17(groups):
 
 def swaps(groups):
     """→ name of the method, run and record of eval/spurious.pt: FLAVA's where there is one, else the first given"""
-    found = evaluated(groups, 'spurious')
-    group = next((g for g in found if g.cfg.method == 'flava'), found[0])
-    return group.name, group.runs[0], group.runs[0].tensors('spurious')
+    found = [(g, run) for g in evaluated(groups, 'spurious') for run in g.runs if run.found('spurious', 'pt')]
+    if not found:
+        raise Missing('`python eval.py RUN --task spurious`, of which only the numbers are left')
+    group, run = next((entry for entry in found if entry[0].cfg.method == 'flava'), found[0])
+    return group.name, run, run.tensors('spurious')
 
 
 def spurious(name, run, record, places):
@@ -201,14 +204,15 @@ def spurious(name, run, record, places):
 
 
 def figure_3(groups):
-    """Attention of one clip, with its own other modality and with that of another task's clip."""
-    return spurious(*swaps(groups), [0])
+    """Attention of a clip of the last task, with its own other modality and with that of a past task's clip."""
+    name, run, record = swaps(groups)
+    return spurious(name, run, record, [len(record['clips']) - 1])
 
 
 def figure_16(groups):
     """Figure 3 with other clips: as many as a page holds."""
     name, run, record = swaps(groups)
-    return spurious(name, run, record, list(range(1, len(record['clips'])))[:ROWS // 3])
+    return spurious(name, run, record, list(range(len(record['clips']) - 1))[::-1][:ROWS // 3])
 
 
 # ------------------------------------------------------------------------------ sound sources: Figure 12

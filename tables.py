@@ -148,10 +148,13 @@ class Group(NamedTuple):
 
     @property
     def name(self):
+        """The paper's; FLAVA with another selection goes by Table 3's name of that."""
+        if self.cfg.method == 'flava' and self.cfg.selection != 'both':
+            return SELECTIONS[self.cfg.selection]
         return NAMES.get(self.cfg.method, self.cfg.method)
 
 
-ONE_GROUP = FREE_TO_CHANGE | {'seed', 'init', 'data'}     # may differ within a group: where things lie, and what is random
+ONE_GROUP = FREE_TO_CHANGE | {'seed'}                     # may differ within a group: where it was written, and what is random
 OF_ONE_METHOD = ('mir_', 'gmed_', 'cls_er_', 'lump_')     # options that begin so mean nothing to other methods
 
 
@@ -168,8 +171,9 @@ def groups(paths):
     found = {}
     for run in runs:
         options = {name: value for name, value in vars(run.cfg).items() if name not in ONE_GROUP}
+        options |= {name: Path(options[name]).name for name in ('init', 'data')}          # folders may have moved
         group = found.setdefault(tuple(options.items()), Group(options, []))
-        twin = [str(r.folder) for r in group.runs if (r.cfg.seed, r.cfg.init) == (run.cfg.seed, run.cfg.init)]
+        twin = [str(r.folder) for r in group.runs if r.cfg.seed == run.cfg.seed]
         if twin:
             raise UserError(f'{twin[0]} and {run.folder} have the same options and the same seed: as two they would count as '
                             'two seeds; leave one out')
@@ -207,18 +211,40 @@ def over_seeds(group, value):
     return (statistics.mean(found) if found else None), (statistics.stdev(found) if len(found) > 1 else None)
 
 
+def unusual(cfg):
+    """{option: value} where a run differs from the defaults of its data set and size, apart from what may differ in a group"""
+    usual, _ = parse([word for name in ('dataset', 'size', 'method') for word in (f'--{name}', getattr(cfg, name))])
+    named = lambda options, name: Path(options[name]).name if name in ('init', 'data') else options[name]
+    return {name: value for name, value in vars(cfg).items()
+            if name not in ONE_GROUP and named(vars(cfg), name) != named(vars(usual), name)}
+
+
+def note_on_options(groups):
+    """A line that names the options in which these groups are not what the defaults, the paper's numbers, would be."""
+    said = {label: dict({} if g.cfg.size == 'base' else {'size': g.cfg.size},
+                        **{name: value for name, value in unusual(g.cfg).items() if name not in ('data', 'init', 'order')})
+            for label, g in zip(labels(groups), groups)}
+    words = [f'{label}: ' + ', '.join(f'{name} {value}' for name, value in options.items()) for label, options in said.items() if options]
+    return 'Not with the paper\'s options: ' + '; '.join(words) + '.\n' if words else ''
+
+
+def note_on_heads(groups, task):
+    """A line that names the runs whose heads were not trained as Table 6 has it."""
+    other = {str(run.folder): run.read(task)['options'] for g in groups for run in g.runs}
+    words = [f'{folder}: {options}' for folder, options in other.items() if options]
+    return 'Heads not trained as in Table 6: ' + '; '.join(words) + '.\n' if words else ''
+
+
 def command(group, **options):
     """The command line for a run like a group's but for these options; without a group, for one on the built-in data."""
     cfg = group.cfg if group else Config(dataset='shapes', size='small')
     kind = {'dataset': cfg.dataset, 'size': cfg.size, 'method': options.get('method', cfg.method)}
-    usual, _ = parse([word for name, value in kind.items() for word in (f'--{name}', value)])
-    given = (*group.options, 'init', 'data') if group else ()
-    unusual = {name: getattr(cfg, name) for name in given if getattr(cfg, name) != getattr(usual, name)}
     if cfg.size == ('small' if cfg.dataset == 'shapes' else 'base'):
         kind.pop('size')
     option = lambda name: name.replace('_', '-')
-    out = '-'.join([f'runs/{cfg.dataset}', kind['method']] + [f'{option(n)}-{v}' for n, v in options.items() if n != 'method'])
-    words = kind | {name: value for name, value in unusual.items() if name not in ('method', 'selection')} | options | {'out': out}
+    out = '-'.join([f'runs/{cfg.dataset}', kind['method']] + [f'{option(n)}-{v}' for n, v in options.items() if n != 'method' and v != ''])
+    other = {name: value for name, value in unusual(cfg).items() if group and name != 'selection'} | options | {'out': out}
+    words = kind | {name: value for name, value in other.items() if value != ''}
     return '`python train.py ' + ' '.join(f'--{option(name)} {shlex.quote(str(value))}' for name, value in words.items()) + '`'
 
 
@@ -240,10 +266,10 @@ def retrieval(direction, recall, which):
 
 
 def classified(which):
-    """→ value(run): A or F of the linear probe (Table 4), percent; a fine-tuned backbone's is another thing and is None"""
+    """→ value(run): A or F of the linear probe (Table 4), percent"""
     def value(run):
         found = run.read('classification')
-        return None if found is None or found['finetune'] else found[which]
+        return found and found[which]
     return value
 
 
@@ -281,8 +307,8 @@ def by_method(groups, paper):
     rows = []
     for method, name in NAMES.items():
         own = [(label, g) for label, g in zip(labels(groups), groups) if g.cfg.method == method]
-        rows += [(label, g, paper.get(method, ())) for label, g in own]
-        if not own and method in paper:
+        rows += [(label, g, paper.get(method, ()) if g.name == name else ()) for label, g in own]
+        if method in paper and not any(g.name == name for _, g in own):
             rows.append((name, None, paper[method]))
     return rows
 
@@ -290,7 +316,7 @@ def by_method(groups, paper):
 def cells(group, columns, row):
     """Number of seeds, then ours and the paper's for each column. columns: [value(run)]; group may be None, row ()"""
     theirs = lambda k: row[k] if k < len(row) else None
-    return [len(group.runs) if group else 0] + [text(over_seeds(group, value) if group else (None, None), theirs(k))
+    return [sum(columns[0](run) is not None for run in group.runs) if group else 0] + [text(over_seeds(group, value) if group else (None, None), theirs(k))
                                                 for k, value in enumerate(columns)]
 
 
@@ -315,7 +341,8 @@ def retrieval_table(number, title, groups, paper):
             parts.append(markdown([name, 'seeds'] + [f'{recall} {arrow(which)}' for recall, which in columns], rows) + '\n')
         candidates = sorted({run.results['candidates'] for g in chosen for run in g.runs})
         parts.append(f'Candidates: {", ".join(map(str, candidates))}'
-                     + (f'; the paper\'s: {CANDIDATES[dataset]}.' if dataset in CANDIDATES else '.') + '\n')
+                     + (f'; the paper\'s: {CANDIDATES[dataset]}.' if dataset in CANDIDATES else '.') + '\n'
+                     + (note_on_options(chosen) if dataset in DATASETS else ''))
     return '\n'.join(parts)
 
 
@@ -323,7 +350,7 @@ def table_1(groups):
     """Zero-shot retrieval, the tasks in the paper's order."""
     chosen = [g for g in groups if not g.cfg.order]
     if not chosen:
-        raise Missing(command(groups[0] if groups else None))
+        raise Missing(command(groups[0] if groups else None, order=''))
     return retrieval_table(1, 'Audiovisual zero-shot retrieval', chosen, TABLE_1)
 
 
@@ -360,7 +387,8 @@ def table_4(groups):
         metric = chosen[0].runs[0].read('classification')['metric']
         rows = [[label, *cells(g, [classified('A'), classified('F')], row)] for label, g, row in by_method(chosen, paper)]
         parts += [heading(4, f'Audiovisual classification ({metric})', dataset, DATASETS),
-                  markdown(['Method', 'seeds', 'A ↑', 'F ↓'], rows) + '\n']
+                  markdown(['Method', 'seeds', 'A ↑', 'F ↓'], rows) + '\n', note_on_heads(chosen, 'classification'),
+                  note_on_options(chosen) if dataset in DATASETS else '']
     return '\n'.join(parts)
 
 
@@ -368,7 +396,8 @@ def table_7(groups):
     """Zero-shot retrieval, the tasks in shuffled order."""
     chosen = [g for g in groups if g.cfg.order == 'shuffled']
     if not chosen:
-        raise Missing(command(groups[0] if groups else None, order='shuffled'))
+        size = {'batch_size': 36} if groups and groups[0].cfg.dataset == 'vggsound' else {}        # App. E
+        raise Missing(command(groups[0] if groups else None, order='shuffled', **size))
     return retrieval_table(7, 'Audiovisual zero-shot retrieval, shuffled tasks', chosen, TABLE_7)
 
 
@@ -378,13 +407,9 @@ def table_8(groups):
     dataset = chosen[0].cfg.dataset
     paper = {m: (value,) for m, value in TABLE_8.items()} if dataset == 'vggsound' else {}
 
-    def last(run):
-        found = run.read('ave')['accuracy']
-        return found[-1] if isinstance(found, list) else found           # one number a model
-
-    rows = [[label, *cells(g, [last], row)] for label, g, row in by_method(chosen, paper)]
+    rows = [[label, *cells(g, [lambda run: run.read('ave')['accuracy']], row)] for label, g, row in by_method(chosen, paper)]
     title = heading(8, 'Event localization on AVE', dataset, ['vggsound'])
-    return title + '\n' + markdown(['Method', 'seeds', 'Acc ↑'], rows) + '\n'
+    return title + '\n' + markdown(['Method', 'seeds', 'Acc ↑'], rows) + '\n' + note_on_heads(chosen, 'ave')
 
 
 def swept(groups, option, paper):

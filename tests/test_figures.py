@@ -51,8 +51,9 @@ def fake_run(folder, number=0, tasks=TASKS, evaluated=('classification', 'ave', 
     records = {
         'classification': {'metric': 'accuracy', 'tasks': tasks, 'after': after, 'A': made['A'],
                            'F': None if multitask else made['F'],
-                           'acc': [[made['acc'][t - 1][i] if i < t else None for i in range(T)] for t in steps], 'finetune': False},
-        'ave': {'after': after, 'accuracy': rng.uniform(40, 60), 'majority': 30.0, 'classes': []},
+                           'acc': [[made['acc'][t - 1][i] if i < t else None for i in range(T)] for t in steps], 'finetune': False,
+                           'options': ''},
+        'ave': {'after': after, 'accuracy': rng.uniform(40, 60), 'majority': 30.0, 'classes': [], 'options': ''},
         'gap': {'tasks': tasks, 'after': ['initial', *after], 'gap': gap.tolist(),
                 'over_stream': [gap[1 + k, :t].mean() for k, t in enumerate(steps)],
                 'difference': None if multitask else float(np.mean([abs(gap[-1, i] - gap[1 + i, i]) for i in range(T - 1)])),
@@ -158,7 +159,7 @@ def test_transcribed_tables_agree_with_each_other():
 # ------------------------------------------------------------------------------- groups and seeds
 
 def test_runs_that_differ_in_the_seed_are_one_group(tmp_path):
-    paths = [fake_run(tmp_path / f'er{s}', s, method='er', device='cpu' if s else '', workers=s, init=f'{s}.pt', pretrain_steps=0,
+    paths = [fake_run(tmp_path / f'er{s}', s, method='er', device='cpu' if s else '', workers=s, init=f'/{s}/shapes_small.pt', pretrain_steps=0,
                       evaluated=()) for s in range(3)]
     paths += [fake_run(tmp_path / 'big', 3, method='er', memory_size=99, evaluated=()),
               fake_run(tmp_path / 'ft', 4, method='finetune', evaluated=())]
@@ -182,6 +183,22 @@ def test_options_of_single_methods_do_not_part_what_is_compared(tmp_path):
     found = tables.compared(groups(paths), 'method')
     assert tables.labels(found) == ['ER', 'GMED, gmed_alpha 0.3', 'GMED, gmed_alpha 0.1']
     assert len({(str(look['linestyle']), look.get('markerfacecolor')) for look in figures.looks(found)[1:]}) == 2
+
+
+def test_the_paper_stands_beside_its_own_method_only(tmp_path):
+    """FLAVA with another selection goes by another name; other options than the paper's are named; other weights are no seeds."""
+    runs = [fake_run(tmp_path / 'lava', 0, dataset='vggsound', method='flava', selection='importance', memory_size=50, evaluated=())]
+    table = tables.table_1(groups(runs))
+    assert values(table, 'FLAVA (Ours)')[2] == '– (5.34)' and '(' not in values(table, tables.SELECTIONS['importance'])[2]
+    assert 'Not with the paper' in table and 'memory_size 50' in table
+    others = [fake_run(tmp_path / f'from{k}', k, dataset='vggsound', method='flava', init=f'{k}.pt', evaluated=()) for k in range(2)]
+    assert len(groups(others)) == 2
+    with pytest.raises(tables.Missing, match='--batch-size 36'):
+        tables.table_7(groups(others))
+    shuffled = groups([fake_run(tmp_path / 'shuffled', 0, dataset='vggsound', method='flava', order='shuffled', evaluated=())])
+    with pytest.raises(tables.Missing) as missing:
+        tables.table_1(shuffled)
+    assert '--order' not in str(missing.value)
 
 
 def test_unfinished_and_repeated_runs_are_named(tmp_path):
@@ -260,8 +277,11 @@ def test_downstream_tables(tmp_path):
     assert values(tables.table_8(groups(paths)), 'CLS-ER')[2].startswith(f'{ave:.2f} ± ')
     assert values(tables.table_8(groups(paths)), 'ER')[2] == '– (54.98)'
     file = paths[0] / 'eval' / 'classification.json'
-    file.write_text(file.read_text().replace('"finetune": false', '"finetune": true'))    # another thing than Table 4's
-    assert values(tables.table_4(groups(paths)), 'CLS-ER')[2] == f'{own[1]:.2f} (58.34 ± 0.14)'
+    assert 'Table 6' not in tables.table_4(groups(paths))
+    file.write_text(file.read_text().replace('"options": ""', '"options": "--clips 300"'))           # another thing than Table 4's
+    assert f'Heads not trained as in Table 6: {paths[0]}: --clips 300.' in tables.table_4(groups(paths))
+    file.unlink()
+    assert values(tables.table_4(groups(paths)), 'CLS-ER')[1:3] == ['1', f'{own[1]:.2f} (58.34 ± 0.14)']
 
 
 # ---------------------------------------------------------------------------- figures of numbers
@@ -385,7 +405,7 @@ def test_spurious_attention(tmp_path):
     found = groups([looked(fake_run(tmp_path / m, method=m, evaluated=()), number=k) for k, m in enumerate(('er', 'flava'))])
     figure = maps.figure_3(found)
     axes = np.array(figure.axes).reshape(3, 4)
-    clip = torch.load(tmp_path / 'flava/eval/spurious.pt', weights_only=True)['clips'][0]
+    clip = torch.load(tmp_path / 'flava/eval/spurious.pt', weights_only=True)['clips'][-1]        # of the last task
     assert 'FLAVA' in figure.get_suptitle()
     assert np.array_equal(images(axes[2, 1])[0], clip['I_a_other'].reshape(cfg.grid_a).T)
     assert np.array_equal(images(axes[1, 0])[1], beside(clip['I_v'].reshape(cfg.grid_v), float('nan')), equal_nan=True)
