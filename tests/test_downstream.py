@@ -65,7 +65,7 @@ def test_shapes_are_measured_and_fine_tuning_is_an_option(tmp_path, monkeypatch,
     for task, options in (('localization', []), ('spurious', []), ('classification', ['--last', '--finetune', '--epochs', '1', '--clips', '9'])):
         evaluation.main(['run', '--task', task, '--device', 'cpu', *options])
     read = lambda task: json.loads((tmp_path / f'run/eval/{task}.json').read_text())
-    last = read('classification-last')                                            # beside what all models would give, not in its place
+    last = read('classification-finetuned-last')                                            # beside what all models would give, not in its place
     assert last['finetune'] and last['metric'] == 'accuracy' and len(last['acc']) == 1 and last['F'] is None
     found = read('localization')
     assert len(found['avm']['auc_v']) == 7 and all(0 <= x <= 1 for row in found['avm']['auc_v'] for x in row)
