@@ -327,7 +327,7 @@ def test_memory_sizes(tmp_path):
     assert len(axes) == 3 and line(axes[1], 'ER') == [value(('er', size)) for size in (50, 100, 200)]
     assert line(axes[1], 'Finetune') == 2 * [value(('finetune', 100))]
     assert line(axes[2], 'FLAVA (Ours)') == [json.loads((paths['flava', 100] / 'eval/classification.json').read_text())['A']]
-    with pytest.raises(Missing, match='--memory-size 50 '):
+    with pytest.raises(Missing, match='--method er .*--memory-size 50 '):
         figures.figure_9(groups([paths['er', 100], paths['finetune', 100]]))
 
 
