@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from patches import normalized
+
 
 class Projections(NamedTuple):
     """Eq. 10, first line, split into heads; d = D/H."""
@@ -73,3 +75,49 @@ def importance(p, beta):
     I_a = mu(p.q_v, p.k_a, beta).softmax(-1).mean((1, 2))   # A_a: B,H,N,M
     I_v = mu(p.q_a, p.k_v, beta).softmax(-1).mean((1, 2))   # A_v: B,H,M,N
     return I_a, I_v
+
+
+# ------------------------------------------------------------------------- as methods ask for it
+
+class Scores(NamedTuple):
+    """What the AVM says of a batch, for the selection; from an unmasked pass without gradient."""
+    o_a: torch.Tensor            # B,M,D
+    o_v: torch.Tensor            # B,N,D
+    joint_a: torch.Tensor        # B,M,D   õ_a
+    joint_v: torch.Tensor        # B,N,D   õ_v
+    importance_a: torch.Tensor   # B,M     I_a
+    importance_v: torch.Tensor   # B,N     I_v
+    q_a: torch.Tensor            # B,H,M,d
+    q_v: torch.Tensor            # B,H,N,d
+    k_a: torch.Tensor            # B,H,M,d
+    k_v: torch.Tensor            # B,H,N,d
+
+
+@torch.no_grad()
+def score(cfg, backbone, avm, patches):
+    """Eq. 2 and 3 for patches of whole clips → Scores"""
+    x = normalized(patches, cfg.patch_size)
+    o_a, o_v = backbone.encode(x.x_a, x.x_v, x.kept_a, x.kept_v)
+    joint_a, joint_v = backbone.fuse(o_a, o_v, x.kept_a, x.kept_v)
+    p = avm.project(joint_a, joint_v)
+    return Scores(o_a, o_v, joint_a, joint_v, *importance(p, cfg.beta), p.q_a, p.q_v, p.k_a, p.k_v)
+
+
+def matching_loss(backbone, avm, s, patches):
+    """L^avm of Eq. 11, from the Scores s of these patches. Its gradient reaches the AVM alone, as scores carry none.
+
+    Half of the batch keeps its own audio, the other half gets another pair's; one or two pairs are all matched.
+    """
+    B = len(s.joint_a)
+    audio_of = torch.arange(B, device=s.joint_a.device)
+    if B > 2:
+        order = torch.randperm(B, device=audio_of.device)
+        audio_of[order[:B // 2]] = order.roll(1)[:B // 2]          # along one cycle: no audio meets its own video
+    matched = audio_of == torch.arange(B, device=audio_of.device)
+    other = ~matched
+    joint_a, joint_v = s.joint_a.clone(), s.joint_v.clone()
+    if other.any():
+        with torch.no_grad():       # only the fusion sees both modalities: E_a and E_v need no second pass
+            joint_a[other], joint_v[other] = backbone.fuse(     # positions of whole clips are alike, whosever they are
+                s.o_a[audio_of[other]], s.o_v[other], patches.kept_a[other], patches.kept_v[other])
+    return F.binary_cross_entropy_with_logits(avm.match(joint_a, joint_v).float(), matched.float())

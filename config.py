@@ -1,4 +1,4 @@
-"""Every option of `train.py`, with its meaning, its default and where the paper has it (Table 5, 6, App. F).
+"""Every option of `train.py`, with its meaning, its default and where the paper has it (Tables 5, 6, App. F).
 
 In:  the words of a command line.
 Out: a Config, whole and checked; what cannot be trained is refused with the reason.
@@ -14,57 +14,46 @@ from pathlib import Path
 
 import torch
 
-from methods import METHODS, WITHOUT_ATTENTION
-from model import SIZES, Sizes, UserError, option
-from steps import count
+from baselines import METHODS, WITHOUT_ATTENTION
+from patches import SIZES, Sizes, UserError, count, option
+from selection import AUDIO_SELECTIONS, SELECTIONS
+from streams.catalogue import DATASETS
 
 
 @dataclass
 class Config(Sizes):
     """Every option. Defaults are the paper's for VGGSound, where it names one; `--size small` has its own (PRESETS)."""
-    dataset: str = option('shapes', 'shapes (built in), vggsound or audioset')
-    data: str = option('', 'folder of the clips, see README; without it, data/DATASET')
+    dataset: str = option('shapes', ', '.join(DATASETS) + '; shapes are built in')
+    data: str = option('', 'folder of the clips, see streams/README.md; without it, data/DATASET')
     tasks: str = option('', 'CSV "class,task"; without it, the paper\'s 8 or 7 tasks (App. B)')
     order: str = option('', 'of the tasks: names with commas between, or "shuffled" for that of Table 7')
-    retrieval_list: str = option('', 'JSON list of retrieval clips, in CAV-MAE\'s format; without it, the whole test split')
-    pretrain_data: str = option('', 'a second folder for the initial pre-training (App. B): for vggsound that of AudioSet, whose '
-                                'balanced clips join it; for audioset that of VGGSound, all of which it is')
+    retrieval_list: str = option('', 'JSON list of retrieval clips, in CAV-MAE\'s format; without it, the whole '
+                                 'test split')
+    pretrain_data: str = option('', 'a second folder for the initial pre-training (App. B): for vggsound that of '
+                                'AudioSet, whose balanced clips join it; for audioset that of VGGSound, all of it')
+    clips_per_class: int = option(400, 'at most so many training clips of a class; App. B')
+    clips_per_task: int = option(1000, 'training clips of a task of shapes')
+    test_clips: int = option(60, 'retrieval clips of a task of shapes')
+    max_silent: int = option(1, 'silent objects in a clip of shapes, at most')
+    max_bad: float = option(0.1, 'stop when more than this share of the clips cannot be used')
+    workers: int = option(-1, 'processes that load clips; -1: one per core, and none for shapes')
+
     method: str = option('flava', ', '.join(METHODS))
-    size: str = option('', 'base (the paper\'s) or small; without it, small for shapes and base otherwise')
-    init: str = option('', 'weights to start from: the authors\', an ImageNet MAE ViT-B, or one of this project\'s')
-    out: str = option('', 'folder of the run; without it, runs/DATASET-SIZE-METHOD-SEED')
-    cache: str = option('cache', 'folder for what several runs share: initial pre-training, checked clips')
-    seed: int = option(0, 'of weights, data order, masks and selection; and of the clips of shapes')
-
-    lr: float = option(1e-4, 'constant; Table 6')
-    beta1: float = option(0.95, 'Adam; Table 6')
-    beta2: float = option(0.999, 'Adam; Table 6')
-    weight_decay: float = option(5e-7, 'Table 6')
-    batch_size: int = option(48, 'current pairs a step, over all processes; as many are replayed; Table 6')
-    epochs: int = option(10, 'of each task; Table 6')
-    steps: int = option(-1, 'at most so many steps a task; -1: no cap')
-
-    pretrain_epochs: int = option(10, 'of the initial pre-training (App. B); the paper does not say how many')
-    pretrain_steps: int = option(-1, 'at most so many steps of initial pre-training; 0 leaves it out, -1: no cap. Small shapes start '
-                                 'from weights/shapes_small.pt where no option of the pre-training is given')
-    pretrain_lr: float = option(1e-4, 'in the initial pre-training')
-    pretrain_batch_size: int = option(48, 'in the initial pre-training')
-    pretrain_mask_ratio: float = option(0.8, 'in the initial pre-training')
-
     mask_ratio: float = option(0.8, 'share of all patches that is masked; App. C')
-    lam: float = option(0.1, 'λ, weight of the contrastive loss; as released')
+    lam: float = option(0.1, 'λ, weight of the contrastive loss ℓ^c; as released')
     tau: float = option(0.05, 'τ of Eq. 9; as released')
+    mae_weight: float = option(1.0, 'weight of ℓ^r in the stream; 0 leaves it out (Fig. 11)')
+    memory_size: int = option(2000, 'pairs in the rehearsal memory, over all processes; §5.2')
     alpha: float = option(0.5, 'α, weight of the penalty ℓ^p, for DER++ and FLAVA; Table 5')
     beta: float = option(0.4, 'β of Eq. 2, for the scores that select; Table 10')
     rho_a: float = option(0.5, 'ρ_a, share of audio patches that is selected; Table 9')
     rho_v: float = option(0.5, 'ρ_v, share of video patches that is selected; Table 9')
-    selection: str = option('both', 'of patches, for flava (Table 3): both, importance (LAVA), forget-robust (FRS), random, mats')
-    audio_selection: str = option('time', 'of audio patches (Fig. 10 b): time (chunks), frequency, none (no constraint)')
-    mae_weight: float = option(1.0, 'weight of ℓ^r in the stream; 0 leaves it out (Fig. 11)')
     chunk: int = option(4, 'L_c of Algorithm 2, in audio patches along time; §4.3')
-    memory_size: int = option(2000, 'pairs in the rehearsal memory, over all processes; §5.2')
-
-    mir_candidates: int = option(5, 'MIR: pairs drawn from the memory to choose from, in batches; the paper does not say')
+    selection: str = option('both', 'of patches, for flava (Table 3): ' + ', '.join([*SELECTIONS, *WITHOUT_ATTENTION]))
+    audio_selection: str = option('time', 'of audio patches (Fig. 10 b): time (chunks), frequency, none (no '
+                                  'constraint)')
+    mir_candidates: int = option(5, 'MIR: pairs drawn from the memory to choose from, in batches; the paper does not '
+                                 'say')
     gmed_alpha: float = option(0.1, 'GMED: α, edit step; Table 5, damaged')
     gmed_beta: float = option(0.05, 'GMED: β, regularizer of the edit; Table 5, damaged')
     gmed_gamma: float = option(1.0, 'GMED: γ, decay of the edited clip; Table 5')
@@ -75,18 +64,45 @@ class Config(Sizes):
     cls_er_lam: float = option(0.1, 'CLS-ER: λ, weight of the consistency; Table 5, damaged')
     lump_beta: float = option(0.05, 'LUMP: mixing ratios come from Beta(this, this); Table 5, damaged')
 
-    clips_per_class: int = option(400, 'at most so many training clips of a class; App. B')
-    clips_per_task: int = option(1000, 'training clips of a task of shapes')
-    test_clips: int = option(60, 'retrieval clips of a task of shapes')
-    max_silent: int = option(1, 'silent objects in a clip of shapes, at most')
-    max_bad: float = option(0.1, 'stop when more than this share of the clips cannot be used')
-    workers: int = option(-1, 'processes that load clips; -1: one per core, and none for shapes')
+    lr: float = option(1e-4, 'constant; Table 6')
+    beta1: float = option(0.95, 'Adam; Table 6')
+    beta2: float = option(0.999, 'Adam; Table 6')
+    weight_decay: float = option(5e-7, 'Table 6')
+    batch_size: int = option(48, 'current pairs a step, over all processes; as many are replayed; Table 6')
+    epochs: int = option(10, 'of each task; Table 6')
+    steps: int = option(-1, 'at most so many steps a task; -1: no cap')
+    seed: int = option(0, 'of weights, data order, masks and selection; and of the clips of shapes')
+    init: str = option('', 'weights to start from: the authors\', an ImageNet MAE ViT-B, or one of this project\'s')
+    pretrain_epochs: int = option(10, 'of the initial pre-training (App. B); the paper does not say how many')
+    pretrain_steps: int = option(-1, 'at most so many steps of initial pre-training; 0 leaves it out, -1: no cap. '
+                                 'Small shapes start from weights/shapes_small.pt where no option of the pre-training '
+                                 'is given')
+    pretrain_lr: float = option(1e-4, 'in the initial pre-training')
+    pretrain_batch_size: int = option(48, 'in the initial pre-training')
+    pretrain_mask_ratio: float = option(0.8, 'in the initial pre-training')
+
+    size: str = option('', 'base (the paper\'s) or small, which the following can change; without it, small for shapes '
+                       'and base otherwise')
+
+    out: str = option('', 'folder of the run; without it, runs/DATASET-SIZE-METHOD-SEED')
+    cache: str = option('cache', 'folder for what several runs share: initial pre-training, checked clips')
     keep_models: int = option(1, '1: keep the model after each task, for eval.py; 0: only the last')
     save_every: int = option(100, 'steps between two checkpoints')
     log_every: int = option(10, 'steps between two lines of log.jsonl')
     device: str = option('', 'cuda or cpu; without it, cuda where there is one')
 
+    @property
+    def kappa_a(self):
+        """κ_a = ρ_a·M, rounded down: how many audio patches are selected"""
+        return count(self.rho_a, self.num_patches_a)
 
+    @property
+    def kappa_v(self):
+        """κ_v = ρ_v·N"""
+        return count(self.rho_v, self.num_patches_v)
+
+
+FIRST_OF_GROUP = {'dataset': 'data', 'method': 'method', 'lr': 'training', 'size': 'sizes', 'out': 'run'}   # of --help
 PRESETS = {   # what --size changes beside the sizes themselves
     'base': {},
     'small': dict(SIZES['small'], lr=1e-3, batch_size=32, epochs=3, mask_ratio=0.7, lam=1.0, tau=0.1, chunk=2,
@@ -96,92 +112,135 @@ PRESETS = {   # what --size changes beside the sizes themselves
 OF_DATASET = {   # what differs from VGGSound's numbers (§5.2, Table 6); --size small has its own
     'audioset': dict(batch_size=36, epochs=15, memory_size=5000),
 }
-SHIPPED = Path(__file__).parent / 'weights' / 'shapes_small.pt'   # initial pre-training on shapes; README has its command
-FREE_TO_CHANGE = {'workers', 'keep_models', 'save_every', 'log_every', 'device', 'out', 'cache', 'max_bad'}   # when a run is resumed
+SHIPPED = Path(__file__).parent / 'weights' / 'shapes_small.pt'   # initial pre-training on shapes: weights/README.md
+OF_PRETRAINING = set(Sizes.__dataclass_fields__) | {   # what the result of the initial pre-training depends on
+    'dataset', 'data', 'tasks', 'init', 'seed', 'beta1', 'beta2', 'weight_decay', 'pretrain_epochs', 'pretrain_steps',
+    'pretrain_lr', 'pretrain_batch_size', 'pretrain_data', 'pretrain_mask_ratio', 'lam', 'tau', 'beta', 'max_silent',
+    'clips_per_class'}
+FREE_TO_CHANGE = {   # when a run is resumed
+    'workers', 'keep_models', 'save_every', 'log_every', 'device', 'out', 'cache', 'max_bad'}
 
+
+# ------------------------------------------------------------------------- from words to a Config
 
 def one_of(names):
+    """An argparse type: one of these names, or else a message that names the nearest."""
     def check(name):
         if name not in names:
             near = difflib.get_close_matches(name, names, 3, 0.4)
-            raise argparse.ArgumentTypeError(f'there is no {name!r}; ' + (f'did you mean {" or ".join(near)}? ' if near else '')
-                                             + f'there are: {", ".join(names)}')
+            meant = f'did you mean {" or ".join(near)}? ' if near else ''
+            raise argparse.ArgumentTypeError(f'there is no {name!r}; {meant}there are: {", ".join(names)}')
         return name
     return check
 
 
-def parse(arguments):
-    """Options → (Config, whether to resume). A field of Config is an option; what is not given comes from the preset."""
-    parser = argparse.ArgumentParser(prog='train.py', description='Train on a stream of audio-video tasks (Algorithm 1).',
-                                     usage='python train.py [--OPTION VALUE ...] [--resume]', allow_abbrev=False)
+CHOICES = {'method': list(METHODS), 'dataset': list(DATASETS), 'size': list(PRESETS),
+           'selection': [*SELECTIONS, *WITHOUT_ATTENTION], 'audio_selection': list(AUDIO_SELECTIONS)}
+
+
+def shown_default(field):
+    """' (default 3; small: 2)'; nothing for an option that is empty unless given, whose meaning says what that means"""
+    presets = {'small': PRESETS['small'], **OF_DATASET}
+    shown = [f'default {field.default}'] if field.default != '' else []
+    shown += [f'{kind}: {preset[field.name]}' for kind, preset in presets.items() if field.name in preset]
+    return f' ({"; ".join(shown)})' if shown else ''
+
+
+def make_parser():
+    """An option for each field of Config, in groups."""
+    parser = argparse.ArgumentParser(prog='train.py', allow_abbrev=False,
+                                     description='Train on a stream of audio-video tasks (Algorithm 1).',
+                                     usage='python train.py [--OPTION VALUE ...] [--resume]')
     parser.error = lambda message: parser.exit(2, f'error: {message}\n')
-    choices = {'method': list(METHODS), 'dataset': ['shapes', 'vggsound', 'audioset'], 'size': list(PRESETS),
-               'selection': ['both', 'importance', 'forget-robust', *WITHOUT_ATTENTION],
-               'audio_selection': ['time', 'frequency', 'none']}
-    shapes_of_tensors = {field.name for field in dataclasses.fields(Sizes)}
-    for field in sorted(dataclasses.fields(Config), key=lambda field: field.name in shapes_of_tensors):   # those last
-        name, meaning = '--' + field.name.replace('_', '-'), field.metadata['help'].replace('%', '%%')
-        shown = f'{field.default}' if field.default != '' else 'none'
-        for kind, preset in (('small', PRESETS['small']), ('audioset', OF_DATASET['audioset'])):
-            shown += f'; {kind}: {preset[field.name]}' if field.name in preset else ''
-        read = one_of(choices[field.name]) if field.name in choices else field.type
-        parser.add_argument(name, type=read, default=argparse.SUPPRESS, metavar=name[2:].upper(),
-                            help=f'{meaning} (default {shown})')
-    parser.add_argument('--resume', action='store_true', help='go on from the last checkpoint of this run')
+    groups = {first: parser.add_argument_group(title) for first, title in FIRST_OF_GROUP.items()}
+    group = groups['size']                                     # dataclasses put the fields of Sizes first
+    for field in sorted(dataclasses.fields(Config), key=lambda field: field.name != 'size'):     # --size before them
+        group = groups.get(field.name, group)
+        name, meaning = '--' + field.name.replace('_', '-'), field.metadata['help'] + shown_default(field)
+        group.add_argument(name, type=one_of(CHOICES[field.name]) if field.name in CHOICES else field.type,
+                           default=argparse.SUPPRESS, metavar=name[2:].upper(), help=meaning.replace('%', '%%'))
+    groups['out'].add_argument('--resume', action='store_true', help='go on from the last checkpoint of this run')
+    return parser
+
+
+def parse(arguments):
+    """Words → (Config, whether to resume). What is not given comes from the presets. Raises UserError."""
+    parser = make_parser()
     given, unknown = parser.parse_known_args(arguments)
     if unknown:
         options = [o for action in parser._actions for o in action.option_strings]
         near = difflib.get_close_matches(unknown[0].split('=')[0], options, 3, 0.5)
-        parser.error(f'unknown option {unknown[0]}' + (f'; did you mean {" or ".join(near)}?' if near else '; see --help'))
+        advice = f'did you mean {" or ".join(near)}?' if near else 'see --help'
+        parser.error(f'unknown option {unknown[0]}; {advice}')
     given = vars(given)
     resume = given.pop('resume')
 
     dataset = given.get('dataset', 'shapes')
     size = given.get('size') or ('small' if dataset == 'shapes' else 'base')
     cfg = Config(**{**OF_DATASET.get(dataset, {}), **PRESETS[size], **given, 'dataset': dataset, 'size': size})
-    own_start = [name for name in given if name == 'init' or name.startswith('pretrain_') or name in Sizes.__dataclass_fields__]
+    own_start = [name for name in given
+                 if name == 'init' or name.startswith('pretrain_') or name in Sizes.__dataclass_fields__]
     if dataset == 'shapes' and size == 'small' and not own_start and SHIPPED.exists():
         cfg.init, cfg.pretrain_steps = str(SHIPPED), 0          # its initial pre-training has been done
+    if dataset != 'shapes' and not cfg.data:
+        cfg.data = 'data/' + dataset
     cfg.out = cfg.out or f'runs/{dataset}-{size}-{cfg.method}-{cfg.seed}'
     check_config(cfg)
     return cfg, resume
 
 
+# --------------------------------------------------------------------- what cannot be trained, and why
+
 def check_config(cfg):
-    """Refuse what cannot be trained, with the reason."""
-    p = cfg.patch_size
-    if cfg.image_size % p or cfg.audio_frames % p or cfg.mel_bins % p:
-        raise UserError(f'--image-size, --audio-frames and --mel-bins must be multiples of --patch-size {p}')
-    if cfg.embed_dim % 4 or cfg.decoder_embed_dim % 4:
-        raise UserError('--embed-dim and --decoder-embed-dim must be multiples of 4, for positions in two dimensions')
-    for heads, dim in (('num_heads', cfg.embed_dim), ('avm_heads', cfg.embed_dim), ('decoder_num_heads', cfg.decoder_embed_dim)):
-        if dim % getattr(cfg, heads):
-            raise UserError(f'--{heads.replace("_", "-")} {getattr(cfg, heads)} does not divide the width {dim}')
-    if min(cfg.batch_size, cfg.pretrain_batch_size, cfg.epochs, cfg.memory_size, cfg.save_every, cfg.log_every, cfg.mir_candidates) < 1:
-        raise UserError('batch sizes, --epochs, --memory-size, --save-every, --log-every and --mir-candidates must be at least 1')
-    if cfg.selection != 'both' and not (cfg.method == 'flava' or cfg.method == 'flava+' and cfg.selection not in WITHOUT_ATTENTION):
+    """Refuse what cannot be trained, with the reason. Raises UserError."""
+    check_sizes(cfg)
+    for name in ('batch_size', 'pretrain_batch_size', 'epochs', 'memory_size', 'save_every', 'log_every',
+                 'mir_candidates'):
+        if getattr(cfg, name) < 1:
+            raise UserError(f'--{name.replace("_", "-")} {getattr(cfg, name)} must be at least 1')
+    by_attention = cfg.selection not in WITHOUT_ATTENTION
+    if cfg.selection != 'both' and not (cfg.method == 'flava' or cfg.method == 'flava+' and by_attention):
         raise UserError(f'--selection {cfg.selection} is for --method flava; {cfg.method} does not select so')
     if cfg.selection == 'mats' and cfg.num_frames < 2:
         raise UserError('--selection mats needs two frames at least, to see what moves')
     if cfg.lump_beta <= 0:
         raise UserError('--lump-beta must be over 0')
+    if not 0 <= cfg.max_silent <= 2:
+        raise UserError('--max-silent must be 0, 1 or 2: a task of shapes has two classes beside the one that sounds')
+    check_masks(cfg)
+
+
+def check_sizes(cfg):
+    """Patches must fill the clip, and heads the width."""
+    p = cfg.patch_size
+    if cfg.image_size % p or cfg.audio_frames % p or cfg.mel_bins % p:
+        raise UserError(f'--image-size, --audio-frames and --mel-bins must be multiples of --patch-size {p}')
+    if cfg.embed_dim % 4 or cfg.decoder_embed_dim % 4:
+        raise UserError('--embed-dim and --decoder-embed-dim must be multiples of 4, for positions in two dimensions')
+    for heads, dim in (('num_heads', cfg.embed_dim), ('avm_heads', cfg.embed_dim),
+                       ('decoder_num_heads', cfg.decoder_embed_dim)):
+        if dim % getattr(cfg, heads):
+            raise UserError(f'--{heads.replace("_", "-")} {getattr(cfg, heads)} does not divide the width {dim}')
+
+
+def check_masks(cfg):
+    """Of the patches, and of those that are selected, some must be seen and some predicted."""
     for mask in (cfg.mask_ratio, cfg.pretrain_mask_ratio):
         for patches in (cfg.num_patches_a, cfg.num_patches_v):
             if not 1 <= count(1 - mask, patches) < patches:
-                raise UserError(f'a mask ratio of {mask} leaves {count(1 - mask, patches)} of {patches} patches visible: '
-                                'some must be seen and some predicted')
-    if cfg.method.startswith('flava'):
-        if cfg.audio_selection == 'time' and cfg.grid_a[0] % cfg.chunk:
-            raise UserError(f'--chunk {cfg.chunk} must divide the {cfg.grid_a[0]} time steps of the spectrogram\'s patches')
-        for name, rho, patches in (('a', cfg.rho_a, cfg.num_patches_a), ('v', cfg.rho_v, cfg.num_patches_v)):
-            if not 0 < rho <= 1 or count(rho, patches) <= count(1 - cfg.mask_ratio, patches):
-                raise UserError(f'--rho-{name} {rho} with --mask-ratio {cfg.mask_ratio} leaves nothing to predict: of the share ρ '
-                                f'that is selected, 1 − mask is seen, so mask must be over 1 − ρ, and ρ at most 1')
-    if not 0 <= cfg.max_silent <= 2:
-        raise UserError('--max-silent must be 0, 1 or 2: a task of shapes has two classes beside the one that sounds')
-    if cfg.dataset != 'shapes' and not cfg.data:
-        cfg.data = 'data/' + cfg.dataset
+                raise UserError(f'a mask ratio of {mask} leaves {count(1 - mask, patches)} of {patches} patches '
+                                'visible: some must be seen and some predicted')
+    if not cfg.method.startswith('flava'):
+        return
+    if cfg.audio_selection == 'time' and cfg.grid_a[0] % cfg.chunk:
+        raise UserError(f'--chunk {cfg.chunk} must divide the {cfg.grid_a[0]} time steps of the spectrogram\'s patches')
+    for name, rho, patches in (('a', cfg.rho_a, cfg.num_patches_a), ('v', cfg.rho_v, cfg.num_patches_v)):
+        if not 0 < rho <= 1 or count(rho, patches) <= count(1 - cfg.mask_ratio, patches):
+            raise UserError(f'--rho-{name} {rho} with --mask-ratio {cfg.mask_ratio} leaves nothing to predict: of the '
+                            'share ρ that is selected, 1 − mask is seen, so mask must be over 1 − ρ, and ρ at most 1')
 
+
+# ------------------------------------------------------------------------- what every command needs
 
 def open_device(name):
     """'' (a GPU where there is one), 'cpu', 'cuda' or 'cuda:1' → torch.device. Raises UserError."""
@@ -196,9 +255,16 @@ def open_device(name):
     return device
 
 
+def autocast(device):
+    """bf16 where a GPU computes in it; float32 elsewhere."""
+    bf16 = device.type == 'cuda' and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+
+
 @contextlib.contextmanager
 def exit_politely(advice=''):
-    """A user's mistake ends with one message and exit code 2, Ctrl-C with 130; neither with a traceback. advice: how to go on."""
+    """A user's mistake ends with one message and exit code 2, Ctrl-C with 130; neither with a traceback. advice: how to
+    go on."""
     code = 0
     try:
         yield

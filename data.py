@@ -1,8 +1,8 @@
-"""One clip: App. B and Table 6. A file -> audio and video tensors.
+"""One clip: App. B and Table 6. A file → audio and video tensors.
 
 In:  a video file with sound, whole or damaged.
 Out: the spectrogram and the frames of one window, or of as many as cover the ten seconds of a clip of AVE (App. E); or
-     BadClip with the reason. `datasets.py` makes tasks of many clips.
+     BadClip with the reason. `streams/` makes tasks of many clips.
 
 Shapes: t, f  spectrogram frames and mel bins;  T, H, W  video frames, height, width;  S  the model's image size.
 """
@@ -16,22 +16,14 @@ import torch
 import torch.nn.functional as F
 import torchaudio
 
-from model import Sizes
+from patches import Sizes
 
 SAMPLE_RATE = 16000
 AUDIO_MEAN, AUDIO_STD = -5.081, 4.485                                   # Table 6, of log mel energies
-IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)    # Table 6, of red, green, blue in [0, 1]
 AVE_SECONDS = 10                                                       # of a clip of AVE, a label each
 
 
-# ---------------------------------------------------------------- tensors
-
-def normalize_frames(frames):
-    """(..., 3, H, W) uint8, a quarter of the bytes in a memory and on the way to a device -> float32, normalized."""
-    mean = torch.tensor(IMAGE_MEAN, device=frames.device).view(3, 1, 1)
-    std = torch.tensor(IMAGE_STD, device=frames.device).view(3, 1, 1)
-    return (frames.float() / 255 - mean) / std
-
+# -------------------------------------------------------------------------------------- tensors
 
 def spectrogram(waveform, sizes: Sizes):
     """Log mel energies, as CAV-MAE computes them (App. B).
@@ -54,7 +46,7 @@ def spectrogram(waveform, sizes: Sizes):
 
 
 def augment_audio(spec, generator):
-    """Training noise and time shift (Table 6). spec (t, f) -> (t, f). Noise up to 0.1 at most; the paper
+    """Training noise and time shift (Table 6). spec (t, f) → (t, f). Noise up to 0.1 at most; the paper
     does not say how far the roll may go: here up to 10 frames either way, so that sound stays with picture."""
     strength = 0.1 * torch.rand((), generator=generator)
     spec = spec + strength * torch.rand(spec.shape, generator=generator)
@@ -80,7 +72,7 @@ def multi_scale_crop(frames, size, generator):
 
 
 def centre_crop(frames, size):
-    """frames (T, 3, H, W) uint8 -> their middle, (T, 3, size, size)."""
+    """frames (T, 3, H, W) uint8 → their middle, (T, 3, size, size)."""
     top, left = (frames.shape[-2] - size) // 2, (frames.shape[-1] - size) // 2
     return frames[..., top:top + size, left:left + size]
 
@@ -89,7 +81,7 @@ def _pick(choices, generator):
     return choices[torch.randint(len(choices), (), generator=generator).item()]
 
 
-# ---------------------------------------------------------------- one clip
+# ------------------------------------------------------------------------------------- one clip
 
 class BadClip(Exception):
     """A clip that cannot be used. The message is the reason, in a few words."""
@@ -105,7 +97,7 @@ class Demuxed(NamedTuple):
 
 
 def read_clip(path, sizes: Sizes, generator=None):
-    """One clip -> audio (t, f) float32, video (T, 3, S, S) uint8. Raises BadClip.
+    """One clip → audio (t, f) float32, video (T, 3, S, S) uint8. Raises BadClip.
 
     With a generator, as in training: a random window of T seconds, MultiScaleCrop, noise. Without, as in
     evaluation: the middle of the clip, nothing random. The same generator state gives the same bits.
@@ -220,7 +212,7 @@ def _time(item, stream):
 
 
 def _decode_audio(clip):
-    """All of the audio -> waveform (samples,) float32 in [-1, 1], mono, 16 kHz; and the second at which it starts."""
+    """All of the audio → waveform (samples,) float32 in [-1, 1], mono, 16 kHz; and the second at which it starts."""
     resampler = av.AudioResampler('s16', 'mono', SAMPLE_RATE)
     start, chunks = None, []
     for packet in [*clip.audio_packets, None]:
@@ -267,11 +259,11 @@ def _decode_frames(clip, targets, size):
     return torch.from_numpy(frames.transpose(0, 3, 1, 2).copy())
 
 
-# ---------------------------------------------------------------- AVE: a label a second
+# ------------------------------------------------------------------------ AVE: a label a second
 
 def window_starts(sizes: Sizes):
-    """Seconds at which the windows begin that cover the ten seconds of a clip of AVE (App. E), of T seconds each, as the
-    model takes: 0, T, 2T, …; the last one moved back to end with the clip. For T = 4: [0, 4, 6]."""
+    """Seconds at which the windows begin that cover the ten seconds of a clip of AVE (App. E), of T seconds each, as
+    the model takes: 0, T, 2T, …; the last one moved back to end with the clip. For T = 4: [0, 4, 6]."""
     T = sizes.num_frames
     return [max(0, min(start, AVE_SECONDS - T)) for start in range(0, AVE_SECONDS, T)]
 
@@ -279,12 +271,13 @@ def window_starts(sizes: Sizes):
 def window_of_second(sizes: Sizes):
     """For each of the ten seconds, where it is seen: (window, frame in it). Where two windows see it, the first."""
     T, starts = sizes.num_frames, window_starts(sizes)
-    windows = [next(w for w, start in enumerate(starts) if start <= second < start + T) for second in range(AVE_SECONDS)]
+    windows = [next(w for w, start in enumerate(starts) if start <= second < start + T)
+               for second in range(AVE_SECONDS)]
     return [(w, second - starts[w]) for second, w in enumerate(windows)]
 
 
 def read_windows(path, sizes: Sizes, generator=None):
-    """Ten seconds -> audio (W, t, f) float32, video (W, T, 3, S, S) uint8, and audio_start (W,) float32, the second of
+    """Ten seconds → audio (W, t, f) float32, video (W, T, 3, S, S) uint8, and audio_start (W,) float32, the second of
     the clip at which each window's audio begins. Raises BadClip.
 
     Of each second its middle frame; with each window, the audio around its middle, as in read_clip. With a generator,

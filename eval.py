@@ -11,12 +11,12 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from config import exit_politely
-from data import normalize_frames
-from recorded import Recorded
+from patches import normalize_frames
+from run import Recorded
+from streams.common import clips_in_order
 
 K = (1, 5, 10)
 DIRECTIONS = ('audio_to_video', 'video_to_audio')
@@ -24,24 +24,22 @@ DIRECTIONS = ('audio_to_video', 'video_to_audio')
 
 @torch.no_grad()
 def embed_clips(backbone, datasets, device, batch_size, workers):
-    """Embeddings of all tasks' clips: c_a, c_v (n, D), L2-normalized; task_of (n,), the task of each clip; and what could
-    not be read after all, as "name: reason", which is left out of the candidates.
+    """Embeddings of all tasks' clips: c_a, c_v (n, D), L2-normalized; task_of (n,), the task of each clip; and what
+    could not be read after all, as "name: reason", which is left out of the candidates.
     """
     rows_a, rows_v, task_of, bad = [], [], [], []
     with tqdm(total=sum(map(len, datasets)), desc='evaluating', unit='clip', leave=False, disable=None) as bar:
         for task, dataset in enumerate(datasets):
-            keys = [(i, 0) for i in range(len(dataset))]
-            loader = DataLoader(dataset, batch_size, sampler=keys, num_workers=workers, generator=torch.Generator())
-            for batch in loader:
-                good = torch.tensor([not reason for reason in batch['bad']])
-                bad += [reason for reason in batch['bad'] if reason]
-                c_a, c_v = backbone.embed(batch['audio'][good].to(device), normalize_frames(batch['video'][good].to(device)))
+            for batch in clips_in_order(dataset, batch_size, workers, bad):
+                c_a, c_v = backbone.embed(batch['audio'].to(device), normalize_frames(batch['video'].to(device)))
                 rows_a.append(c_a.cpu())
                 rows_v.append(c_v.cpu())
                 task_of += [task] * len(c_a)
-                bar.update(len(good))
+                bar.update(len(c_a))
     return torch.cat(rows_a), torch.cat(rows_v), torch.tensor(task_of), bad
 
+
+# ------------------------------------------------------------------------------------- retrieval
 
 def ranks(query, candidates):
     """At which place each query's own partner (the candidate of the same row) comes: (n,), the best being 1.
@@ -61,11 +59,13 @@ def retrieval(c_a, c_v, task_of, num_tasks):
     result = {}
     for direction, query, candidates in zip(DIRECTIONS, (c_a, c_v), (c_v, c_a)):
         rank = ranks(query, candidates)
-        result[direction] = {f'R@{k}': [100 * (rank[task_of == i] <= k).double().mean().item() for i in range(num_tasks)]
-                             for k in K}
+        share = lambda i, k: 100 * (rank[task_of == i] <= k).double().mean().item()
+        result[direction] = {f'R@{k}': [share(i, k) for i in range(num_tasks)] for k in K}
         result[direction]['median_rank'] = [rank[task_of == i].double().quantile(0.5).item() for i in range(num_tasks)]
     return result
 
+
+# --------------------------------------------------------------------------------- A and F (§5.1)
 
 def average_accuracy(acc):
     """A = 1/T Σ_i acc_{T,i}.  acc: a row per t, a column per task i"""
@@ -83,6 +83,19 @@ def average_forgetting(acc):
     return sum(max(acc[t][i] for t in range(i, T - 1)) - acc[-1][i] for i in range(T - 1)) / (T - 1)
 
 
+def add_A_and_F(results):
+    """To each part of what a task found that has acc[t][i], whatever it counts: A and F over the tasks that the last
+    row has; None stands where a task was not measured."""
+    if 'acc' in results and 'A' not in results:
+        learned = sum(value is not None for value in results['acc'][-1])
+        square = [row[:learned] for row in results['acc']]
+        results |= dict(A=average_accuracy(square), F=average_forgetting(square))
+    for part in results.values():
+        if isinstance(part, dict):
+            add_A_and_F(part)
+    return results
+
+
 def summarize(rows, names, candidates):
     """Retrieval after each task → what `results.json` holds.
 
@@ -90,21 +103,19 @@ def summarize(rows, names, candidates):
     """
     results = {'tasks': names, 'candidates': candidates, 'chance': {f'R@{k}': 100 * min(1, k / candidates) for k in K}}
     for direction in DIRECTIONS:
-        results[direction] = {}
-        for k in K:
-            acc = [row[direction][f'R@{k}'] for row in rows]
-            results[direction][f'R@{k}'] = {'acc': acc, 'A': average_accuracy(acc), 'F': average_forgetting(acc)}
-        columns = [results[direction][f'R@{k}'] for k in K]
+        results[direction] = {f'R@{k}': {'acc': [row[direction][f'R@{k}'] for row in rows]} for k in K}
+        columns = [add_A_and_F(results[direction][f'R@{k}']) for k in K]
         results[direction]['Avg'] = {
             'A': sum(c['A'] for c in columns) / len(K),
             'F': None if columns[0]['F'] is None else sum(c['F'] for c in columns) / len(K)}
-        ranks_ = [row[direction]['median_rank'] for row in rows]
-        results[direction]['median_rank'] = {'acc': ranks_, 'A': average_accuracy(ranks_)}
+        medians = [row[direction]['median_rank'] for row in rows]
+        results[direction]['median_rank'] = {'acc': medians, 'A': average_accuracy(medians)}
     return results
 
 
 def table(method, results):
-    """Markdown in the form of Table 1: A and F, both directions; and the median rank, its mean over tasks at the end."""
+    """Markdown in the form of Table 1: A and F, both directions; and the median rank, its mean over tasks at the
+    end."""
     columns = [f'R@{k}' for k in K] + ['Avg']
     lines = [f'| {method} | ' + ' | '.join(f'{c} A ↑ | {c} F ↓' for c in columns) + ' | median rank ↓ |',
              '| --- ' * (2 + 2 * len(columns)) + '|']
@@ -116,76 +127,75 @@ def table(method, results):
     return '\n'.join(lines)
 
 
-# ------------------------------------------------------------------------------------ of a finished run
+# ------------------------------------------------------------------------------ of a finished run
 
-def retrieve(run, args):
-    """Zero-shot retrieval by the models that a run has left (Table 1) → results, table, figure"""
+def measure(run, args):
+    """Zero-shot retrieval by the models that a run has left (Table 1) → results"""
     models = run.models()
-    models = [model for model in models if model[0] > 0] or models          # the initial one is before the first row of acc
+    models = [model for model in models if model[0] > 0] or models          # acc begins after the first task
     rows = []
     for _, name, file in tqdm(models, desc='models', unit='model', leave=False, disable=None):
         backbone, _ = run.load(file)
         c_a, c_v, task_of, bad = embed_clips(backbone, run.stream.test, run.device, run.cfg.batch_size, run.workers)
         rows.append(retrieval(c_a, c_v, task_of, len(run.stream.names)))
-    results = dict(summarize(rows, run.stream.names, len(c_a)), after=[name for _, name, _ in models], clips_left_out=len(bad))
-    return results, table(run.cfg.method, results), recalls(results)
+    return dict(summarize(rows, run.stream.names, len(c_a)), after=[name for _, name, _ in models],
+                clips_left_out=len(bad))
 
 
-def recalls(results):
-    """Bars of R@1, 5, 10 of each task by the last model, with chance drawn in"""
-    figure, axes = plt.subplots(1, 2, figsize=(12, 3.8), sharey=True, layout='constrained')
-    for axis, direction in zip(axes, DIRECTIONS):
-        for j, (k, colour, hatch) in enumerate(zip(K, ('#E69F00', '#56B4E9', '#009E73'), ('', '//', '..'))):
-            places = [i + (j - 1) * 0.27 for i in range(len(results['tasks']))]
-            axis.bar(places, results[direction][f'R@{k}']['acc'][-1], 0.27, label=f'R@{k}', color=colour, hatch=hatch, edgecolor='white')
-            for x in places:
-                axis.hlines(results['chance'][f'R@{k}'], x - 0.135, x + 0.135, color='black', linewidth=1.5)
-        axis.set_xticks(range(len(results['tasks'])), results['tasks'], rotation=20)
-        axis.set_title(direction.replace('_', ' '))
-    axes[0].set_ylabel(f'% of {results["candidates"]} candidates; black: chance')
-    axes[1].legend()
-    figure.suptitle(f'Retrieval after {results["after"][-1]}')
-    return figure
+def show(run, results):
+    """→ Markdown table, figure"""
+    from downstream.pictures import recalls
+    return table(run.cfg.method, results), recalls(results)
 
 
 def downstream():
-    """--task NAME → the function that does it: (Recorded, options) → results, Markdown table, figure"""
-    import classify
-    import gap
-    import localize
-    return {'retrieval': retrieve, 'classification': classify.classification, 'ave': classify.events,
-            'localization': localize.localization, 'gap': gap.gap, 'spurious': localize.spurious}
+    """--task NAME → its two functions: measure(Recorded, options) → results; show(Recorded, results) → table, figure"""
+    from downstream import classification, events, gap, localization, spurious
+    modules = {
+        'classification': classification, 'ave': events, 'localization': localization, 'gap': gap, 'spurious': spurious}
+    return {'retrieval': (measure, show)} | {name: (module.measure, module.show) for name, module in modules.items()}
+
+
+def answer(run, task, args):
+    """What a task finds of a run: results with A and F, Markdown table, figure"""
+    measure, show = downstream()[task]
+    results = add_A_and_F(measure(run, args))
+    return results, *show(run, results)
+
+
+def read_options(arguments):
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0], allow_abbrev=False)
+    parser.error = lambda message: parser.exit(2, f'error: {message}; see --help\n')
+    option = parser.add_argument
+    option('runs', type=Path, nargs='+', metavar='RUN', help='a run\'s folder, or one of its models')
+    option('--task', choices=list(downstream()), help='what to evaluate; without it, a table of what the runs recorded')
+    option('--last', action='store_true', help='only the model after the last task')
+    option('--data', default='', help='ave: folder of AVE (Annotations.txt, trainSet.txt, …, AVE/*.mp4)')
+    option('--finetune', action='store_true', help='classification, ave: train the backbone too')
+    option('--clips', type=int, help='classification, ave: at most so many training clips a task')
+    option('--epochs', type=int, help='classification, ave: default 15 (Table 6)')
+    option('--batch-size', type=int, help='classification, ave: default 48, AudioSet 36, AVE 12 (Table 6)')
+    option('--lr', type=float, help='classification, ave: default 5e-4, AVE 1e-3 (Table 6)')
+    option('--seed', type=int, default=0, help='of the heads')
+    option('--workers', type=int, default=-1, help='processes that load clips; default: one per core, none for shapes')
+    option('--device', default='', help='cuda or cpu; without it, cuda where there is one')
+    return parser.parse_args(arguments)
 
 
 def main(arguments=None):
-    """The command line. One run and a task: does it, and writes RUN/eval/TASK.json, .md and .png. Without a task: a table of
-    runs, in mean ± standard deviation over those that differ in nothing but their seed."""
-    tasks = downstream()
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0], allow_abbrev=False)
-    parser.error = lambda message: parser.exit(2, f'error: {message}; see --help\n')
-    parser.add_argument('runs', type=Path, nargs='+', metavar='RUN', help='a run\'s folder, or one of its models')
-    parser.add_argument('--task', choices=list(tasks), help='what to evaluate; without it, a table of what the runs recorded')
-    parser.add_argument('--last', action='store_true', help='only the model after the last task')
-    parser.add_argument('--data', default='', help='ave: folder of AVE (Annotations.txt, trainSet.txt, …, AVE/*.mp4)')
-    parser.add_argument('--finetune', action='store_true', help='classification, ave: train the backbone too')
-    parser.add_argument('--clips', type=int, help='classification, ave: at most so many training clips a task')
-    parser.add_argument('--epochs', type=int, help='classification, ave: default 15 (Table 6)')
-    parser.add_argument('--batch-size', type=int, help='classification, ave: default 48, AudioSet 36, AVE 12 (Table 6)')
-    parser.add_argument('--lr', type=float, help='classification, ave: default 5e-4, AVE 1e-3 (Table 6)')
-    parser.add_argument('--seed', type=int, default=0, help='of the heads')
-    parser.add_argument('--workers', type=int, default=-1, help='processes that load clips; default: one per core, none for shapes')
-    parser.add_argument('--device', default='', help='cuda or cpu; without it, cuda where there is one')
-    args = parser.parse_args(arguments)
+    """The command line. Runs and a task: does it, and writes RUN/eval/TASK.json, .md and .png. Without a task: a table
+    of runs, in mean ± standard deviation over those that differ in nothing but their seed."""
+    args = read_options(arguments)
     with exit_politely():
         if not args.task:
-            from tables import summary
+            from paper.groups import summary
             print(summary(args.runs))
             return
         for path in args.runs:
             run = Recorded(path, args.workers, args.device, args.last)
-            results, markdown, figure = tasks[args.task](run, args)
+            results, markdown, figure = answer(run, args.task, args)
             print(markdown)
-            name = args.task + ('-finetuned' if results.get('finetune') else '')     # beside what a frozen backbone gives
+            name = args.task + ('-finetuned' if results.get('finetune') else '')     # beside that of a frozen backbone
             for file in run.write(name, results, markdown, figure):
                 print(file)
             plt.close(figure)

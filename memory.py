@@ -15,10 +15,13 @@ and their positions instead: 439,568 bytes. `python memory.py` adds it up for th
 import torch
 import torch.nn.functional as F
 
-# What each named tensor is stored as. Frames are 8-bit when they come from a video, so uint8 loses nothing. I spans more
-# orders of magnitude than float16 has.
+from patches import Sizes, world
+
+# What each named tensor is stored as. Frames are 8-bit when they come from a video, so uint8 loses nothing. I spans
+# more orders of magnitude than float16 has.
 STORED_AS = {'video': torch.uint8, 'patches_v': torch.uint8, 'kept_a': torch.int16, 'kept_v': torch.int16,
-             'importance_a': torch.float32, 'importance_v': torch.float32, 'prune_a': torch.float32, 'prune_v': torch.float32,
+             'importance_a': torch.float32, 'importance_v': torch.float32,
+             'prune_a': torch.float32, 'prune_v': torch.float32,
              'edited_a': torch.float32, 'edited_v': torch.float32}   # GMED's edits are far smaller than a byte's step
 OTHERWISE = torch.float16   # audio, patches_a, query_*, pooled_*
 COMES_BACK_AS = {torch.float16: torch.float32, torch.int16: torch.int64}
@@ -55,7 +58,7 @@ class Memory:
         slot = torch.where(number < self.capacity, number, slot)   # while there is room, none is turned away
         self.seen += B
         winner = {s: i for i, s in enumerate(slot.tolist()) if s < self.capacity}   # of two for one slot, the later
-        to, of = torch.tensor(list(winner.keys()), dtype=torch.long), torch.tensor(list(winner.values()), dtype=torch.long)
+        to, of = (torch.tensor(list(some), dtype=torch.long) for some in (winner.keys(), winner.values()))
         for name, x in tensors.items():
             self.rows[name][to] = x.detach()[of.to(x.device)].to('cpu', self.rows[name].dtype)
 
@@ -72,7 +75,8 @@ class Memory:
 
     def state_dict(self):
         # clone: torch.save would write the whole storage behind a view, though most of it is still empty
-        return dict(capacity=self.capacity, seen=self.seen, rows={name: rows[:len(self)].clone() for name, rows in self.rows.items()})
+        filled = {name: rows[:len(self)].clone() for name, rows in self.rows.items()}
+        return dict(capacity=self.capacity, seen=self.seen, rows=filled)
 
     def load_state_dict(self, state):
         self.capacity, self.seen, self.rows = state['capacity'], state['seen'], {}
@@ -90,8 +94,14 @@ def penalty(past, pooled_a, pooled_v):
     return F.mse_loss(pooled_a, past['pooled_a']) + F.mse_loss(pooled_v, past['pooled_v'])
 
 
+def share_of_process(pairs):
+    """The paper divides the memory over the GPUs."""
+    return max(1, pairs // world())
+
+
 def patch_capacity(pairs, sizes, kappa_a, kappa_v):
-    """How many pairs' selected patches fit into the bytes of `pairs` whole pairs: 1/ρ times as many, where ρ_a = ρ_v."""
+    """How many pairs' selected patches fit into the bytes of `pairs` whole pairs: 1/ρ times as many, where
+    ρ_a = ρ_v."""
     p = sizes.patch_size
     whole = sizes.num_patches_a * p * p * 2 + sizes.num_patches_v * p * p * 3      # float16, uint8
     patches = kappa_a * p * p * 2 + kappa_v * p * p * 3
@@ -100,15 +110,14 @@ def patch_capacity(pairs, sizes, kappa_a, kappa_v):
 
 def main():
     """The bytes of the paper's 2,000 pairs of full size, added up by the memory itself."""
-    from model import Sizes
-
     s = Sizes()
     both = lambda name, *shape: {f'{name}_{n}': torch.empty(1, *shape) for n in 'av'}
     embeddings = {**both('query', s.avm_heads, s.embed_dim // s.avm_heads), **both('pooled', s.embed_dim)}
     M, N, p = s.num_patches_a, s.num_patches_v, s.patch_size
     pair = dict(audio=torch.empty(1, s.audio_frames, s.mel_bins),
                 video=torch.empty(1, s.num_frames, 3, s.image_size, s.image_size))
-    scores = {f'{name}_{n}': torch.empty(1, count) for name in ('importance', 'prune') for n, count in (('a', M), ('v', N))}
+    scores = {f'{name}_{n}': torch.empty(1, patches) for name in ('importance', 'prune')
+              for n, patches in (('a', M), ('v', N))}
     patches = dict(patches_a=torch.empty(1, M // 2, p * p), patches_v=torch.empty(1, N // 2, p * p * 3),
                    kept_a=torch.empty(1, M // 2), kept_v=torch.empty(1, N // 2))
     for name, pairs, stored in (('FLAVA', 2000, {**pair, **scores, **embeddings}),

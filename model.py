@@ -1,19 +1,15 @@
 """The backbone: an audio-video masked autoencoder (§3.1, App. C).
 
-In:  a batch of spectrograms (B, t, f) and of frames (B, T, 3, H, W), both normalized.
+In:  patches of a batch of clips and their positions (`patches.py`), or whole clips.
 Out: the losses of Eq. 8 and 9 on the patches that were kept, or embeddings for retrieval.
 
     patches ─ Eq. 1 ─► a, v ─► E_a, E_v ─► E_f (jointly) ─► D ─► ℓ^r      Eq. 8
                                       └──► E_f (each modality alone, LN_a, LN_v) ─► ℓ^c   Eq. 9
 
-Whatever is masked, or was not selected, is dropped before the first layer rather than zeroed: that
-is where the memory and the time are saved. A set of patches is therefore always a pair of tensors:
-the patches themselves (B, n, p·p·channels) and their positions (B, n) in the whole clip.
+Whatever is masked, or was not selected, is dropped before the first layer rather than zeroed.
 
 `python model.py` prints the number of parameters, part by part.
 """
-import math
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -21,104 +17,14 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
-
-class UserError(Exception):
-    """A mistake the user can mend: `train.py` prints the message without a traceback and exits with 2."""
-
-
-def option(default, meaning):
-    """A field of a configuration: what `--help` says of it stands beside its default."""
-    return field(default=default, metadata={'help': meaning})
-
-
-@dataclass
-class Sizes:
-    """Every number that a tensor's shape depends on. The defaults are the paper's (`--size base`)."""
-    image_size: int = option(224, 'H = W, pixels; App. B')
-    num_frames: int = option(4, 'T, frames one second apart')
-    audio_frames: int = option(1024, 't, spectrogram frames: ten seconds and a little')
-    mel_bins: int = option(128, 'f, spectrogram bins')
-    frame_shift: float = option(10.0, 'milliseconds from one spectrogram frame to the next')
-    patch_size: int = option(16, 'p; §3.1')
-    embed_dim: int = option(768, 'D, the width of ViT-B')
-    num_heads: int = option(12, 'heads of E_a, E_v and E_f')
-    encoder_depth: int = option(10, 'blocks of E_a, and again of E_v; App. C')
-    fusion_depth: int = option(2, 'blocks of E_f; App. C')
-    decoder_embed_dim: int = option(512, 'width of the decoder D; App. C')
-    decoder_depth: int = option(8, 'blocks of the decoder')
-    decoder_num_heads: int = option(16, 'heads of the decoder')
-    avm_heads: int = option(12, 'H, heads of the AVM; App. D')
-
-    @property
-    def grid_a(self):
-        """(⌊t/p⌋, ⌊f/p⌋): audio patches are counted along time first, so one time step is a run of ⌊f/p⌋."""
-        return self.audio_frames // self.patch_size, self.mel_bins // self.patch_size
-
-    @property
-    def grid_v(self):
-        """(T, ⌊H/p⌋, ⌊W/p⌋)"""
-        return self.num_frames, self.image_size // self.patch_size, self.image_size // self.patch_size
-
-    @property
-    def num_patches_a(self):
-        """M"""
-        return math.prod(self.grid_a)
-
-    @property
-    def num_patches_v(self):
-        """N"""
-        return math.prod(self.grid_v)
-
-
-SIZES = {   # --size NAME
-    'base': {},
-    'small': dict(image_size=96, num_frames=2, audio_frames=256, mel_bins=64, frame_shift=15.5,
-                  embed_dim=64, num_heads=4, encoder_depth=3, fusion_depth=1,
-                  decoder_embed_dim=64, decoder_depth=1, decoder_num_heads=4, avm_heads=4),
-}
-
-
-# ------------------------------------------------------------------------------------- patches
-
-def patchify_a(audio, p):
-    """audio (B, t, f) → x_a (B, M, p·p): time-major, and inside a patch (time, frequency)."""
-    B, t, f = audio.shape
-    x = audio[:, :t // p * p, :f // p * p].reshape(B, t // p, p, f // p, p)
-    return x.permute(0, 1, 3, 2, 4).reshape(B, -1, p * p)
-
-
-def patchify_v(video, p):
-    """video (B, T, 3, H, W) → x_v (B, N, p·p·3): frame after frame, inside a patch (row, column, channel)."""
-    B, T, C, H, W = video.shape
-    x = video[..., :H // p * p, :W // p * p].reshape(B, T, C, H // p, p, W // p, p)
-    return x.permute(0, 1, 3, 5, 4, 6, 2).reshape(B, -1, p * p * C)
-
-
-def gather(x, index):
-    """x (B, n, ...), index (B, k) → (B, k, ...): for each sample its own choice of rows."""
-    index = index.reshape(index.shape + (1,) * (x.dim() - 2)).expand(-1, -1, *x.shape[2:])
-    return x.gather(1, index)
+from patches import (SIZES, Sizes, all_positions, draw_masks, gather, normalized, patchify_a, patchify_v, rank,
+                     world)
 
 
 def take(position, at):
     """position (1, all, D), at (B, n) → (B, n, D). As an embedding, since the gradient of plain indexing adds up in
     whatever order threads come: then no run could be repeated to the bit."""
     return F.embedding(at, position[0])
-
-
-def all_positions(x):
-    """The positions (B, n) of patches x (B, n, ...) of which none is missing: 0 … n−1 in every row."""
-    return torch.arange(x.shape[1], device=x.device).expand(x.shape[0], -1)
-
-
-def draw_visible(kept, num_visible):
-    """The random mask of Eq. 8: which of the kept patches the encoders see.
-
-    kept (B, κ)  positions  →  slots (B, num_visible) and (B, κ − num_visible) into `kept`:
-    the visible patches and the ones to be reconstructed. Every subset is equally likely.
-    """
-    order = torch.rand(kept.shape, device=kept.device).argsort(1)
-    return order[:, :num_visible], order[:, num_visible:]
 
 
 # -------------------------------------------------------------------------------------- blocks
@@ -224,10 +130,6 @@ class Losses(NamedTuple):
         """ℓ^r + λ ℓ^c of each pair (B,) (§3.1). mae_weight 0 leaves ℓ^r out (Fig. 11)."""
         return mae_weight * (self.mae_a + self.mae_v) + lam * self.contrastive
 
-    def total(self, lam, mae_weight=1.0):
-        """Its mean, a scalar."""
-        return self.each(lam, mae_weight).mean()
-
 
 class AudioVideoMAE(nn.Module):
     """E_a, E_v, E_f and D of App. C. Sizes come from a `Sizes`; nothing here knows of tasks, memories or selection."""
@@ -283,13 +185,17 @@ class AudioVideoMAE(nn.Module):
             x = block(x)
         return x.split([o_a.shape[1], o_v.shape[1]], 1)
 
-    def pool(self, o_a, o_v, at_a, at_v):
-        """c_a, c_v of Eq. 9: each modality alone through E_f with its own LayerNorms, then the mean over
-        patches.  → (B, D), (B, D), not yet L2-normalized"""
+    def tokens(self, o_a, o_v, at_a, at_v):
+        """E_f(o_a), E_f(o_v) of Eq. 9: each modality alone, with its own LayerNorms.  → (B, m, D), (B, n, D)"""
         a, v = o_a + take(self.fusion_pos_a, at_a), o_v + take(self.fusion_pos_v, at_v)
         for block in self.fusion:
             a, v = block.forward_a(a), block.forward_v(v)
-        return self.norm_a(a).mean(1), self.norm_v(v).mean(1)
+        return self.norm_a(a), self.norm_v(v)
+
+    def pool(self, o_a, o_v, at_a, at_v):
+        """c_a, c_v of Eq. 9: the mean of those tokens over patches.  → (B, D), (B, D), not yet L2-normalized"""
+        a, v = self.tokens(o_a, o_v, at_a, at_v)
+        return a.mean(1), v.mean(1)
 
     def decode(self, joint, mask_token, position, modality, head, at, target):
         """D(õ) at the hidden positions of one modality.
@@ -326,8 +232,8 @@ class AudioVideoMAE(nn.Module):
                               self.head_v, at_v, kept_v.gather(1, hide_v))
 
         c_a, c_v = self.pool(o_a, o_v, at_a, at_v)
-        return Losses(reconstruction_loss(guess_a, gather(x_a, hide_a)), reconstruction_loss(guess_v, gather(x_v, hide_v)),
-                      contrastive_loss(c_a, c_v, tau), c_a, c_v)
+        return Losses(reconstruction_loss(guess_a, gather(x_a, hide_a)),
+                      reconstruction_loss(guess_v, gather(x_v, hide_v)), contrastive_loss(c_a, c_v, tau), c_a, c_v)
 
     def embed(self, audio, video):
         """Nothing masked: what retrieval compares.  audio (B, t, f), video (B, T, 3, H, W) → c_a, c_v (B, D),
@@ -362,9 +268,8 @@ def contrastive_loss(c_a, c_v, tau):
     Under several processes every process's pairs serve as negatives for every other's.
     """
     c_a, c_v = on_sphere(c_a), on_sphere(c_v)
-    all_a, all_v, first = gather_processes(c_a), gather_processes(c_v), 0
-    if dist.is_initialized():
-        first = dist.get_rank() * len(c_a)                         # where this process's pairs stand among all
+    all_a, all_v = gather_processes(c_a), gather_processes(c_v)
+    first = rank() * len(c_a)                                      # where this process's pairs stand among all
     own = torch.arange(first, first + len(c_a), device=c_a.device)
     with torch.autocast(c_a.device.type, enabled=False):           # or the products would be bf16 again
         to_video = F.cross_entropy(c_a @ all_v.T / tau, own, reduction='none')
@@ -375,7 +280,7 @@ def contrastive_loss(c_a, c_v, tau):
 class _GatherProcesses(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
-        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+        parts = [torch.empty_like(x) for _ in range(world())]
         dist.all_gather(parts, x.contiguous())
         return torch.cat(parts)
 
@@ -385,12 +290,31 @@ class _GatherProcesses(torch.autograd.Function):
         # processes that DDP takes afterwards makes it the gradient of the mean loss.
         grad = grad.clone(memory_format=torch.contiguous_format)   # autograd may still need the one it gave
         dist.all_reduce(grad)
-        return grad.chunk(dist.get_world_size())[dist.get_rank()]
+        return grad.chunk(world())[rank()]
 
 
 def gather_processes(x):
     """x (B, ...) of each process → (processes · B, ...) in order of rank, gradients included. Alone: x itself."""
     return _GatherProcesses.apply(x) if dist.is_initialized() else x
+
+
+# ------------------------------------------------------------------- one pass, as methods take it
+
+def autoencode(cfg, backbone, patches, masks=None):
+    """Patches → Losses: Eq. 8 and 9 under the masks given, or under new ones."""
+    masks = masks or draw_masks(cfg, patches)
+    return backbone.losses(*normalized(patches, cfg.patch_size), *masks, cfg.tau)
+
+
+def objective(cfg, losses):
+    """ℓ = ℓ^r + λℓ^c of each pair (B,)"""
+    return losses.each(cfg.lam, cfg.mae_weight)
+
+
+def logged(losses, **more):
+    """Means of what is worth logging. Tensors still: a GPU need not stop for numbers that nobody prints."""
+    parts = dict(mae_a=losses.mae_a, mae_v=losses.mae_v, contrastive=losses.contrastive, **more)
+    return {name: part.detach().mean() for name, part in parts.items()}
 
 
 def print_parameters(size):
@@ -407,7 +331,8 @@ def print_parameters(size):
         if direct:
             print(f'  {"positions, marks":<16}{direct:>13,}')
         print(f'{title:<18}{count(module):>13,}  = {count(module) * 4 / 2 ** 20:.1f} MiB in float32\n')
-    print(f'The AVM adds {count(avm) / count(backbone):.2%}.  M = {sizes.num_patches_a}, N = {sizes.num_patches_v} patches.')
+    patches = f'M = {sizes.num_patches_a}, N = {sizes.num_patches_v} patches.'
+    print(f'The AVM adds {count(avm) / count(backbone):.2%}.  {patches}')
 
 
 if __name__ == '__main__':

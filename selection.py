@@ -1,20 +1,21 @@
 """Forget-robust multimodal patch selection (§4.2, §4.3, App. H).
 
 In:  importance scores I (Eq. 3) and the AVM's queries and keys of a batch; discriminative queries of past pairs.
-Out: the positions of the κ_a audio and κ_v video patches to learn from (Eq. 7). Last, the selections of Table 3 that need
-     no attention, and of Fig. 10 b.
+Out: S̃_a (B, κ_a), S̃_v (B, κ_v): positions of the patches to learn from, of which Eq. 7 makes x̂ (`patches.chosen`).
+     Last, what the paper compares with: the ablations of Table 3 and Fig. 10, and selections that need no attention.
 
     I, q, k ─ Eq. 4 ─► k̂, q̂ ─ Eq. 5, with the past q̂ᵖ ─► P ─ Bernoulli ─► F ─┬─ Eq. 6 ────────► S̃_v
                                                                              └─ Algorithm 2 ──► S̃_a
 
+(Not `select.py`: that is a module of the standard library, which `python train.py` would hide behind this one.)
+
 The batch is handled at once. Drawing without replacement by weight is done by an exponential race: patch i gets the
-arrival time e_i / w_i with e_i ~ Exp(1), and the first to arrive are drawn. That is exactly the law of drawing one after
-the other (and what torch.multinomial does), and it leaves an order to sort by.
+arrival time e_i / w_i with e_i ~ Exp(1), and the first to arrive are drawn. That is exactly the law of drawing one
+after the other (and what torch.multinomial does), and it leaves an order to sort by.
 """
 import torch
 
 from avm import mu
-from model import gather
 
 
 def discriminative_query(I, q, kappa):
@@ -103,7 +104,26 @@ def select_audio(I, P, kappa, grid, chunk):
     return key.argsort(1)[:, :kappa]
 
 
-def select_audio_by_frequency(I, P, kappa, grid):
+def select(cfg, I_a, I_v, P_a, P_v):
+    """Of I_a, P_a (B, M) and I_v, P_v (B, N): S̃_a (B, κ_a) by Algorithm 2 and S̃_v (B, κ_v) by Eq. 6, which is what
+    `--selection both --audio-selection time` names; other names are the ablations below."""
+    goes_by, take_audio = SELECTIONS[cfg.selection], AUDIO_SELECTIONS[cfg.audio_selection]
+    kept_a = take_audio(*goes_by(I_a, P_a), cfg.kappa_a, cfg.grid_a, cfg.chunk)
+    return kept_a, select_video(*goes_by(I_v, P_v), cfg.kappa_v)
+
+
+# --------------------------------------------------------------- what the paper compares with
+
+# Table 3: which of I and P a selection goes by. The paper does not define FRS alone; here its draw ignores the
+# importance, while P is computed as ever (readings).
+SELECTIONS = {
+    'both': lambda I, P: (I, P),                                   # FLAVA
+    'importance': lambda I, P: (I, torch.zeros_like(P)),           # LAVA: nothing is pruned
+    'forget-robust': lambda I, P: (torch.ones_like(I), P),         # FRS: nothing is preferred
+}
+
+
+def select_audio_by_frequency(I, P, kappa, grid, chunk=1):
     """Fig. 10 b, "Frequency": as Algorithm 2, but a chunk is one mel band over all of the time.  → S̃_a (B, κ)"""
     time, freq = grid
     by_band = lambda x: x.unflatten(1, grid).transpose(1, 2).flatten(1)            # B,M: band after band
@@ -111,12 +131,12 @@ def select_audio_by_frequency(I, P, kappa, grid):
     return kept % time * freq + kept // time                                       # back to time after time
 
 
-def select_patches(x, kept):
-    """Eq. 7: x (B, n, values), positions kept (B, κ) → x̂ (B, κ, values)"""
-    return gather(x, kept)
+AUDIO_SELECTIONS = {   # Fig. 10 b
+    'time': select_audio,                                          # Algorithm 2
+    'frequency': select_audio_by_frequency,
+    'none': lambda I, P, kappa, grid, chunk: select_video(I, P, kappa),   # no constraint
+}
 
-
-# --------------------------------------------------------------- what the paper compares with
 
 def select_random(shape, kappa, device):
     """Table 3, "Random": shape (B, n) → (B, κ) distinct positions, every subset equally likely."""
@@ -131,5 +151,5 @@ def select_motion(v, kappa, grid):
     """
     frames = v.unflatten(1, (grid[0], -1))                                         # B,T,rows·columns,D
     change = (frames[:, 1:] - frames[:, :-1]).norm(dim=-1)
-    change = torch.cat([change[:, :1], change], 1)                                 # the first as the second: the same two frames
+    change = torch.cat([change[:, :1], change], 1)                                 # the first's is the second's
     return change.flatten(1).topk(kappa, dim=1).indices

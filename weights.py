@@ -1,14 +1,17 @@
-"""Reading weights: `--init FILE` (App. A, App. B; readings).
+"""Files of weights: reading `--init FILE` (App. A, App. B; readings), reading and writing checkpoints.
 
 In:  a file of the authors' released checkpoints, of an ImageNet MAE (ViT-B), or of this project's runs.
 Out: backbone and AVM with the weights that fit, and one line that says what was taken and what was left.
 
 Nothing but tensors and plain values is ever read: a file that would run code is refused.
 """
+import os
+from pathlib import Path
+
 import torch
 from torch import nn
 
-from model import UserError
+from patches import UserError
 
 # Names in the authors' checkpoints, beside which nothing but "backbone.transformer." stands in front → names here.
 RELEASED_BACKBONE = {
@@ -117,7 +120,8 @@ def load_weights(path, backbone, avm):
     wrong = [f'{name} is {tuple(value.shape)}, here {tuple(own[name].shape)}'
              for name, value in found.items() if value.shape != own[name].shape]
     if wrong:
-        raise UserError(f'{path}: weights of another size: {wrong[0]}' + (f' (and {len(wrong) - 1} more)' if wrong[1:] else ''))
+        more = f' (and {len(wrong) - 1} more)' if wrong[1:] else ''
+        raise UserError(f'{path}: weights of another size: {wrong[0]}{more}')
     if not found:
         raise UserError(f'{path}: none of its {len(weights)} tensors is known here (its first: {next(iter(weights))})')
     with torch.no_grad():
@@ -134,3 +138,26 @@ def load_weights(path, backbone, avm):
 
 def _some(names):
     return ', '.join(names[:4]) + (f' and {len(names) - 4} more' if len(names) > 4 else '')
+
+
+def save_atomically(content, path):
+    """Write to a temporary file, then rename: whatever happens meanwhile, `path` is whole. Raises UserError when the
+    disk is full."""
+    temporary = Path(f'{path}.{os.getpid()}.tmp')      # two runs may finish the same initial pre-training
+    try:
+        with open(temporary, 'wb') as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:   # torch reports a failed write as a RuntimeError
+        temporary.unlink(missing_ok=True)
+        kept = f'; the last checkpoint, {path}, is intact' if Path(path).exists() else ''
+        raise UserError(f'could not write {path}: {getattr(error, "strerror", None) or "is the disk full?"}{kept}. '
+                        'Make room and go on with --resume.')
+
+
+def write_text(path, text):
+    temporary = Path(f'{path}.{os.getpid()}.tmp')
+    temporary.write_text(text)
+    os.replace(temporary, path)

@@ -19,7 +19,7 @@ def make(path, seconds=5.0, fps=10, size=(64, 48), rate=16000, layout='mono', vc
          sound=None, image=None, frames=None, gop=12, bframes=2, options=None, shift=0.0, audio_shift=0.0):
     """A file with video (None: without) and audio (acodec=None: without); returns its path as str.
 
-    image(n) -> uint8 (H, W, 3); the default is grey, its level saying the time. shift: seconds added to all times.
+    image(n) → uint8 (H, W, 3); the default is grey, its level saying the time. shift: seconds added to all times.
     """
     path = str(path)
     sound = tone(seconds, rate) if sound is None else sound
@@ -65,7 +65,7 @@ def make(path, seconds=5.0, fps=10, size=(64, 48), rate=16000, layout='mono', vc
 
 
 def times_of(video):
-    """video (T, 3, S, S) -> the tenth of a second, modulo 40, that each frame's brightness tells."""
+    """video (T, 3, S, S) → the tenth of a second, modulo 40, that each frame's brightness tells."""
     return [round((level - 20) / 5) for level in video.float().mean((1, 2, 3)).tolist()]
 
 

@@ -2,9 +2,9 @@
 
     python tests/conformance.py FILE...
 
-A file (`torch.load(..., weights_only=True)`) holds weights of any size in the names of the authors' checkpoints, inputs,
-and under `expected` what each stage must give, computed in float64. Each key's largest error is printed, relative to the
-key's largest expected value; the exit code is 1 when one is over 1e-5 in float32 or 1e-9 in float64.
+A file (`torch.load(..., weights_only=True)`) holds weights of any size in the names of the authors' checkpoints,
+inputs, and under `expected` what each stage must give, computed in float64. Each key's largest error is printed,
+relative to the key's largest expected value; the exit code is 1 when one is over 1e-5 in float32 or 1e-9 in float64.
 """
 import sys
 from dataclasses import fields
@@ -14,7 +14,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from avm import AVM, importance
-from model import AudioVideoMAE, Sizes, all_positions, patchify_a, patchify_v
+from model import AudioVideoMAE
+from patches import Sizes, all_positions, gather, patchify_a, patchify_v
 from selection import discriminative_query, prune_probability
 from weights import load_weights
 
@@ -56,8 +57,7 @@ def compute(golden, path, dtype):
         given = golden['expected'][name]
         kept_a = torch.cat([given['visible_a'], given['target_a']], 1)
         kept_v = torch.cat([given['visible_v'], given['target_v']], 1)
-        losses = backbone.losses(x_a.gather(1, kept_a[..., None].expand(-1, -1, x_a.shape[-1])),
-                                 x_v.gather(1, kept_v[..., None].expand(-1, -1, x_v.shape[-1])), kept_a, kept_v,
+        losses = backbone.losses(gather(x_a, kept_a), gather(x_v, kept_v), kept_a, kept_v,
                                  (slots(kept_a, given['visible_a']), slots(kept_a, given['target_a'])),
                                  (slots(kept_v, given['visible_v']), slots(kept_v, given['target_v'])), config['tau'])
         out[f'{name}.loss_mae_a'], out[f'{name}.loss_mae_v'] = losses.mae_a.mean(), losses.mae_v.mean()
@@ -81,7 +81,8 @@ def check(path, dtype):
     print(f'{path} in {str(dtype)[6:]}')
     for key, value in flatten(golden['expected']):
         if key not in out:
-            print(f'  {key:<28} not computed here'); good = False
+            print(f'  {key:<28} not computed here')
+            good = False
             continue
         scale = value.abs().max().clamp(min=1e-30)
         same_shape = out[key].shape == value.shape

@@ -11,7 +11,8 @@ GOLDEN = ROOT / 'tests' / 'data' / 'golden_tiny.pt'
 
 
 def conformance(*files):
-    return subprocess.run([sys.executable, str(ROOT / 'tests' / 'conformance.py'), *map(str, files)], capture_output=True, text=True)
+    return subprocess.run([sys.executable, str(ROOT / 'tests' / 'conformance.py'), *map(str, files)],
+                          capture_output=True, text=True)
 
 
 def test_conformance():
@@ -30,4 +31,5 @@ def test_a_changed_number_is_noticed(tmp_path, key):
     place[last] = place[last] * 1.001
     torch.save(golden, tmp_path / 'changed.pt')
     done = conformance(tmp_path / 'changed.pt')
-    assert done.returncode == 1 and key in [line.split()[0] for line in done.stdout.splitlines() if 'over the limit' in line]
+    over = [line.split()[0] for line in done.stdout.splitlines() if 'over the limit' in line]
+    assert done.returncode == 1 and key in over

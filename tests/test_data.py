@@ -12,13 +12,13 @@ import torchaudio
 import data
 from clips import make, times_of, tone
 from data import BadClip, check_clip, read_clip
-from model import Sizes
+from patches import Sizes
 
 SMALL = Sizes(image_size=32, num_frames=2, audio_frames=64, mel_bins=32, frame_shift=16.0)
 MIDDLE = Sizes(image_size=32, num_frames=4, audio_frames=400, mel_bins=128, frame_shift=10.0)
 
 
-# ---------------------------------------------------------------- tensors
+# -------------------------------------------------------------------------------------- tensors
 
 def test_spectrogram_is_the_literal_call():
     waveform = torch.randn(160000, generator=torch.Generator().manual_seed(0)) * 0.1 + 0.02
@@ -39,13 +39,6 @@ def test_spectrogram_of_very_short_sounds(samples):
     result = data.spectrogram(torch.linspace(-1, 1, samples), SMALL)
     assert result.shape == (64, 32) and result.isfinite().all()
     assert torch.allclose(result[-1], torch.tensor(5.081 / 4.485))
-
-
-def test_normalize_frames():
-    frames = torch.randint(0, 256, (2, 4, 3, 5, 6), dtype=torch.uint8)
-    result = data.normalize_frames(frames)
-    assert result.dtype == torch.float32 and result.shape == frames.shape
-    assert math.isclose(result[1, 2, 1, 3, 4], (frames[1, 2, 1, 3, 4].item() / 255 - 0.456) / 0.224, abs_tol=1e-5)
 
 
 def test_augment_audio_adds_little_noise_and_rolls():
@@ -93,7 +86,7 @@ def test_centre_crop():
     assert torch.equal(data.centre_crop(frames, 8), frames[..., 2:10])
 
 
-# ---------------------------------------------------------------- frames and their times
+# ----------------------------------------------------------------------- frames and their times
 
 KINDS = {
     'h264': dict(suffix='.mp4'),
@@ -204,7 +197,7 @@ def test_shorter_side_is_resized_and_the_middle_kept(tmp_path, size):
     assert 0.2 < video.mean() / 255 < 0.3
 
 
-# ---------------------------------------------------------------- audio
+# ---------------------------------------------------------------------------------------- audio
 
 def mel_bin(hertz, sizes):
     """The mel bin whose centre is nearest, by the formula: bins are even on the mel scale from 20 Hz to 8 kHz."""
@@ -268,16 +261,16 @@ def test_ten_seconds_fill_the_paper_size_from_zero(tmp_path):
     assert times_of(video) == [35, 5, 15, 25]
 
 
-# ---------------------------------------------------------------- AVE's ten seconds
+# ---------------------------------------------------------------------------- AVE's ten seconds
 
-@pytest.mark.parametrize('T, starts', [(1, list(range(10))), (2, [0, 2, 4, 6, 8]), (3, [0, 3, 6, 7]), (4, [0, 4, 6]), (7, [0, 3]),
-                                       (10, [0]), (12, [0])])
+@pytest.mark.parametrize('T, starts', [
+    (1, list(range(10))), (2, [0, 2, 4, 6, 8]), (3, [0, 3, 6, 7]), (4, [0, 4, 6]), (7, [0, 3]), (10, [0]), (12, [0])])
 def test_windows_cover_ten_seconds(T, starts):
     sizes = Sizes(num_frames=T)
     assert data.window_starts(sizes) == starts
     places = data.window_of_second(sizes)
     assert len(places) == 10 and all(starts[w] + frame == s and 0 <= frame < T for s, (w, frame) in enumerate(places))
-    assert all(starts[w - 1] + T <= s for s, (w, _) in enumerate(places) if w)            # the first window that sees it
+    assert all(starts[w - 1] + T <= s for s, (w, _) in enumerate(places) if w)     # the first window that sees it
 
 
 @pytest.mark.parametrize('T', [1, 3, 4])
@@ -301,7 +294,8 @@ def test_windows_show_the_middle_of_their_seconds(tmp_path, T, late):
 @pytest.mark.parametrize('onset, late', [(1.0, 0.0), (5.0, 0.0), (7.5, 0.0), (5.0, 0.5)])
 def test_audio_start_says_what_is_heard_when(tmp_path, onset, late):
     """A tone is heard (onset + late) s into the clip; each window hears it where its audio_start says."""
-    path = make(tmp_path / 'onset.mkv', seconds=10, sound=tone(10, 16000, 1000, onset=onset), audio_shift=late, bframes=0)
+    path = make(tmp_path / 'onset.mkv', seconds=10, sound=tone(10, 16000, 1000, onset=onset), audio_shift=late,
+                bframes=0)
     audio, _, audio_start = data.read_windows(path, MIDDLE)
     heard = 0
     for window, start in zip(audio, audio_start.tolist()):
@@ -339,7 +333,7 @@ def test_clips_shorter_than_ten_seconds_hold_their_last_frame(tmp_path):
         data.read_windows(tmp_path / 'none.mp4', MIDDLE)
 
 
-# ---------------------------------------------------------------- clips that cannot be used
+# -------------------------------------------------------------------- clips that cannot be used
 
 def truncated(path, share):
     raw = Path(path).read_bytes()

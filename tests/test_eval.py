@@ -10,7 +10,8 @@ import eval as evaluation
 def test_ranks_by_hand_and_ties_count_against_the_model():
     query = torch.eye(3)
     candidates = torch.tensor([[0.9, 0.1, 0.0], [0.95, 0.5, 0.0], [0.0, 0.5, 0.2]])
-    # query 0 likes candidate 1 (0.95) before its own (0.9): rank 2; query 1's own ties with candidate 2: rank 2; query 2: 1
+    # query 0 likes candidate 1 (0.95) before its own (0.9): rank 2; query 1's own ties with candidate 2: rank 2;
+    # query 2: rank 1
     assert evaluation.ranks(query, candidates).tolist() == [2, 2, 1]
     same = torch.ones(7, 4)
     assert evaluation.ranks(same, same).tolist() == [7] * 7
@@ -45,11 +46,28 @@ def test_accuracy_and_forgetting_by_hand():
     assert evaluation.average_forgetting([[10, 0]]) is None
 
 
+def test_A_and_F_are_added_wherever_acc_is():
+    """Over the tasks that the last row has: None stands where a task had not been learned."""
+    _ = None
+    whole, begun = [[50, _, _], [30, 60, _], [20, 45, 70]], [[50, _, _], [30, 60, _]]
+    results = evaluation.add_A_and_F({
+        'tasks': ['x', 'y', 'z'], 'top': {'acc': whole, 'of': 'clips'}, 'deep': {'er': {'acc': begun}, 'epochs': 3},
+        'counted': {'acc': whole, 'A': 'as it was'}, 'last': {'acc': [[20, 45, 70]]}, 'first': {'acc': [[50, _, _]]}})
+    assert results['top'] == {'acc': whole, 'of': 'clips', 'A': 45, 'F': ((50 - 20) + (60 - 45)) / 2}
+    assert results['deep'] == {'er': {'acc': begun, 'A': 45, 'F': 20}, 'epochs': 3}
+    assert results['counted'] == {'acc': whole, 'A': 'as it was'}
+    assert results['last'] == {'acc': [[20, 45, 70]], 'A': 45, 'F': None}          # a row for t = 3 alone
+    assert results['first'] == {'acc': [[50, _, _]], 'A': 50, 'F': None}
+    assert evaluation.add_A_and_F({'acc': [[10, 0], [25, 30]]})['F'] == -15        # and at the top
+
+
 def test_summary_and_table():
-    row = lambda a, b: {d: {f'R@{k}': [a + k, b + k] for k in evaluation.K} | {'median_rank': [a, 3]} for d in evaluation.DIRECTIONS}
+    row = lambda a, b: {d: {f'R@{k}': [a + k, b + k] for k in evaluation.K} | {'median_rank': [a, 3]}
+                        for d in evaluation.DIRECTIONS}
     results = evaluation.summarize([row(20, 0), row(10, 30)], ['x', 'y'], 40)
     assert results['chance'] == {'R@1': 2.5, 'R@5': 12.5, 'R@10': 25.0}
     assert results['video_to_audio']['R@5'] == {'acc': [[25, 5], [15, 35]], 'A': 25, 'F': 10}
-    assert math.isclose(results['audio_to_video']['Avg']['A'], 20 + 16 / 3) and results['audio_to_video']['Avg']['F'] == 10
+    assert math.isclose(results['audio_to_video']['Avg']['A'], 20 + 16 / 3)
+    assert results['audio_to_video']['Avg']['F'] == 10
     assert results['audio_to_video']['median_rank'] == {'acc': [[20, 3], [10, 3]], 'A': 6.5}
     assert '| 21.00 | 10.00 | 25.00 | 10.00 | 30.00 | 10.00 | 25.33 | 10.00 | 6.5 |' in evaluation.table('m', results)

@@ -4,8 +4,13 @@ import math
 import torch
 
 import memory
+from avm import AVM
+from config import parse
+from flava import FLAVA
 from memory import Memory, patch_capacity, penalty
-from model import Sizes
+from model import AudioVideoMAE
+from one_step import batch, make
+from patches import Sizes
 
 
 def test_reservoir_keeps_each_pair_equally_often():
@@ -30,7 +35,8 @@ def test_replayed_values_are_what_was_stored():
     for _ in range(3):
         past = m.sample(8, 'cpu')
         of = past['number'].flatten().long()
-        assert torch.equal(past['video'], video[of]) and torch.equal(past['importance_a'], I[of]) and torch.equal(past['kept_v'], kept[of])
+        assert torch.equal(past['video'], video[of])
+        assert torch.equal(past['importance_a'], I[of]) and torch.equal(past['kept_v'], kept[of])
         assert torch.equal(past['audio'], audio[of].half().float())
         assert len(of.unique()) == 8                                # without replacement
     assert len(m.sample(100, 'cpu')['number']) == 20                # all there are
@@ -60,28 +66,22 @@ def test_bytes_at_full_size(capsys):
 
 def test_flava_stores_what_the_report_counts():
     """The report of memory.py and the methods must speak of the same tensors."""
-    from methods import FLAVA, FLAVAPlus
-    from config import Config
-    cfg = Config(image_size=32, num_frames=3, audio_frames=64, mel_bins=48, patch_size=8, embed_dim=24, num_heads=3, encoder_depth=1,
-                 fusion_depth=1, decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2, avm_heads=6, chunk=2, memory_size=6)
-    from avm import AVM
-    from model import AudioVideoMAE
-    batch = dict(audio=torch.randn(3, 64, 48), video=torch.randint(0, 256, (3, 3, 3, 32, 32), dtype=torch.uint8))
-    stored = {}
-    for kind in (FLAVA, FLAVAPlus):
-        method = kind(cfg, AudioVideoMAE(cfg), AVM(24, 6))
+    stored, pairs = {}, batch(0, pairs=3)
+    for name in ('flava', 'flava+'):
+        method = make(name, memory_size=6)
         for _ in range(2):
-            loss, log = method(batch)
+            loss, log = method(pairs)
             loss.backward()
-        stored[kind] = method.memory
+        stored[name] = method.memory
         assert torch.isfinite(loss) and 'penalty' in log
+    cfg = method.cfg
     M, N, p, D = cfg.num_patches_a, cfg.num_patches_v, 8, 24
     embeddings = 2 * D * 2 + 2 * D * 2
-    assert stored[FLAVA].bytes == 6 * (64 * 48 * 2 + 3 * 3 * 32 * 32 + 2 * 4 * (M + N) + embeddings)
-    assert stored[FLAVAPlus].capacity == 12
-    assert stored[FLAVAPlus].bytes == 12 * (M // 2 * (p * p * 2 + 2) + N // 2 * (p * p * 3 + 2) + embeddings)
-    past = stored[FLAVA].sample(3, 'cpu')
-    assert all((past['video'][i] == batch['video']).flatten(1).all(1).any() for i in range(3))
+    assert stored['flava'].bytes == 6 * (64 * 48 * 2 + 3 * 3 * 32 * 32 + 2 * 4 * (M + N) + embeddings)
+    assert stored['flava+'].capacity == 12
+    assert stored['flava+'].bytes == 12 * (M // 2 * (p * p * 2 + 2) + N // 2 * (p * p * 3 + 2) + embeddings)
+    past = stored['flava'].sample(3, 'cpu')
+    assert all((past['video'][i] == pairs['video']).flatten(1).all(1).any() for i in range(3))
 
 
 def test_patch_capacity_of_unequal_shares():
@@ -101,19 +101,15 @@ def test_penalty_literally():
 
 def test_a_step_repeats_to_the_bit_on_several_threads():
     """What a resumed run rests on, at the size of the demo: large enough for threads to share a sum."""
-    from avm import AVM
-    from config import parse
-    from methods import FLAVA
-    from model import AudioVideoMAE
     cfg = parse([])[0]
-    batch = dict(audio=torch.randn(32, 256, 64), video=torch.randint(0, 256, (32, 2, 3, 96, 96), dtype=torch.uint8))
+    pairs = dict(audio=torch.randn(32, 256, 64), video=torch.randint(0, 256, (32, 2, 3, 96, 96), dtype=torch.uint8))
     gradients = []
     torch.set_num_threads(2)
     for _ in range(4):
         torch.manual_seed(3)
         method = FLAVA(cfg, AudioVideoMAE(cfg), AVM(cfg.embed_dim, cfg.avm_heads))
         for _ in range(2):
-            method(batch)[0].backward()
+            method(pairs)[0].backward()
         gradients.append(torch.cat([p.grad.flatten() for p in method.parameters()]))
     torch.set_num_threads(1)                               # as conftest.py has it
     assert all(torch.equal(gradients[0], other) for other in gradients[1:])

@@ -1,29 +1,16 @@
-"""Eq. 2-7, 10, 11 and Algorithm 2 against slow, literal versions."""
+"""Eq. 4-6 and Algorithm 2 against slow, literal versions; the selections of Table 3 and Fig. 10."""
 import math
 
 import pytest
 import torch
 
-from avm import AVM, importance, mu
-from selection import discriminative_query, prune_probability, select_audio, select_video
-from steps import Scores, matching_loss, score, whole
+import selection
+from one_step import config
+from selection import (discriminative_query, prune_probability, select, select_audio, select_motion, select_random,
+                       select_video)
 
 
 # ------------------------------------------------------------------------ the paper, word by word
-
-def literal_importance(q, k, beta):
-    """Eq. 2, 3 for one modality: q (B,H,n,d), k (B,H,m,d) → (B,m)"""
-    B, H, n, d = q.shape
-    out = torch.zeros(B, k.shape[2], dtype=q.dtype)
-    for b in range(B):
-        for h in range(H):
-            for i in range(n):
-                logits = [(q[b, h, i] * k[b, h, j]).sum().item() / (beta * math.sqrt(d)) for j in range(k.shape[2])]
-                total = sum(math.exp(x) for x in logits)
-                for j, x in enumerate(logits):
-                    out[b, j] += math.exp(x) / total / (H * n)
-    return out
-
 
 def literal_query(I, q, kappa):
     """Eq. 4, lines 1-3"""
@@ -89,68 +76,12 @@ def literal_audio(I, P, kappa, grid, chunk):
     return drawn, F.flatten(), taken
 
 
-# ------------------------------------------------------------------------------------------ AVM
-
-def test_eq_2_3(sizes):
-    avm = AVM(24, 6).double()
-    p = avm.project(torch.randn(2, 7, 24).double(), torch.randn(2, 5, 24).double())
-    I_a, I_v = importance(p, 0.4)
-    assert torch.allclose(I_a, literal_importance(p.q_v, p.k_a, 0.4)) and I_a.shape == (2, 7)
-    assert torch.allclose(I_v, literal_importance(p.q_a, p.k_v, 0.4)) and I_v.shape == (2, 5)
-
-
-def test_eq_10_11_literally():
-    avm, B, M, N, H, d = AVM(24, 6).double(), 2, 12, 18, 6, 4
-    joint_a, joint_v = torch.randn(B, M, 24).double(), torch.randn(B, N, 24).double()
-    p = avm.project(joint_a, joint_v)
-    V_a = mu(p.q_v, p.k_a, 1).softmax(-1) @ p.v_a          # B,H,N,d
-    V_v = mu(p.q_a, p.k_v, 1).softmax(-1) @ p.v_v          # B,H,M,d
-    pooled = torch.zeros(B, 48).double()
-    for b in range(B):
-        for side, (V, n) in enumerate(((V_a, N), (V_v, M))):
-            for h in range(H):
-                for i in range(n):                         # row-major memory of (H, n, d), read as rows of H·d
-                    for c in range(d):
-                        pooled[b, side * 24 + ((h * n + i) * d + c) % 24] += V[b, h, i, c] / n
-    assert torch.allclose(avm.match(joint_a, joint_v), avm.fc(pooled).squeeze(-1))
-
-
-def test_matching_pairs_and_gradient(sizes):
-    """No audio of the shuffled half meets its own video; the gradient stays in the AVM."""
-    from model import AudioVideoMAE
-    backbone, avm = AudioVideoMAE(sizes), AVM(24, 6)
-    seen = {}
-
-    class Spy:
-        def match(self, joint_a, joint_v):
-            seen['a'], seen['v'] = joint_a, joint_v
-            return joint_a.sum((1, 2))
-
-    class Fuse:
-        def fuse(self, o_a, o_v, *at):
-            return o_a, o_v
-    for B in (1, 2, 3, 4, 9):
-        tokens = torch.arange(B).float()[:, None, None].expand(B, 2, 3)
-        s = Scores(*[tokens] * 4, *[None] * 6)
-        patches = type('P', (), dict(kept_a=torch.zeros(B, 2).long(), kept_v=torch.zeros(B, 2).long()))
-        matching_loss(Fuse(), Spy(), s, patches)
-        shuffled = (seen['a'] != seen['v']).any(-1).any(-1).sum().item()
-        assert shuffled == (B // 2 if B > 2 else 0)
-    batch = dict(audio=torch.randn(4, 64, 48), video=torch.randint(0, 256, (4, 3, 3, 32, 32), dtype=torch.uint8))
-    from config import Config
-    cfg = Config(**{**sizes.__dict__})
-    patches = whole(batch, 8)
-    matching_loss(backbone, avm, score(cfg, backbone, avm, patches), patches).backward()
-    assert all(p.grad is None for p in backbone.parameters())
-    assert all(p.grad is not None for p in avm.parameters())
-
-
 # ------------------------------------------------------------------------------------- Eq. 4 and 5
 
 def test_eq_4_5():
     B, H, M, N, d = 3, 2, 9, 7, 4
     I_a, I_v = torch.rand(B, M).double().softmax(1), torch.rand(B, N).double().softmax(1)
-    q_v, k_a, past_v = torch.randn(B, H, N, d).double(), torch.randn(B, H, M, d).double(), torch.randn(B, H, d).double()
+    q_v, k_a, past_v = (torch.randn(B, H, *more).double() for more in ((N, d), (M, d), (d,)))
     query_v = discriminative_query(I_v, q_v, 4)
     assert torch.allclose(query_v, literal_query(I_v, q_v, 4))
     P = prune_probability(I_a, k_a, query_v, past_v, 5)
@@ -163,7 +94,8 @@ def test_eq_4_5():
 
 DRAWS = 10_000
 CASES = {   # name: (scale of I's logits, scale of P, κ as a share)
-    'plain': (1.0, 0.5, 0.5), 'peaked': (3.0, 0.3, 0.5), 'much pruned': (1.0, 1.0, 0.5), 'few': (1.0, 0.6, 0.25), 'all': (1.0, 0.5, 1.0)}
+    'plain': (1.0, 0.5, 0.5), 'peaked': (3.0, 0.3, 0.5), 'much pruned': (1.0, 1.0, 0.5), 'few': (1.0, 0.6, 0.25),
+    'all': (1.0, 0.5, 1.0)}
 
 
 def close(frequency, reference, draws):
@@ -216,8 +148,8 @@ def test_pruned_patches_come_last(monkeypatch):
 
 
 def test_audio_comes_in_whole_chunks(monkeypatch):
-    """Every chunk but one is taken whole (its unpruned patches) or not at all, and the one that is trimmed is cut at the
-    side that does not touch a taken neighbour."""
+    """Every chunk but one is taken whole (its unpruned patches) or not at all, and the one that is trimmed is cut at
+    the side that does not touch a taken neighbour."""
     torch.manual_seed(2)
     B, grid, chunk, kappa = 3000, (16, 3), 4, 20
     F = fixed((torch.rand(B, 48) < 0.25).float(), monkeypatch)
@@ -236,7 +168,72 @@ def test_audio_comes_in_whole_chunks(monkeypatch):
             got = [i for i in range(12) if chosen[b, c, i]]
             before, after = c > 0 and whole[c - 1], c < 3 and whole[c + 1]
             if after and not before:
-                assert got == unpruned[-len(got):]; heads += 1
+                assert got == unpruned[-len(got):]
+                heads += 1
             else:
-                assert got == unpruned[:len(got)]; tails += 1
+                assert got == unpruned[:len(got)]
+                tails += 1
     assert heads > 100 and tails > 100
+
+
+# ------------------------------------------------------------------- what the paper compares with
+
+def both(n, patches, draw=torch.rand):
+    return draw(n, patches), draw(n, patches)
+
+
+def test_importance_only_and_forget_robust_only(monkeypatch):
+    I, P = both(4, 48), both(4, 48)                                # audio, video
+    given = {}
+    monkeypatch.setitem(selection.AUDIO_SELECTIONS, 'time', lambda *of: given.update(a=of[:2]))
+    monkeypatch.setattr(selection, 'select_video', lambda *of: given.update(v=of[:2]))
+    for name, uses_I, uses_P in (('both', True, True), ('importance', True, False), ('forget-robust', False, True)):
+        select(config(selection=name), *I, *P)
+        for (I_used, P_used), mine, prune in zip((given['a'], given['v']), I, P):
+            assert torch.equal(I_used, mine if uses_I else torch.ones_like(mine))
+            assert torch.equal(P_used, prune if uses_P else torch.zeros_like(prune))
+
+
+def test_selection_by_name_is_algorithm_2_and_eq_6():
+    cfg, I, P = config(rho_a=0.4), both(5, 48), both(5, 48)
+    torch.manual_seed(9)
+    kept_a, kept_v = select(cfg, *I, *P)
+    torch.manual_seed(9)
+    assert torch.equal(kept_a, select_audio(I[0], P[0], 19, (8, 6), 2))       # ⌊0.4 · 48⌋ of 8 time steps by 6 bands
+    assert torch.equal(kept_v, select_video(I[1], P[1], 24))
+
+
+@pytest.mark.parametrize('how', ['frequency', 'none'])
+def test_audio_selection_by_frequency_or_without_constraint(how):
+    cfg = config(audio_selection=how)
+    time, freq = cfg.grid_a                                        # 8, 6
+
+    def kept_of(I):
+        I_v = torch.rand(len(I), cfg.num_patches_v)
+        return select(cfg, I, I_v, torch.zeros_like(I), torch.zeros_like(I_v))[0]
+    kept = kept_of(torch.rand(200, time * freq))
+    assert kept.shape == (200, time * freq // 2) and all(len(set(row.tolist())) == len(row) for row in kept)
+    bands = lambda row: sorted(t * freq + f for f in {n % freq for n in row} for t in range(time))
+    assert all(sorted(row) == bands(row) for row in kept.tolist()) == (how == 'frequency')      # whole bands
+    loud = torch.full((2000, time * freq), 0.01)
+    loud[:, 2::freq] = 1.0                                         # the third band: what matters is drawn more often
+    share = ((kept_of(loud) % freq == 2).sum(1) == time).float().mean()
+    assert share > (0.95 if how == 'frequency' else 0.6)
+
+
+def test_random_selection_is_a_uniform_subset():
+    kept = select_random((4000, 10), 3, 'cpu')
+    assert kept.shape == (4000, 3) and (kept.sort(1).values.diff(dim=1) > 0).all()
+    often = torch.bincount(kept.flatten(), minlength=10) / 4000
+    assert (often - 0.3).abs().max() < 4.5 * math.sqrt(0.3 * 0.7 / 4000)
+
+
+def test_motion_literally():
+    v, grid, kappa = torch.randn(3, 3 * 2 * 4, 5), (3, 2, 4), 9
+    for b, row in enumerate(select_motion(v, kappa, grid).tolist()):
+        change = []
+        for n in range(24):
+            before = n - 8 if n >= 8 else n + 8                    # the first frame's: against the frame after it
+            change.append(round((v[b, n] - v[b, before]).norm().item(), 4))
+        # the first frame and the second tie; which of two equals comes in at the border is no matter
+        assert sorted(change[n] for n in row) == sorted(change, reverse=True)[:kappa][::-1] and len(set(row)) == kappa

@@ -9,9 +9,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent)]
-import steps
+import baselines
 from conftest import ODD
-from model import AudioVideoMAE, Sizes, draw_visible
+from model import AudioVideoMAE
+from patches import Sizes, draw_visible
 
 sizes, B, kept = Sizes(**ODD), 8, 20
 torch.manual_seed(0)
@@ -31,7 +32,8 @@ class Loss(nn.Module):
         self.model = model
 
     def forward(self, x_a, x_v, kept_a, kept_v, see_a, hide_a, see_v, hide_v):
-        return self.model.losses(x_a, x_v, kept_a, kept_v, (see_a, hide_a), (see_v, hide_v), 0.05).total(0.7)
+        losses = self.model.losses(x_a, x_v, kept_a, kept_v, (see_a, hide_a), (see_v, hide_v), 0.05)
+        return losses.each(0.7).mean()
 
 
 whole = Loss(model)(*inputs)
@@ -49,11 +51,12 @@ dist.all_reduce(mean)
 mean /= 2
 
 # MIR's and GMED's virtual step goes along the same gradient
-steps.autoencode = lambda cfg, backbone, patches: backbone.losses(*patches[:4], patches[4:6], patches[6:], 0.05)
-virtual = steps.gradient_of_batch(SimpleNamespace(lam=0.7, mae_weight=1.0), model, half)
+baselines.autoencode = lambda cfg, backbone, patches: backbone.losses(*patches[:4], patches[4:6], patches[6:], 0.05)
+virtual = baselines.gradient_of_batch(SimpleNamespace(lam=0.7, mae_weight=1.0), model, half)
 
-difference = max([(mean - whole).abs().item()] + [(q.grad - e).abs().max().item() for q, e in zip(model.parameters(), expected)]
-                 + [(g - e).abs().max().item() for g, e in zip(virtual, expected)])
+own = [parameter.grad for parameter in model.parameters()]
+difference = max([(mean - whole).abs().item()] + [(g - e).abs().max().item() for gradients in (own, virtual)
+                                                  for g, e in zip(gradients, expected)])
 largest = max(e.abs().max().item() for e in expected)
 assert largest > 1e-2, 'gradients too small to compare'
 assert difference < 1e-5, difference

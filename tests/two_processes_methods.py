@@ -8,10 +8,12 @@ from pathlib import Path
 import torch.distributed as dist
 
 sys.path[:0] = [str(Path(__file__).parent.parent)]
+import downstream.pictures
 import train
+from run import Run
 
 methods, options = sys.argv[1:sys.argv.index('--')], sys.argv[sys.argv.index('--') + 1:]
-save, leave, start, device = train.Run.save, train.leave_processes, train.start_processes, []
+save, leave, start, device = Run.save, train.leave_processes, train.start_processes, []
 saves = [0]
 
 
@@ -27,19 +29,20 @@ def start_once(cfg):
     return device[0] if device else device.append(start(cfg)) or device[0]
 
 
-train.figures.draw = lambda *run: []           # seconds each, and drawn in other tests
+downstream.pictures.draw = lambda *run: []           # seconds each, and drawn in other tests
 train.start_processes, train.leave_processes = start_once, lambda: None
 for method in methods:
-    own = [*options, '--method', method, '--steps', '2', '--pretrain-steps', '0', '--cache', 'cache', '--save-every', '1']
+    own = [*options, '--method', method, '--steps', '2', '--pretrain-steps', '0', '--cache', 'cache',
+           '--save-every', '1']
     train.main([*own, '--out', f'whole/{method}'])
-    saves[0], train.Run.save = 0, save_and_stop
+    saves[0], Run.save = 0, save_and_stop
     try:
         train.main([*own, '--out', f'stopped/{method}'])
         raise AssertionError('was not stopped')
     except SystemExit as stopped:
         assert stopped.code == 130
     dist.barrier()                              # the first process may still be writing what the other is about to read
-    train.Run.save = save
+    Run.save = save
     train.main([*own, '--out', f'stopped/{method}', '--resume'])
     if dist.get_rank() == 0:
         print(f'{method}: done')

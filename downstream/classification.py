@@ -1,0 +1,150 @@
+"""Classification (§5.2, App. B; Table 4, Fig. 11): does a linear head tell a task's classes apart, and how long?
+
+In:  the models of a run, one after each task; each task's training clips and the whole of its test split.
+Out: acc[t][i] in percent: accuracy, or mAP where clips have several labels, of task i by the model after t tasks.
+"""
+import matplotlib.pyplot as plt
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import average_precision_score
+
+from config import autocast
+from downstream.heads import draw_batches, joint_embedding, learn, loader_of, masked, model_and_head
+from downstream.heads import options, predict, recipe
+from downstream.pictures import look
+from patches import UserError, normalize_frames
+
+
+def measure(run, args):
+    """Each task learned so far, by the model after each task → results. Raises UserError.
+
+    results  metric ('accuracy' or 'mAP'), tasks, after; acc[t][i] in percent, None where a task was not learned yet;
+             chance of each task; top5 {acc}, unless clips have several labels; finetune, options; left_out: clips that
+             could not be read
+
+    The paper does not say whether one head is trained for all tasks or one for each; here one for each: an mAP of 64 %
+    on AudioSet is what the few classes of one task allow.
+    """
+    stream, plan = run.stream, recipe(run.cfg.dataset, args)
+    models = [model for model in run.models() if model[0] > 0]
+    if not models:
+        raise UserError(f'{run.folder}: no task has been learned yet')
+    several = run.cfg.dataset == 'audioset' or any(
+        len(labels) != 1 for dataset in (*stream.train, *stream.evaluate) for labels in dataset.labels)
+    tasks, acc, top5, chance, bad = len(stream.names), [], [], [None] * len(stream.names), set()
+    for t, after, file in models:
+        acc.append([None] * tasks)
+        top5.append([None] * tasks)
+        for i in range(min(t, tasks)):
+            found = probe(run, file, i, plan, several, args, f'{stream.names[i]} after {after}')
+            acc[-1][i], top5[-1][i], chance[i] = found['metric'], found['top5'], found['chance']
+            bad.update(found['bad'])
+    results = dict(metric='mAP' if several else 'accuracy', tasks=stream.names, after=[name for _, name, _ in models],
+                   acc=acc, finetune=args.finetune, options=options(args), chance=chance, left_out=sorted(bad))
+    return results if several else results | {'top5': {'acc': top5}}
+
+
+def show(run, results):
+    """→ Markdown table, figure.  results: those of `measure`, with A and F (§5.1) beside each acc"""
+    return table(run.cfg.method, results), picture(run.cfg.method, results)
+
+
+# ---------------------------------------------------------------------------- a head, and its score
+
+def probe(run, file, i, plan, several, args, title):
+    """Train a head on one model for task i, and evaluate it.
+
+    → metric: accuracy or mAP; top5: None where clips have several labels; chance: of the metric, by guessing; all in
+    percent; bad: clips left out. With args.finetune, the backbone learns too. Raises UserError.
+    """
+    stream, classes = run.stream, run.stream.classes[i]
+    backbone, head, parameters = model_and_head(run, file, len(classes), args)
+
+    def logits_of(batch, augment=lambda audio: audio):         # B,C
+        audio, video = augment(batch['audio'].to(run.device)), normalize_frames(batch['video'].to(run.device))
+        with autocast(run.device):
+            x = joint_embedding(backbone, audio, video)
+        return head(x)                                         # in float32
+
+    target = multi_hot(stream.train[i].labels, classes)        # clips,C
+
+    def loss_of(batch):
+        logits, own = logits_of(batch, masked), target[batch['clip']].to(run.device)
+        return head_loss(logits, own, several), own.gather(1, logits.argmax(1, keepdim=True)).mean().item()
+
+    batches = draw_batches(len(stream.train[i]), plan, args.seed, args.clips)
+    learn(parameters, loader_of(run, stream.train[i], batches), plan, loss_of, title)
+    logits, clips, bad = predict(run, stream.evaluate[i], logits_of, plan.batch_size, 'clip', f'{title}: evaluating')
+    truth = multi_hot(stream.evaluate[i].labels, classes)[clips]
+    if several:
+        return dict(metric=mean_average_precision(logits, truth), top5=None, bad=bad,
+                    chance=100 * truth[:, truth.any(0)].mean().item())           # a random order's precision, about
+    return dict(metric=accuracy(logits, truth), top5=accuracy(logits, truth, min(5, len(classes))), bad=bad,
+                chance=100 / len(classes))
+
+
+def multi_hot(labels, classes):
+    """labels: a tuple of names per clip → (n, C) of 0 and 1. Names that are no class of the task do not count."""
+    column = {name: c for c, name in enumerate(classes)}
+    target = torch.zeros(len(labels), len(classes))
+    for row, names in zip(target, labels):
+        row[[column[name] for name in names if name in column]] = 1
+    return target
+
+
+def head_loss(logits, target, several):
+    """logits, target (B, C) → cross-entropy; or, where clips have several labels, a binary one for each class"""
+    return F.binary_cross_entropy_with_logits(logits, target) if several else F.cross_entropy(logits, target)
+
+
+def accuracy(logits, target, k=1):
+    """Percent of clips whose class is among the k highest.  logits, target (n, C). A tie, or NaN, counts against the
+    model."""
+    own = logits.gather(1, target.argmax(1, keepdim=True))                       # n,1
+    return 100 * ((~(logits < own)).sum(1) <= k).double().mean().item()
+
+
+def mean_average_precision(logits, target):
+    """mAP in percent: the mean of the average precision over the classes that have a clip.  logits, target (n, C)"""
+    there = [c for c in range(target.shape[1]) if target[:, c].any()]
+    return 100 * sum(average_precision_score(target[:, c].numpy(), logits[:, c].numpy()) for c in there) / len(there)
+
+
+# ------------------------------------------------------------------------------- table and picture
+
+def number(x):
+    return '–' if x is None else f'{x:.2f}'
+
+
+def table(method, results):
+    """Markdown: a row in the form of Table 4 (with the top-5 accuracy, which Table 4 lacks), and acc[t][i] below."""
+    parts = [(results['metric'], results)] + ([('top-5 accuracy', results['top5'])] if 'top5' in results else [])
+    how = 'fine-tuned' if results['finetune'] else 'linear head on the frozen backbone'
+    cells = [number(part[which]) for _, part in parts for which in 'AF']
+    lines = [f'{results["metric"]} in percent, {how}', '',
+             '| method | ' + ' | '.join(f'{name} A ↑ | {name} F ↓' for name, _ in parts) + ' |',
+             '| --- ' * (1 + 2 * len(parts)) + '|',
+             f'| {method} | ' + ' | '.join(cells) + ' |', '',
+             '| after learning | ' + ' | '.join(results['tasks']) + ' |', '| --- ' * (1 + len(results['tasks'])) + '|']
+    lines += [f'| {after} | ' + ' | '.join(map(number, row)) + ' |'
+              for after, row in zip(results['after'], results['acc'])]
+    return '\n'.join(lines)
+
+
+def picture(method, results):
+    """Each task from when it is learned on, as Fig. 11 (b) has it: forgetting is a line that falls."""
+    figure, axis = plt.subplots(figsize=(7.5, 4.2), layout='constrained')
+    for i, name in enumerate(results['tasks']):
+        line = [(t, row[i]) for t, row in enumerate(results['acc']) if row[i] is not None]
+        if line:
+            axis.plot(*zip(*line), label=name, **look(i))
+    chance = [value for value in results['chance'] if value is not None]
+    axis.axhline(sum(chance) / len(chance), color='gray', linestyle='--', linewidth=1, label='chance (mean)')
+    axis.set_xticks(range(len(results['after'])), results['after'], rotation=20)
+    axis.set_ylim(0, None)
+    axis.set_xlabel('after learning')
+    axis.set_ylabel(f'{results["metric"]} in %')
+    axis.grid(alpha=0.25)
+    axis.legend(title='task', fontsize=8, loc='center left', bbox_to_anchor=(1.01, 0.5))
+    axis.set_title(f'Classification over the stream: {method}' + (', fine-tuned' if results['finetune'] else ''))
+    return figure

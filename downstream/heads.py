@@ -1,0 +1,153 @@
+"""Linear heads on a trained backbone: their schedule, how they learn, how they are asked (§5.2, App. B, E; Table 6).
+
+In:  a recorded run, a data set and options of the command line.
+Out: what `classification` and `events` are made of. A head and what it sees are float32; the backbone may run in bf16.
+
+A head sees the *joint* embedding, that is after E_f on both modalities together and `norm`; retrieval compares another
+one, in which each modality is alone.
+"""
+import math
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from torchaudio.transforms import FrequencyMasking, TimeMasking
+from tqdm import tqdm
+
+from data import AUDIO_MEAN, AUDIO_STD
+from patches import UserError, all_positions, patchify_a, patchify_v
+from streams.common import clips_in_order
+
+
+# ------------------------------------------------------------------------- the schedule of Table 6
+
+class Recipe(NamedTuple):
+    lr: float
+    epochs: int
+    batch_size: int
+
+
+RECIPES = {'vggsound': Recipe(5e-4, 15, 48), 'shapes': Recipe(5e-4, 15, 48), 'audioset': Recipe(5e-4, 15, 36),
+           'ave': Recipe(1e-3, 15, 12)}
+
+
+def recipe(name, args):
+    """Table 6's numbers for a data set, and instead of them what the user gives. Raises UserError."""
+    given = {field: getattr(args, field) for field in Recipe._fields if getattr(args, field) is not None}
+    if any(value <= 0 for value in given.values()) or (args.clips is not None and args.clips < 1):
+        raise UserError('--lr, --epochs, --batch-size and --clips must be above 0')
+    return RECIPES[name]._replace(**given)
+
+
+def options(args):
+    """What was not as in Table 6, as words of the command line: "--clips 300 --lr 0.005"; mostly ''"""
+    given = {name: getattr(args, name) for name in ('clips', *Recipe._fields) if getattr(args, name) is not None}
+    return ' '.join(f'--{name.replace("_", "-")} {value}' for name, value in given.items())
+
+
+def rate(step, steps, warmup):
+    """The share of the learning rate at a step (from 0): linear warm-up, then a half cosine down towards 0."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+
+
+def draw_batches(clips, plan, seed, cap=None):
+    """All batches of all epochs: a list of lists of (clip, seed of its augmentation), from `cap` of the clips at most.
+
+    A task smaller than a batch trains on the smaller batch; an incomplete last batch of an epoch is dropped.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(clips, generator=generator)[:cap]
+    size, batches = min(plan.batch_size, len(chosen)), []
+    for _ in range(plan.epochs):
+        order = chosen[torch.randperm(len(chosen), generator=generator)].tolist()
+        seeds = torch.randint(2 ** 62, (len(chosen),), generator=generator).tolist()
+        keys = list(zip(order, seeds))
+        batches += [keys[start:start + size] for start in range(0, len(keys) - size + 1, size)]
+    return batches
+
+
+def learn(parameters, loader, plan, loss_of, title):
+    """Steps along a loader of all epochs' batches. loss_of(batch) → loss (a scalar), share of right answers in [0, 1].
+
+    AdamW, cosine decay, two warm-up epochs, or a fifth of all where the user asks for fewer than ten. Raises UserError.
+    """
+    optimizer = torch.optim.AdamW(parameters, lr=plan.lr, betas=(0.95, 0.999), weight_decay=5e-6)
+    warmup = round(len(loader) / plan.epochs * min(2, plan.epochs / 5))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, len(loader), warmup))
+    with tqdm(total=len(loader), desc=title, unit='step', leave=False, disable=None) as bar:
+        for batch in loader:
+            loss, right = loss_of(batch)
+            if not torch.isfinite(loss):
+                raise UserError(f'{title}, step {bar.n}: the loss is {loss.item()}; try a smaller --lr')
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            bar.set_postfix_str(f'loss {loss.item():.3f}, {100 * right:.0f} % right', refresh=False)
+            bar.update()
+
+
+def loader_of(run, dataset, batches):
+    """batches: lists of the data set's keys (clip, seed) → a loader of these batches, in this order"""
+    return DataLoader(dataset, batch_sampler=batches, num_workers=run.workers, pin_memory=run.device.type == 'cuda',
+                      generator=torch.Generator())      # its own: workers' seeds must not use up the masks' randomness
+
+
+def masked(audio):
+    """Time and frequency masking (Table 6), each clip's own.  audio (B, t, f) → (B, t, f)
+
+    The paper does not say how much: as in CAV-MAE, one run of up to 192 frames and one of up to 48 bins. That is of
+    1024 × 128; of a smaller spectrogram, the same shares. CAV-MAE masks with 0 before it normalizes: so that value,
+    normalized, is set.
+    """
+    t, f = audio.shape[1:]
+    nothing = -AUDIO_MEAN / AUDIO_STD
+    audio = FrequencyMasking(min(48, 48 * f // 128), iid_masks=True)(audio.mT, nothing)
+    return TimeMasking(min(192, 192 * t // 1024), iid_masks=True)(audio, nothing).mT
+
+
+# ------------------------------------------------------------------------------- what a head sees
+
+def joint_tokens(backbone, audio, video):
+    """audio (B, t, f), video (B, T, 3, H, W), normalized → õ_a (B, M, D), õ_v (B, N, D) after `norm`; nothing hidden"""
+    p = backbone.sizes.patch_size
+    x_a, x_v = patchify_a(audio, p), patchify_v(video, p)
+    at_a, at_v = all_positions(x_a), all_positions(x_v)
+    joint_a, joint_v = backbone.fuse(*backbone.encode(x_a, x_v, at_a, at_v), at_a, at_v)
+    return backbone.norm(joint_a), backbone.norm(joint_v)
+
+
+def joint_embedding(backbone, audio, video):
+    """What classification starts from: the means of both modalities' joint tokens, audio first.
+
+    audio (B, t, f), video (B, T, 3, H, W), normalized → (B, 2D) float32
+    """
+    joint_a, joint_v = joint_tokens(backbone, audio, video)
+    return torch.cat([joint_a.float().mean(1), joint_v.float().mean(1)], 1)
+
+
+def model_and_head(run, file, outputs, args):
+    """→ backbone, a random linear head (2D → outputs), and the parameters that learn: the head's, and with
+    args.finetune all. Raises UserError where the file holds no such model."""
+    torch.manual_seed(args.seed)                               # so the heads of all models start alike
+    backbone, _ = run.load(file)                               # anew for each head, since fine-tuning changes it
+    backbone.requires_grad_(args.finetune)                     # a frozen one records nothing for a backward pass
+    head = nn.Linear(2 * run.cfg.embed_dim, outputs).to(run.device)
+    return backbone, head, [*head.parameters(), *(backbone.parameters() if args.finetune else [])]
+
+
+@torch.no_grad()
+def predict(run, dataset, logits_of, size, answer, title):
+    """Each clip once, in batches of `size` → logits (n, ...) on the CPU; batch[answer] of all (n, ...); and what could
+    not be read, as "name: reason", which is left out. Raises UserError when that is everything."""
+    rows, answers, bad = [], [], []
+    batches = clips_in_order(dataset, size, run.workers, bad)
+    for batch in tqdm(batches, total=math.ceil(len(dataset) / size), desc=title, leave=False, disable=None):
+        rows.append(logits_of(batch).cpu())
+        answers.append(batch[answer])
+    if not rows:
+        raise UserError(f'{title}: none of the clips can be read: {bad[:3]}')
+    return torch.cat(rows), torch.cat(answers), bad

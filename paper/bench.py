@@ -1,0 +1,232 @@
+"""Table 2: what each method costs: samples/s, memory while training, operations, bytes in the rehearsal memory.
+
+In:  a size of the model, a batch size, a device, a precision.
+Out: a Markdown table, and with --out a JSON file; each figure also as a ratio to DER++'s, the paper's beside it.
+
+    python -m paper.bench                        the paper's size on a GPU, a small one without
+    python -m paper.bench --size base --batch 9
+
+Peak memory is what the process takes beyond Python and torch: weights, gradients, moments, activations; on a CPU also
+the rehearsal memory of some batches, which otherwise lies beside the GPU's. All methods run in one process, in turn,
+round after round, so that what disturbs the machine disturbs all; a ratio is taken within a round, and medians are over
+rounds. Batches are random and lie on the device: steps are timed, loading is not. A sample is a pair of the current
+stream; the replayed ones beside it are work done for it, as in the paper.
+"""
+import argparse
+import ctypes
+import gc
+import json
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+from avm import AVM
+from baselines import METHODS, WITHOUT_ATTENTION, build
+from config import PRESETS, Config, check_config, exit_politely, one_of, open_device
+from memory import Memory
+from model import AudioVideoMAE
+from paper import printed
+from patches import UserError
+from run import write_text
+
+NAMES = [name for name in METHODS if name != 'multitask'] + list(WITHOUT_ATTENTION)   # Multitask costs as Finetune does
+
+
+# ------------------------------------------------------------------------------------ one method
+
+def options_of(name, size, batch):
+    """→ Config of one method, and --memory-size: the memory holds only what a step can draw, its bytes are scaled up
+    later."""
+    chosen = dict(method='flava', selection=name) if name in WITHOUT_ATTENTION else dict(method=name)
+    cfg = Config(**{**PRESETS[size], **chosen, 'size': size, 'batch_size': batch})
+    full = cfg.memory_size
+    cfg.memory_size = cfg.mir_candidates * batch
+    check_config(cfg)
+    return cfg, full
+
+
+def random_batch(s, batch, device):
+    """{audio (B, t, f), video (B, T, 3, H, W) uint8} of the sizes s, on the device"""
+    shape = batch, s.num_frames, 3, s.image_size, s.image_size
+    return dict(audio=torch.randn(batch, s.audio_frames, s.mel_bins, device=device),
+                video=torch.randint(0, 256, shape, dtype=torch.uint8, device=device))
+
+
+class Training:
+    """One method, ready to step: its memory is full and its optimizer has its moments."""
+
+    def __init__(self, name, size, batch, device, precision):
+        self.cfg, self.full_memory = options_of(name, size, batch)
+        torch.manual_seed(0)
+        self.device, self.precision = device, precision
+        backbone, avm = AudioVideoMAE(self.cfg), AVM(self.cfg.embed_dim, self.cfg.avm_heads)
+        self.method = build(self.cfg, backbone, avm).to(device)
+        self.optimizer = torch.optim.Adam(self.method.parameters(), lr=1e-5, betas=(self.cfg.beta1, self.cfg.beta2))
+        self.batch = random_batch(self.cfg, batch, device)
+        self.step()                                            # fills a first batch's rows of the memory …
+        memory = self.method.memory
+        while memory is not None and len(memory) < memory.capacity:
+            memory.add(**{key: rows[:batch] for key, rows in memory.rows.items()})   # … of which the others are copies
+        self.step()
+
+    def step(self):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == 'bf16'):
+            loss, _ = self.method(self.batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        if hasattr(self.method, 'after_step'):
+            self.method.after_step()
+
+    def operations(self):
+        """Floating-point operations of one step, forward and backward, per sample. Attention as plain products: not
+        every fused kernel is known to the counter."""
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            self.step()
+        return counter.get_total_flops() / self.cfg.batch_size
+
+    def bytes_in_memory(self):
+        """Of the rehearsal memory at full size (--memory-size pairs; FLAVA+: as many more as fit)"""
+        memory = self.method.memory or Memory(1)
+        return memory.bytes * self.full_memory / self.cfg.memory_size
+
+
+# -------------------------------------------------------------------------------- time and memory
+
+def timed(training, steps):
+    """samples/s over so many steps"""
+    wait(training.device)
+    start = time.perf_counter()
+    for _ in range(steps):
+        training.step()
+    wait(training.device)
+    return steps * training.cfg.batch_size / (time.perf_counter() - start)
+
+
+def wait(device):
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+
+
+def forget_peak(device):
+    """From here on the peak is counted anew. What Python and the allocator keep of the method before is given back.
+    Raises UserError where that cannot be had."""
+    gc.collect()
+    if device.type == 'cuda':
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    try:
+        ctypes.CDLL('libc.so.6').malloc_trim(0)
+        Path('/proc/self/clear_refs').write_text('5')          # Linux: the peak resident size is now the present one
+    except OSError as error:
+        raise UserError('on a CPU, peak memory is read from Linux\'s /proc/self, which is not to be had here '
+                        f'({error})')
+
+
+def peak(device):
+    """GB: CUDA's allocator's, or this process's resident size"""
+    if device.type == 'cuda':
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    status = Path('/proc/self/status').read_text()
+    return int(status.split('VmHWM:')[1].split()[0]) * 1024 / 1e9
+
+
+def measure(names, size, batch, device, precision, rounds, steps):
+    """→ {method: {samples_per_s: [per round], peak_gb: [per round], operations, memory_bytes}}"""
+    found = {name: dict(samples_per_s=[], peak_gb=[]) for name in names}
+    forget_peak(device)
+    idle = peak(device)                                        # on a CPU: Python and torch themselves
+    with tqdm(total=rounds * len(names), unit='method', leave=False, disable=None) as bar:
+        for number in range(rounds):
+            for name in names:
+                bar.set_description(f'round {number + 1}/{rounds}: {name}')
+                forget_peak(device)
+                training = Training(name, size, batch, device, precision)
+                found[name]['samples_per_s'].append(timed(training, steps))
+                found[name]['peak_gb'].append(peak(device) - idle)
+                if number == 0:
+                    found[name].update(operations=training.operations(), memory_bytes=training.bytes_in_memory())
+                del training
+                bar.update()
+    return found
+
+
+# -------------------------------------------------------------------------------------- the table
+
+def printed_ratio(name, key):
+    """What the paper's own figure is of DER++'s, in Table 2, or in Table 3 for its selections"""
+    column = {'peak_gb': -2, 'samples_per_s': -1}[key]         # the last two of either table
+    for costs in (printed.rows('table_2'), printed.rows('table_3', 'vggsound')):
+        if name in costs:
+            return f'{costs[name][column] / costs["der++"][column]:.2f}'
+    return '–'
+
+
+def table(found):
+    """Markdown: medians over rounds (lowest … highest), and ratios to DER++, beside the paper's."""
+    reference = found.get('der++')
+    lines = ['| method | samples/s | ÷ DER++ | paper | peak GB | ÷ DER++ | paper | Gop/sample | ÷ DER++ '
+             '| rehearsal memory, GB | ÷ DER++ |', '| --- ' * 11 + '|']
+    for name, of in found.items():
+        cells = [name]
+        for key in ('samples_per_s', 'peak_gb'):
+            values = of[key]
+            cells.append(f'{statistics.median(values):.2f} ({min(values):.2f} … {max(values):.2f})')
+            ratios = [v / r for v, r in zip(values, reference[key])] if reference else []
+            cells += [f'{statistics.median(ratios):.2f}' if reference else '–', printed_ratio(name, key)]
+        for key in ('operations', 'memory_bytes'):
+            cells.append(f'{of[key] / 1e9:.3f}')
+            cells.append(f'{of[key] / reference[key]:.2f}' if reference and reference[key] else '–')
+        lines.append('| ' + ' | '.join(cells) + ' |')
+    return '\n'.join(lines)
+
+
+# ------------------------------------------------------------------------------- the command line
+
+def options(arguments):
+    """Words → what is asked for."""
+    parser = argparse.ArgumentParser(prog='python -m paper.bench', allow_abbrev=False,
+                                     description='What each method costs (Table 2).')
+    parser.error = lambda message: parser.exit(2, f'error: {message}; see --help\n')
+    parser.add_argument('--size', type=one_of(list(PRESETS)),
+                        help='base (the paper\'s) or small; default: base on a GPU, small without')
+    parser.add_argument('--batch', type=int, default=9, help='current pairs a step (default 9, as in Table 2)')
+    parser.add_argument('--device', default='', help='cuda or cpu; without it, cuda where there is one')
+    parser.add_argument('--precision', choices=['fp32', 'bf16'], help='default: bf16 on GPUs that have it, else fp32')
+    parser.add_argument('--methods', nargs='+', default=NAMES, type=one_of(NAMES), metavar='NAME', help='default: all')
+    parser.add_argument('--rounds', type=int, default=5, help='how often each method has its turn (default 5)')
+    parser.add_argument('--steps', type=int, default=10, help='timed steps a turn (default 10)')
+    parser.add_argument('--out', type=Path, help='write the figures to this JSON file')
+    return parser.parse_args(arguments)
+
+
+def main(arguments=None):
+    """The command line."""
+    args = options(arguments)
+    with exit_politely():
+        if min(args.batch, args.rounds, args.steps) < 1:
+            raise UserError('--batch, --rounds and --steps must be at least 1')
+        device, threads = open_device(args.device), torch.get_num_threads()
+        args.size = args.size or ('base' if device.type == 'cuda' else 'small')
+        bf16 = device.type == 'cuda' and torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = args.precision or ('bf16' if bf16 else 'fp32')
+        machine = (torch.cuda.get_device_name(device) if device.type == 'cuda'
+                   else f'{platform.machine()}, {threads} threads')
+        print(f'size {args.size}, batches of {args.batch}, {precision}, {machine}, torch {torch.__version__}; '
+              f'{args.rounds} rounds of {args.steps} steps\n')
+        found = measure(args.methods, args.size, args.batch, device, precision, args.rounds, args.steps)
+        print(table(found))
+        if args.out:
+            said = dict(vars(args), out=str(args.out), device=str(device), precision=precision, machine=machine)
+            write_text(args.out, json.dumps(dict(said, torch=torch.__version__, found=found), indent=1))
+
+
+if __name__ == '__main__':
+    main()

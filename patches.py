@@ -1,0 +1,182 @@
+"""A clip as a set of patches (§3.1): the ground that everything else stands on.
+
+In:  a batch {audio (B, t, f) float32, video (B, T, 3, H, W) uint8}, and the `Sizes` that fix every shape.
+Out: patches and where they are in their clip: all of them (Eq. 1), some (Eq. 7), the masked and the visible (Eq. 8).
+
+A set of patches is always a pair: the patches themselves (B, n, values) and their positions (B, n) in the whole clip.
+Whatever is masked, or was not selected, is dropped rather than zeroed: that is where memory and time are saved.
+
+Letters, here and everywhere: B pairs in a batch; t, f spectrogram frames and mel bins; T frames of H × W pixels; p the
+side of a patch; M, N audio and video patches of a whole clip; κ_a, κ_v those that are kept.
+"""
+import math
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+
+
+class UserError(Exception):
+    """A mistake the user can mend: the message is printed without a traceback, and the exit code is 2."""
+
+
+def rank():
+    """Which of the processes that torchrun started this one is; 0 without it."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world():
+    """How many there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+# ---------------------------------------------------------------------------------------- sizes
+
+def option(default, meaning):
+    """A field of a configuration: what `--help` says of it stands beside its default."""
+    return field(default=default, metadata={'help': meaning})
+
+
+@dataclass
+class Sizes:
+    """Every number that a tensor's shape depends on. The defaults are the paper's (`--size base`)."""
+    image_size: int = option(224, 'H = W, pixels; App. B')
+    num_frames: int = option(4, 'T, frames one second apart')
+    audio_frames: int = option(1024, 't, spectrogram frames: ten seconds and a little')
+    mel_bins: int = option(128, 'f, spectrogram bins')
+    frame_shift: float = option(10.0, 'milliseconds from one spectrogram frame to the next')
+    patch_size: int = option(16, 'p; §3.1')
+    embed_dim: int = option(768, 'D, the width of ViT-B')
+    num_heads: int = option(12, 'heads of E_a, E_v and E_f')
+    encoder_depth: int = option(10, 'blocks of E_a, and again of E_v; App. C')
+    fusion_depth: int = option(2, 'blocks of E_f; App. C')
+    decoder_embed_dim: int = option(512, 'width of the decoder D; App. C')
+    decoder_depth: int = option(8, 'blocks of the decoder')
+    decoder_num_heads: int = option(16, 'heads of the decoder')
+    avm_heads: int = option(12, 'H, heads of the AVM; App. D')
+
+    @property
+    def grid_a(self):
+        """(⌊t/p⌋, ⌊f/p⌋): audio patches are counted along time first, so one time step is a run of ⌊f/p⌋."""
+        return self.audio_frames // self.patch_size, self.mel_bins // self.patch_size
+
+    @property
+    def grid_v(self):
+        """(T, ⌊H/p⌋, ⌊W/p⌋)"""
+        return self.num_frames, self.image_size // self.patch_size, self.image_size // self.patch_size
+
+    @property
+    def num_patches_a(self):
+        """M"""
+        return math.prod(self.grid_a)
+
+    @property
+    def num_patches_v(self):
+        """N"""
+        return math.prod(self.grid_v)
+
+
+SIZES = {   # --size NAME
+    'base': {},
+    'small': dict(image_size=96, num_frames=2, audio_frames=256, mel_bins=64, frame_shift=15.5,
+                  embed_dim=64, num_heads=4, encoder_depth=3, fusion_depth=1,
+                  decoder_embed_dim=64, decoder_depth=1, decoder_num_heads=4, avm_heads=4),
+}
+
+
+def count(share, patches):
+    """⌊share · patches⌋, spared from 0.2 · 40 = 7.999…"""
+    return int(share * patches + 1e-6)
+
+
+# -------------------------------------------------------------------------------------- cutting
+
+def patchify_a(audio, p):
+    """audio (B, t, f) → x_a (B, M, p·p): time-major, and inside a patch (time, frequency)."""
+    B, t, f = audio.shape
+    x = audio[:, :t // p * p, :f // p * p].reshape(B, t // p, p, f // p, p)
+    return x.permute(0, 1, 3, 2, 4).reshape(B, -1, p * p)
+
+
+def patchify_v(video, p):
+    """video (B, T, 3, H, W) → x_v (B, N, p·p·3): frame after frame, inside a patch (row, column, channel)."""
+    B, T, C, H, W = video.shape
+    x = video[..., :H // p * p, :W // p * p].reshape(B, T, C, H // p, p, W // p, p)
+    return x.permute(0, 1, 3, 5, 4, 6, 2).reshape(B, -1, p * p * C)
+
+
+def all_positions(x):
+    """The positions (B, n) of patches x (B, n, ...) of which none is missing: 0 … n−1 in every row."""
+    return torch.arange(x.shape[1], device=x.device).expand(x.shape[0], -1)
+
+
+class Patches(NamedTuple):
+    """Patches to learn from, and where they are in their clips."""
+    x_a: torch.Tensor      # B,κ_a,p·p     normalized
+    x_v: torch.Tensor      # B,κ_v,p·p·3   uint8 until `normalized`, then float32
+    kept_a: torch.Tensor   # B,κ_a         S̃_a
+    kept_v: torch.Tensor   # B,κ_v         S̃_v
+
+
+def whole(batch, p):
+    """A batch → all of its Patches: κ_a = M, κ_v = N."""
+    x_a, x_v = patchify_a(batch['audio'], p), patchify_v(batch['video'], p)
+    return Patches(x_a, x_v, all_positions(x_a), all_positions(x_v))
+
+
+# ---------------------------------------------------------------------------- frames as numbers
+
+IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)    # Table 6, of red, green, blue in [0, 1]
+
+
+def normalize_frames(frames):
+    """(..., 3, H, W) uint8, a quarter of the bytes in a memory and on the way to a device → float32, normalized."""
+    mean = torch.tensor(IMAGE_MEAN, device=frames.device).view(3, 1, 1)
+    std = torch.tensor(IMAGE_STD, device=frames.device).view(3, 1, 1)
+    return (frames.float() / 255 - mean) / std
+
+
+def normalized(patches, p):
+    """Frames stay bytes in batches and memory, and become numbers of the network's range only here. What is none any
+    more is left as it is."""
+    if patches.x_v.dtype != torch.uint8:
+        return patches
+    as_pictures = patches.x_v.unflatten(-1, (p, p, 3)).movedim(-1, -3)          # B,κ,3,p,p
+    return patches._replace(x_v=normalize_frames(as_pictures).movedim(-3, -1).flatten(-3))
+
+
+# ------------------------------------------------------------------------------ choosing, joining
+
+def gather(x, index):
+    """x (B, n, ...), index (B, k) → (B, k, ...): for each sample its own choice of rows."""
+    index = index.reshape(index.shape + (1,) * (x.dim() - 2)).expand(-1, -1, *x.shape[2:])
+    return x.gather(1, index)
+
+
+def chosen(patches, kept_a, kept_v):
+    """Eq. 7: of Patches that hold whole clips, x̂_a (B, κ_a, p·p) and x̂_v (B, κ_v, p·p·3), those at S̃_a, S̃_v."""
+    return Patches(gather(patches.x_a, kept_a), gather(patches.x_v, kept_v), kept_a, kept_v)
+
+
+def joined(now, past):
+    """Current and replayed pairs in one batch."""
+    return Patches(*(torch.cat([n, p]) for n, p in zip(now, past)))
+
+
+# -------------------------------------------------------------------------------------- masking
+
+def draw_visible(kept, num_visible):
+    """The random mask of Eq. 8: which of the kept patches the encoders see.
+
+    kept (B, κ)  positions  →  slots (B, num_visible) and (B, κ − num_visible) into `kept`:
+    the visible patches and the ones to be reconstructed. Every subset is equally likely.
+    """
+    order = torch.rand(kept.shape, device=kept.device).argsort(1)
+    return order[:, :num_visible], order[:, num_visible:]
+
+
+def draw_masks(cfg, patches):
+    """The masks of Eq. 8, for audio and for video. The masked share is of *all* patches, kept or not (readings)."""
+    return (draw_visible(patches.kept_a, count(1 - cfg.mask_ratio, cfg.num_patches_a)),
+            draw_visible(patches.kept_v, count(1 - cfg.mask_ratio, cfg.num_patches_v)))

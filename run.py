@@ -1,0 +1,350 @@
+"""A run on disk, written by `train.py` and read by `eval.py`; and all else around its steps that is not the paper.
+
+    config.json     the options                 log.jsonl    loss and samples/s, a line every few steps
+    results.json    acc[t][i], A and F          table.md     the same as a table
+    models/t.pt     the model after t tasks     last.pt      the checkpoint that --resume reads
+    figures/        pictures                    eval/        what `eval.py` found
+"""
+import dataclasses
+import datetime
+import gc
+import hashlib
+import json
+import os
+import signal
+import time
+from functools import cached_property
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from tqdm import tqdm
+
+from avm import AVM
+from config import FREE_TO_CHANGE, OF_PRETRAINING, Config, open_device
+from model import AudioVideoMAE
+from patches import UserError, rank, world
+from streams.catalogue import open_stream
+from streams.common import count_workers
+from weights import load_weights, read_checkpoint, save_atomically, write_text
+
+
+# ------------------------------------------------------------------------ processes, signals, cache
+
+def say(line):
+    """A line for the user, from the first process, above any progress bar."""
+    if rank() == 0:
+        tqdm.write(line)
+
+
+def start_processes(cfg):
+    """Under torchrun, join the other processes. Returns this one's device."""
+    device = open_device(cfg.device)
+    if device.type == 'cuda':
+        torch.cuda.set_device(device if device.index is not None else int(os.environ.get('LOCAL_RANK', 0)))
+        device = torch.device('cuda', torch.cuda.current_device())
+    if 'RANK' in os.environ:
+        # The first process evaluates while the others wait: of a large test set on a slow disk, longer than usual.
+        dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo', timeout=datetime.timedelta(hours=6))
+    return device
+
+
+def leave_processes():
+    """The group's threads must be gone before Python is: killed in the middle of C++ they would abort the process."""
+    wait_for_all()
+    if dist.is_initialized():
+        gc.collect()                                   # what remains of DDP refers to itself, and holds the group
+        dist.destroy_process_group()
+
+
+def wait_for_all():
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def agreed(answer):
+    """The first process's answer, for all: what one sees on the disk, the next may see a moment later."""
+    answers = [answer]
+    if dist.is_initialized():
+        dist.broadcast_object_list(answers)
+    return answers[0]
+
+
+def stop_gently(run):
+    """The first Ctrl-C ends the step, saves and leaves; a second leaves at once. Several processes would stop at
+    different steps, so there it only leaves."""
+    process = os.getpid()
+
+    def handler(number, frame):
+        if os.getpid() != process:                     # a worker that loads clips inherits this handler: Ctrl-C is not
+            return os._exit(143) if number == signal.SIGTERM else None    # meant for it, but being told to end is
+        if run.stop or world() > 1 or not run.stepping:
+            raise KeyboardInterrupt
+        run.stop = True
+        tqdm.write('stopping after this step (again: at once)')
+    signal.signal(signal.SIGINT, handler)
+    signal.signal(signal.SIGTERM, handler)
+
+
+def pretraining_cache(cfg, device, clips):
+    """The file that holds this initial pre-training on so many clips: its name depends on all that its result does."""
+    folders = [folder for folder in (cfg.data, cfg.pretrain_data) if folder]
+    lists = [path for folder in folders for path in sorted(Path(folder).glob('*.csv'))]
+    files = [path for path in (cfg.init, cfg.tasks, *lists) if path and os.path.exists(path)]
+    text = json.dumps([{name: getattr(cfg, name) for name in sorted(OF_PRETRAINING)}, world(), device.type, clips,
+                       [(os.path.getsize(file), os.path.getmtime(file)) for file in files]])
+    name = f'initial-{cfg.dataset}-{cfg.size}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.pt'
+    return Path(cfg.cache) / name
+
+
+# ----------------------------------------------------------------------------------- a run, written
+
+class Run:
+    """A run: what it is made of, where it stands, and its folder."""
+
+    def __init__(self, cfg, device):
+        self.cfg, self.device, self.out = cfg, device, Path(cfg.out)
+        torch.manual_seed(cfg.seed)                    # the same weights in every process
+        self.backbone, self.avm = AudioVideoMAE(cfg).to(device), AVM(cfg.embed_dim, cfg.avm_heads).to(device)
+        self.phase, self.task, self.step, self.global_step = 'pretrain', 0, 0, 0
+        self.rows, self.bad, self.method = [], [], None    # retrieval after each task; clips left out, with reasons
+        self.stepping, self.stop = False, False        # between two steps it can be stopped; set by Ctrl-C
+
+    def start_phase(self, phase, method, lr, checkpoint=None):
+        """The initial pre-training or the stream, from its start or from a checkpoint of it."""
+        cfg = self.cfg
+        self.phase, self.task, self.step = phase, 0, 0
+        self.method = method.to(self.device)
+        self.optimizer = torch.optim.Adam(method.parameters(), lr=lr, betas=(cfg.beta1, cfg.beta2),
+                                          weight_decay=cfg.weight_decay)
+        # From here on nothing depends on whether the phase before was computed or read from the cache.
+        torch.manual_seed((cfg.seed * 2 + (phase == 'stream')) * 10_007 + rank())     # masks: each process its own
+        if checkpoint:
+            self.restore(checkpoint)
+
+    def evaluated(self):
+        """The backbone that is evaluated: the trained one, unless the method has a better."""
+        return getattr(self.method, 'stable', self.backbone)
+
+    def weights(self):
+        return torch.nn.ModuleDict({'backbone': self.evaluated(), 'avm': self.avm}).state_dict()
+
+    def own_state(self):
+        """What each process has for itself. Masks, selection and memory draw from torch alone."""
+        states, memory = {'torch': torch.get_rng_state()}, self.method.memory
+        if self.device.type == 'cuda':
+            states['cuda'] = torch.cuda.get_rng_state(self.device)
+        return dict(random=states, memory=None if memory is None else memory.state_dict())    # an empty one is falsy
+
+    def beside(self, process):
+        """The file of a further process. Phase and step are in its name: the end of one phase and the start of the next
+        are at the same step, and last.pt may be older than what lies beside it."""
+        return self.out / f'last.process{process}.{self.phase}.step{self.global_step}.pt'
+
+    def save(self):
+        """last.pt, and beside it a file of each further process: last.pt says which ones it goes with."""
+        if rank() > 0:
+            save_atomically(self.own_state(), self.beside(rank()))
+        wait_for_all()
+        if rank() == 0:
+            save_atomically(dict(
+                config=dataclasses.asdict(self.cfg), processes=world(), phase=self.phase, task=self.task,
+                step=self.step, global_step=self.global_step, rows=self.rows, bad=self.bad, weights=self.weights(),
+                method=self.method.state_dict(), optimizer=self.optimizer.state_dict(), own=self.own_state()),
+                self.out / 'last.pt')
+            for file in set(self.out.glob('last.process*.pt')) - {self.beside(n) for n in range(1, world())}:
+                file.unlink()
+
+    def restore(self, state):
+        """A checkpoint, once the phase it belongs to has been started anew."""
+        self.task, self.step, self.global_step = state['task'], state['step'], state['global_step']
+        self.rows, self.bad = state['rows'], state['bad']
+        torch.nn.ModuleDict({'backbone': self.backbone, 'avm': self.avm}).load_state_dict(state['weights'])
+        self.method.load_state_dict(state['method'])
+        self.optimizer.load_state_dict(state['optimizer'])
+        own = state['own'] if rank() == 0 else read_checkpoint(self.beside(rank()))
+        torch.set_rng_state(own['random']['torch'])
+        if self.device.type == 'cuda' and 'cuda' in own['random']:
+            torch.cuda.set_rng_state(own['random']['cuda'], self.device)
+        if own['memory'] is not None:
+            self.method.memory.load_state_dict(own['memory'])
+
+    def keep_model(self, tasks):
+        """models/t.pt: the model after t tasks, for `eval.py`"""
+        if rank() == 0:
+            folder = self.out / 'models'
+            folder.mkdir(exist_ok=True)
+            save_atomically(dict(config=dataclasses.asdict(self.cfg), weights=self.weights()), folder / f'{tasks}.pt')
+            for file in set(folder.glob('*.pt')) - {folder / f'{tasks}.pt'} if not self.cfg.keep_models else ():
+                file.unlink()
+
+    def open_folder(self, checkpoint):
+        """The folder as the run goes on in it: options written; what a killed run left half done, taken away."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        if rank() > 0:
+            return
+        for file in self.out.rglob('*.tmp'):
+            file.unlink()
+        write_text(self.out / 'config.json', json.dumps(dataclasses.asdict(self.cfg), indent=1))
+        path, reached = self.out / 'log.jsonl', checkpoint['global_step'] if checkpoint else 0
+        if path.exists():                              # the steps after the checkpoint are about to be taken again
+            whole = [line for line in path.read_text().splitlines() if line.endswith('}')]   # a kill may cut the last
+            kept = [line for line in whole if json.loads(line)['global_step'] <= reached]
+            write_text(path, ''.join(line + '\n' for line in kept))
+
+    def log(self, **entry):
+        if rank() == 0:
+            with open(self.out / 'log.jsonl', 'a') as file:
+                file.write(json.dumps(entry) + '\n')
+
+    def note_bad(self, lines):
+        """Name each clip that is left out, once. Whether they are too many was asked before the run (`streams/`)."""
+        for line in lines:
+            if line and line not in self.bad:
+                self.bad.append(line)
+                tqdm.write(f'left out: {line}')
+
+    def share_bad(self):
+        """Every process met clips of its own."""
+        if dist.is_initialized():
+            found = [None] * world()
+            dist.all_gather_object(found, self.bad)
+            self.bad = list(dict.fromkeys(sum(found, [])))
+
+
+class Steps:
+    """The steps of a phase or task while they are taken: counted, shown, logged, and saved now and then."""
+
+    def __init__(self, run, title, total):
+        self.run, self.title, self.total = run, title, total
+
+    def __enter__(self):
+        self.bar = tqdm(total=self.total, initial=self.run.step, desc=self.title, unit='step',
+                        disable=None if rank() == 0 else True)
+        self.since, self.samples, self.run.stepping = time.perf_counter(), 0, True
+        return self
+
+    def __exit__(self, kind, *rest):
+        self.bar.close()
+        self.run.stepping = kind is not None           # a stopped step stays stopped
+
+    def count(self, pairs, loss, log):
+        """One more, of so many pairs in this process. Raises KeyboardInterrupt where Ctrl-C asked for it."""
+        run = self.run
+        run.step += 1
+        run.global_step += 1
+        self.samples += pairs * world()
+        if run.step % run.cfg.log_every == 0 or run.step == self.total:
+            speed = self.samples / (time.perf_counter() - self.since)
+            self.since, self.samples = time.perf_counter(), 0
+            run.log(phase=run.phase, task=run.task, step=run.step, global_step=run.global_step, loss=loss.item(),
+                    **{name: part.item() for name, part in log.items()}, samples_per_s=round(speed, 2))
+            self.bar.set_postfix_str(f'loss {loss.item():.3f}, {speed:.1f} samples/s')
+        self.bar.update()
+        if run.stop or run.step % run.cfg.save_every == 0:
+            run.save()
+        if run.stop:
+            raise KeyboardInterrupt
+
+
+def open_run(cfg, resume, device):
+    """→ (Run, its checkpoint or None). Raises UserError where the folder holds another run."""
+    out, checkpoint = Path(cfg.out), None
+    if (out / 'last.pt').exists():
+        if not resume:
+            raise UserError(f'{out} holds a run already: go on with it by --resume, or name another folder by --out')
+        checkpoint = read_checkpoint(out / 'last.pt')
+        mine, theirs = dataclasses.asdict(cfg), checkpoint['config']
+        for options in (mine, theirs):
+            options['init'] = Path(options['init']).name       # the checkout may have moved
+        other = [f'--{n.replace("_", "-")} was {theirs.get(n)!r}, now {v!r}' for n, v in mine.items()
+                 if n not in FREE_TO_CHANGE and theirs.get(n) != v]
+        if other:
+            raise UserError(f'{out} was started with other options: {"; ".join(other[:3])}')
+        if checkpoint['processes'] != world():
+            raise UserError(f'{out} was started with {checkpoint["processes"]} processes, not {world()}')
+    elif resume:
+        say(f'{out} has no checkpoint yet: starting')
+    return Run(cfg, device), checkpoint
+
+
+# -------------------------------------------------------------------------------------- a run, read
+
+class Recorded:
+    """A run's folder, or one of its models: what downstream tasks and figures start from. last: of all models only the
+    last. Raises UserError where there is no run."""
+
+    def __init__(self, path, workers=-1, device='', last=False):
+        path = Path(path)
+        if not path.exists():
+            raise UserError(f'{path}: there is no such run')
+        self.file = None if path.is_dir() else path            # one model instead of all of the run's
+        self.folder = path if path.is_dir() else path.parent.parent if path.parent.name == 'models' else path.parent
+        self.cfg = read_config(self.folder)
+        self.device, self.workers, self.last = open_device(device), count_workers(self.cfg.dataset, workers), last
+
+    @cached_property
+    def stream(self):
+        return open_stream(self.cfg, self.workers)
+
+    def models(self):
+        """[(t, name, file)]: the model after t tasks, the name being that of the task just learned."""
+        if self.file and self.file.parent.name != 'models':    # last.pt, or one of another run
+            return [(len(self.stream.names), self.file.stem, self.file)]
+        files = sorted((self.folder / 'models').glob('*.pt'), key=lambda file: int(file.stem))
+        if not files:
+            raise UserError(f'{self.folder / "models"} holds no models: has the run begun?')
+        names = ['initial', *self.stream.names]
+        found = [(int(file.stem), names[int(file.stem)], file) for file in files]
+        if self.cfg.method == 'multitask':                     # its one task is all of them
+            found = [(len(self.stream.names), 'all tasks', file) if t else (t, name, file) for t, name, file in found]
+        if self.file:
+            return [entry for entry in found if entry[2].name == self.file.name]
+        return found[-1:] if self.last else found
+
+    def load(self, file):
+        """→ backbone, avm, on the device, without gradients"""
+        backbone, avm = AudioVideoMAE(self.cfg), AVM(self.cfg.embed_dim, self.cfg.avm_heads)
+        load_weights(file, backbone, avm)
+        return tuple(module.to(self.device).eval().requires_grad_(False) for module in (backbone, avm))
+
+    def place(self, name, kind):
+        """RUN/eval/name.kind; what is found of one model has a name of its own, beside what was found of all"""
+        (self.folder / 'eval').mkdir(exist_ok=True)
+        one = f'-{self.file.stem}' if self.file else '-last' if self.last else ''
+        return self.folder / 'eval' / f'{name}{one}.{kind}'
+
+    def write(self, name, results, table, figure):
+        """RUN/eval/name.json, .md and .png"""
+        files = [self.place(name, kind) for kind in ('json', 'md', 'png')]
+        files[0].write_text(json.dumps(results, indent=1))
+        files[1].write_text(table + '\n')
+        figure.savefig(files[2], dpi=130, bbox_inches='tight')
+        return files
+
+    def found(self, name, kind):
+        """The file of what was found of all models, or else of the last; None where neither is."""
+        files = [self.folder / 'eval' / f'{name}{which}.{kind}' for which in ('', '-last')]
+        return next(filter(Path.exists, files), None)
+
+    def read(self, name):
+        """What `write` left, or None."""
+        file = self.found(name, 'json')
+        return file and json.loads(file.read_text())
+
+    def tensors(self, name):
+        """RUN/eval/name.pt, or None"""
+        file = self.found(name, 'pt')
+        return file and torch.load(file, weights_only=True)
+
+
+def read_config(folder):
+    """RUN/config.json → Config. Raises UserError."""
+    file = Path(folder) / 'config.json'
+    try:
+        saved = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        reason = 'is not there' if isinstance(error, FileNotFoundError) else 'cannot be read'
+        raise UserError(f'{folder} is no run of train.py: {file} {reason}')
+    known = {field.name for field in dataclasses.fields(Config)}
+    return Config(**{name: value for name, value in saved.items() if name in known})

@@ -1,0 +1,47 @@
+"""The data that a run can name: `--dataset NAME` → a stream of tasks (App. B).
+
+In:  a run's options, among them the `Sizes`.
+Out: a Stream. Another data set is one more file beside this one, and one more line in DATASETS.
+"""
+from pathlib import Path
+
+from streams import shapes
+from streams.audioset import BALANCED, audioset, read_audioset
+from streams.common import reordered
+from streams.vggsound import read_vggsound, vggsound
+
+
+def open_stream(cfg, workers):
+    """The data that a run's options name, its tasks in the order asked for → Stream. Raises UserError.
+    workers: processes that test the clips."""
+    return reordered(DATASETS[cfg.dataset](cfg, workers), cfg.order)
+
+
+def open_shapes(cfg, workers):
+    return shapes.stream(cfg, cfg.seed, cfg.clips_per_task, cfg.test_clips, max_silent=cfg.max_silent)
+
+
+def open_vggsound(cfg, workers):
+    """VGGSound; with --pretrain-data, AudioSet-20k joins the initial pre-training."""
+    pretrain = cfg.pretrain_data and (cfg.pretrain_data, read_audioset(cfg.pretrain_data, [BALANCED]))
+    return vggsound(cfg.data, cfg, clips_per_class=cfg.clips_per_class, pretrain=pretrain,
+                    **_lists_and_scan(cfg, workers))
+
+
+def open_audioset(cfg, workers):
+    """AudioSet; with --pretrain-data, the initial pre-training is on all of VGGSound."""
+    pretrain = cfg.pretrain_data and (cfg.pretrain_data, read_vggsound(cfg.pretrain_data))
+    return audioset(cfg.data, cfg, pretrain=pretrain, **_lists_and_scan(cfg, workers))
+
+
+def _lists_and_scan(cfg, workers):
+    """What both take: the lists that the user names, and how clips are tested."""
+    return dict(tasks_csv=cfg.tasks or None, retrieval_list=cfg.retrieval_list, workers=workers, max_bad=cfg.max_bad,
+                cache=Path(cfg.cache) / 'checked-clips.json')
+
+
+DATASETS = {   # --dataset: (options, workers) → Stream
+    'shapes': open_shapes,
+    'vggsound': open_vggsound,
+    'audioset': open_audioset,
+}

@@ -1,0 +1,227 @@
+"""What the streams have in common (§3.2, App. B): tasks of clips in an order, the clips as tensors, and their testing.
+
+In:  lists of clips, as a data set's own file reads them.
+Out: a Stream, whose items are the tensors of `data.read_clip`; what cannot be used is left out and named.
+"""
+import difflib
+import json
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from data import BadClip, check_clip, read_clip
+from patches import Sizes, UserError
+
+SHUFFLED = (                                                # Table 7
+    ('music', 'others_part1', 'home_nature', 'sports', 'others_part2', 'vehicle', 'animals', 'people'),
+    ('nature', 'human', 'home', 'vehicle', 'music', 'animal', 'others'))
+
+
+class Stream(NamedTuple):
+    """What a model is trained and evaluated on (§3.2): tasks one after another, after an initial pre-training."""
+    names: list         # of the tasks, in order
+    pretrain: Dataset   # the initial pre-training set: training clips of the classes that no task has
+    train: list         # a Dataset per task
+    test: list          # a Dataset per task, not augmented: its retrieval clips
+    bad: list           # 'name: reason' of each clip left out
+    notes: list         # sentences to show to the user
+    evaluate: list      # a Dataset per task, not augmented: the whole test split, for classification
+    classes: list       # per task, the names of its classes
+
+
+class Clip(NamedTuple):
+    path: str
+    labels: tuple       # names of its classes: one in VGGSound, several in AudioSet
+    line: int           # of its list
+    name: str = ''      # YouTube's id
+    start: float = 0.0  # second of the YouTube video
+    split: str = ''     # train or test
+
+
+# ----------------------------------------------------------------------------- clips as tensors
+
+def first_readable(clips, index, read):
+    """What read(path) returns of clip number index → (index, that, '').
+
+    Where it raises BadClip though the clip was tested (deleted since), the next one stands in → (its index, what was
+    read of it, 'name: reason' of the one it replaces). For of several processes, each needs a full batch, or the others
+    wait for it forever."""
+    bad = []
+    for step in range(len(clips)):
+        delivered = (index + step) % len(clips)
+        path = clips[delivered].path
+        try:
+            return delivered, read(path), '; '.join(bad)
+        except BadClip as error:
+            bad.append(f'{os.path.basename(path)}: {error}')
+    raise UserError(f'None of the {len(clips)} clips can be read any more:\n  ' + '\n  '.join(bad[:5]))
+
+
+class VideoClips(Dataset):
+    """Clips as tensors. An item's key is (index, seed): what is random about it follows from the seed alone, so
+    neither the number of workers nor a restart in the middle of a run changes what the model sees."""
+
+    def __init__(self, clips, sizes: Sizes, augment):
+        self.clips, self.sizes, self.augment = clips, sizes, augment
+        self.labels = [clip.labels for clip in clips]
+
+    def __len__(self):
+        return len(self.clips)
+
+    def __getitem__(self, key):
+        """audio (t, f) float32, video (T, 3, S, S) uint8, clip (the index of the clip that this is, the one asked for
+        unless that is bad) and bad: '' or 'name: reason'."""
+        index, seed = key
+        generator = lambda: torch.Generator().manual_seed(seed) if self.augment else None
+        index, (audio, video), bad = first_readable(
+            self.clips, index, lambda path: read_clip(path, self.sizes, generator()))
+        return dict(audio=audio, video=video, clip=index, bad=bad)
+
+
+def clips_in_order(dataset, batch_size, workers, bad, indices=None):
+    """Batches {audio (B, t, f), video (B, T, 3, S, S), clip (B,), …}, on the CPU, of all clips or of those of the
+    indices, each once and in order.
+
+    A clip that could not be read after all is left out, for what stands in for it has its own turn; its 'name: reason'
+    joins the list `bad`. So a batch may hold fewer than batch_size clips; one that would hold none is skipped.
+    """
+    keys = [(index, 0) for index in (range(len(dataset)) if indices is None else indices)]
+    loader = DataLoader(dataset, batch_size, sampler=keys, num_workers=workers,
+                        generator=torch.Generator())   # its own: workers' seeds must not use up the masks' randomness
+    for batch in loader:
+        reasons = batch.pop('bad')
+        bad += [reason for reason in reasons if reason]
+        good = torch.tensor([not reason for reason in reasons])
+        if good.any():
+            yield {name: value[good] for name, value in batch.items() if torch.is_tensor(value)}
+
+
+def count_workers(dataset, wanted):
+    """How many processes load clips: as many as wanted; for -1, one a core, shared with the other processes of
+    torchrun, and none for shapes, which are made faster than they are sent."""
+    if wanted >= 0:
+        return wanted
+    return 0 if dataset == 'shapes' else (os.cpu_count() or 1) // int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+
+
+# ------------------------------------------------------------------------------- clips as tasks
+
+def stream_of(folder, tasks, ours, listed, pretrain, sizes, bad, notes):
+    """Clips of the tasks (each with labels of one task) and for the pre-training → Stream. A task without clips of some
+    kind is left out, and a note says so. listed: paths of the clips to retrieve, or None for all of the test split."""
+    names, classes, train, test, evaluate = [], [], [], [], []
+    for name in dict.fromkeys(tasks.values()):
+        clips = [clip for clip in ours if tasks[clip.labels[0]] == name]
+        learned = [clip for clip in clips if clip.split == 'train']
+        held_out = [clip for clip in clips if clip.split == 'test']
+        retrieved = [clip for clip in held_out if listed is None or clip.path in listed]
+        kinds = (('training clips', learned), ('test clips', held_out), ('retrieval clips', retrieved or not held_out))
+        lacks = ' and no '.join(kind for kind, some in kinds if not some)
+        if lacks:
+            notes.append(f'task {name} has no {lacks} and is left out')
+            continue
+        names.append(name)
+        classes.append([label for label, task in tasks.items() if task == name])
+        train.append(VideoClips(learned, sizes, augment=True))
+        test.append(VideoClips(retrieved, sizes, augment=False))
+        evaluate.append(VideoClips(held_out, sizes, augment=False))
+    if not names:
+        raise UserError(f'no task has both training and test clips in {folder}: ' + '; '.join(notes))
+    return Stream(names, VideoClips(pretrain, sizes, augment=True), train, test, bad, notes, evaluate, classes)
+
+
+def reordered(stream, order):
+    """The same tasks in another order (Table 7).
+
+    order  '': as they are. 'shuffled': as in Table 7 where the tasks are the paper's; others, every second one first,
+           the rest after them. Else the names of all tasks, separated by commas."""
+    names = stream.names
+    if not order:
+        return stream
+    if order == 'shuffled':
+        wanted = next(([n for n in table if n in names] for table in SHUFFLED if set(names) <= set(table)),
+                      names[1::2] + names[::2])
+    else:
+        wanted = [name.strip() for name in order.split(',')]
+    for name in wanted:
+        if name not in names:
+            raise UserError(f'--order: there is no task {name!r}{near(name, names)} The tasks are: {", ".join(names)}')
+    wrong = [f'{name} is there twice' for name in names if wanted.count(name) > 1]
+    wrong += [f'{name} is missing' for name in names if name not in wanted]
+    if wrong:
+        raise UserError(f'--order {order}: {", ".join(wrong)}; name each task once: {",".join(names)}')
+    moved = {part: [getattr(stream, part)[names.index(name)] for name in wanted]
+             for part in ('names', 'train', 'test', 'evaluate', 'classes')}
+    return stream._replace(**moved)
+
+
+def near(name, known):
+    """'; did you mean …?' where there is a name like it, else '.'"""
+    alike = ' or '.join(map(repr, difflib.get_close_matches(name, known, 3)))
+    return f'; did you mean {alike}?' if alike else '.'
+
+
+# ---------------------------------------------------------------------------- testing the clips
+
+def usable(folder, clips, workers=0, max_bad=0.1, cache=None):
+    """Tests the clips of a folder → those that can be used, 'name: reason' of each other one, notes for the user.
+
+    workers    processes that test the clips; 0: this one
+    max_bad    share of clips that may be unusable: some always are, but many point to a mistake
+    cache      file that remembers which clips were tested
+    """
+    reasons, notes = _scan(list(dict.fromkeys(clip.path for clip in clips)), workers, cache)
+    bad = [f'{os.path.basename(path)}: {reason}' for path, reason in reasons.items() if reason]
+    if len(bad) > max_bad * len(reasons):
+        raise UserError(f'{len(bad)} of {len(reasons)} clips ({len(bad) / len(reasons):.0%}) in {folder} cannot be '
+                        f'used, more than {max_bad:.0%}. The first of them:\n  ' + '\n  '.join(bad[:5]) +
+                        '\nRaise --max-bad to train without them.')
+    return [clip for clip in clips if not reasons[clip.path]], bad, notes
+
+
+def _scan(paths, workers, cache):
+    """check_clip on each path → dict path → reason or None, and notes for the user."""
+    try:
+        known = dict(json.loads(Path(cache).read_text()))
+    except (TypeError, OSError, ValueError):    # no cache wanted, none there yet, or one that was damaged
+        known = {}
+    stamps = {path: _stamp(path) for path in paths}
+    reasons = {path: known.get(stamp) for path, stamp in stamps.items()}
+    todo, notes = [path for path in paths if stamps[path] not in known], []
+    # Spawned processes, for a forked copy of a process that has threads or a GPU may hang.
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context('spawn')) if workers and todo else nullcontext()
+    try:
+        with pool as processes, tqdm(
+                total=len(todo), desc='testing clips', unit='clip', leave=False, disable=None) as bar:
+            results = processes.map(check_clip, todo, chunksize=8) if processes else map(check_clip, todo)
+            for path, reason in zip(todo, results):
+                reasons[path] = reason
+                if stamps[path]:
+                    known[stamps[path]] = reason
+                bar.update()
+    finally:   # also when interrupted: what was tested stays tested
+        if cache is not None and todo:
+            try:
+                Path(cache).parent.mkdir(parents=True, exist_ok=True)
+                temporary = Path(f'{cache}.{os.getpid()}.tmp')
+                temporary.write_text(json.dumps(known, indent=0))
+                os.replace(temporary, cache)   # whole or not at all
+            except OSError as error:
+                notes.append(f'{cache} cannot be written ({error.strerror}): the clips are tested again next time')
+    return reasons, notes
+
+
+def _stamp(path):
+    """Says which file was tested, and when it was written; '' without a file."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return ''
+    return f'{os.path.abspath(path)}|{stat.st_size}|{stat.st_mtime_ns}'

@@ -1,0 +1,73 @@
+"""streams/scenes.py: the ground truth of the built-in clips against their own pixels and samples."""
+import numpy as np
+import pytest
+import torch
+
+from data import spectrogram
+from patches import SIZES, Sizes, patchify_a, patchify_v
+from streams import scenes, shapes
+
+
+@pytest.fixture(scope='module')
+def small():
+    return Sizes(**SIZES['small'])
+
+
+@pytest.fixture(scope='module')
+def stream(small):
+    return shapes.stream(small, seed=3)
+
+
+def test_truth_in_frames_is_where_the_source_changes_pixels(stream, small):
+    """Take the source away: the pixels that change lie in the true patches, and those patches all change."""
+    for i in range(12):
+        scene = stream.train[i % 6].scene(i)
+        times = scenes.frame_times(small)
+        changed = (scenes.draw_frames(scene, times, 96).int() - scenes.draw_frames(scene._replace(
+            tracks=scene.tracks[1:]), times, 96).int()).abs().amax(1) > 8              # T,H,W
+        share = patchify_v(changed[:, None].expand(-1, 3, -1, -1)[None].float(), 16)[0].mean(-1)   # N
+        truth = scenes.truth(scene, small)[1]
+        assert (share[truth] > 0.05).all() and (share[~truth] < 0.13).all()
+
+
+def test_truth_in_the_spectrogram_is_where_the_source_changes_sound(stream, small):
+    """Without the source, the mixture loses most of its energy in the true patches and keeps it elsewhere."""
+    lost, kept = [], []
+    for i in range(12):
+        scene = stream.train[i % 6].scene(i)
+        source, other = scenes.source_waveform(scene), scenes.other_waveform(scene)
+        mixed = spectrogram(torch.from_numpy(source + other), small)
+        alone = spectrogram(torch.from_numpy(other), small)
+        energy = lambda s: patchify_a((4.485 * s).exp()[None], 16)[0].mean(-1)                      # M
+        ratio = energy(alone) / energy(mixed)
+        truth = scenes.truth(scene, small)[0]
+        assert truth.any() and not truth.all()
+        lost.append(ratio[truth])
+        kept.append(ratio[~truth])
+    assert torch.cat(lost).median() < 0.1 and torch.cat(kept).median() > 0.7
+
+
+def test_seen_is_heard():
+    """Height is pitch and brightness is loudness, at every moment."""
+    kind = scenes.Kind('square', 'red', scenes.Voice(320.0, (1.0,), 0.0))
+    knots = int(scenes.SECONDS / scenes.KNOT) + 1
+    track = scenes.Track(kind, 0.5, np.linspace(0, 1, knots), np.linspace(1, 0.2, knots))
+    scene = scenes.Scene([track], (1000.0, 0.0, 0.5), 5)
+    wave = scenes.source_waveform(scene)
+    frames = scenes.draw_frames(scene, [0.5, 3.5], 96).float()
+    rows = [(frame[0] - frame[2] > 60).nonzero()[:, 0].float().mean().item() for frame in frames]
+    second = [wave[int(t * 16000 - 2000):int(t * 16000 + 2000)] for t in (0.5, 3.5)]
+    pitch = [np.abs(np.fft.rfft(w * np.hanning(len(w)))).argmax() * 4 for w in second]               # Hz, to 4 Hz
+    assert rows[0] > rows[1] and abs(pitch[0] - 320 * 2 ** 0.125) < 12 and abs(pitch[1] - 320 * 2 ** 0.875) < 12
+    assert frames[0, 0].max() > frames[1, 0].max() and np.abs(second[0]).max() > np.abs(second[1]).max()
+
+
+def test_silent_objects_are_silent_and_of_other_classes(stream):
+    counts = []
+    for i in range(60):
+        scene = stream.train[0].scene(i)
+        assert all(t.kind != scene.tracks[0].kind for t in scene.tracks[1:])
+        counts.append(len(scene.tracks) - 1)
+        alone = scene._replace(tracks=scene.tracks[:1])
+        assert np.array_equal(scenes.source_waveform(scene), scenes.source_waveform(alone))
+    assert set(counts) == {0, 1}
