@@ -9,7 +9,6 @@ Out: for each direction and R@K the share, in percent, of queries whose own part
 import argparse
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import torch
 from tqdm import tqdm
 
@@ -185,6 +184,7 @@ def read_options(arguments):
 def main(arguments=None):
     """The command line. Runs and a task: does it, and writes RUN/eval/TASK.json, .md and .png. Without a task: a table
     of runs, in mean ± standard deviation over those that differ in nothing but their seed."""
+    import matplotlib.pyplot as plt            # not above: training evaluates too, and needs no pictures
     args = read_options(arguments)
     with exit_politely():
         if not args.task:

@@ -50,8 +50,8 @@ class FLAVA(nn.Module):
             drift = penalty(past, losses.pooled_a[B:], losses.pooled_v[B:])     # ℓ^p, of the replayed pairs
             loss, log['penalty'] = loss + cfg.alpha * drift, drift.detach()
 
-        self.memory.add(**self.stored(batch, now, s, P_a, P_v), query_a=query_a, query_v=query_v,
-                        pooled_a=losses.pooled_a[:B], pooled_v=losses.pooled_v[:B])
+        self.memory.add(query_a=query_a, query_v=query_v, pooled_a=losses.pooled_a[:B], pooled_v=losses.pooled_v[:B],
+                        **self.stored(batch, now, s, P_a, P_v))
         return loss, log
 
     def prune(self, s, query_a, query_v, past):

@@ -9,15 +9,19 @@ import statistics
 from pathlib import Path
 from typing import NamedTuple
 
+import selection
+from baselines import METHODS
 from config import FREE_TO_CHANGE, Config, parse
 from patches import UserError
 from run import Recorded
 
-NAMES = {'finetune': 'Finetune', 'er': 'ER', 'mir': 'MIR', 'der++': 'DER++', 'gmed': 'GMED', 'cls-er': 'CLS-ER',
-         'lump': 'LUMP', 'flava': 'FLAVA (Ours)', 'flava+': 'FLAVA+ (Ours)',
-         'multitask': 'Multitask'}                                                           # in the order of Table 1
+# The paper's names, in the order of Table 1, which is that of METHODS, and of Table 3; of a fork's own, the option's.
+NAMES = {name: name for name in METHODS} | {
+    'finetune': 'Finetune', 'er': 'ER', 'mir': 'MIR', 'der++': 'DER++', 'gmed': 'GMED', 'cls-er': 'CLS-ER',
+    'lump': 'LUMP', 'flava': 'FLAVA (Ours)', 'flava+': 'FLAVA+ (Ours)', 'multitask': 'Multitask'}
 SELECTIONS = {'random': 'Random', 'mats': 'MATS', 'der++': 'DER++', 'importance': 'LAVA', 'forget-robust': 'FRS',
-              'both': 'FLAVA (Ours)'}                                                        # in the order of Table 3
+              'both': 'FLAVA (Ours)'}
+SELECTIONS |= {name: name for name in selection.SELECTIONS if name not in SELECTIONS}
 DATASETS = {'vggsound': 'VGGSound', 'audioset': 'AudioSet'}                                  # the paper's
 DIRECTIONS = {'audio_to_video': 'Audio-to-Video', 'video_to_audio': 'Video-to-Audio'}
 ONE_GROUP = FREE_TO_CHANGE | {'seed'}                     # may differ in a group: where it was written, what is random

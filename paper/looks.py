@@ -9,6 +9,9 @@ hatch.
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from baselines import METHODS
+from selection import SELECTIONS
+
 HATCHES = ('', '///', '...', 'xx', '\\\\\\', '++', 'oo', '--')
 
 # Colour, line, marker. FLAVA and FLAVA+ share a colour, and so do the two bounds, Finetune below and Multitask above.
@@ -19,6 +22,9 @@ STYLES = {'finetune': ('#000000', ':', 'x'), 'er': ('#E69F00', '-', 's'), 'mir':
 SELECTION_STYLES = {'both': ('#D55E00', '-', 'o'), 'importance': ('#0072B2', '--', 's'),
                     'forget-robust': ('#009E73', '-.', '^'), 'random': ('#E69F00', ':', 'D'),
                     'mats': ('#CC79A7', '-', 'v')}
+OF_A_FORK = '#56B4E9', (0, (5, 1)), 'h'                   # a method or a selection that the paper has not
+STYLES |= {name: OF_A_FORK for name in METHODS if name not in STYLES}
+SELECTION_STYLES |= {name: OF_A_FORK for name in SELECTIONS if name not in SELECTION_STYLES}
 PRINT = {   # sizes for a page 7 inches wide
     'font.size': 8, 'axes.titlesize': 9, 'figure.titlesize': 9, 'axes.labelsize': 8, 'legend.fontsize': 8,
     'xtick.labelsize': 8, 'ytick.labelsize': 8, 'hatch.linewidth': 0.6, 'lines.linewidth': 1.3, 'lines.markersize': 4.5}

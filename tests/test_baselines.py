@@ -32,7 +32,7 @@ NAMES = [name for name in METHODS if name != 'multitask']
 @pytest.mark.parametrize('bf16', [False, True])
 @pytest.mark.parametrize('name', [*NAMES, 'random', 'mats'])
 def test_learns_and_replays(name, bf16):
-    """Two batches: a finite loss, a gradient for every weight that is trained, the memory filled; under autocast too."""
+    """Two batches: a finite loss, a gradient for every weight that is trained, the memory filled; autocast too."""
     method = make(name) if name in NAMES else make('flava', selection=name)
     for seed in range(2):
         with torch.autocast('cpu', torch.bfloat16, enabled=bf16):

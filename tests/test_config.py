@@ -65,8 +65,8 @@ def test_help_says_the_default_where_there_is_one(capsys):
     assert '(default 2000; small: 160; audioset: 5000)' in of_option['memory_size']
     with pytest.raises(SystemExit) as end:
         parse(['--help'])
-    said = capsys.readouterr().out
-    assert end.value.code == 0 and all(f'\n{title}:' in said for title in ('data', 'method', 'training', 'sizes', 'run'))
+    said, groups = capsys.readouterr().out, ('data', 'method', 'training', 'sizes', 'run')
+    assert end.value.code == 0 and all(f'\n{title}:' in said for title in groups)
 
 
 # --------------------------------------------------------------------------------- what is refused

@@ -37,8 +37,8 @@ def queries(method, s):
 
 @pytest.mark.parametrize('name', ['flava', 'flava+'])
 def test_flava_is_algorithm_1(name, fixed_masks, matching_is_a_quarter, monkeypatch):
-    """One step with a memory, every part of it recomputed from what was stored: I, q̂ and c of the past; P of Eq. 5 from
-    them; which patches are selected from which I and P; L = ℓ^r + λℓ^c + αℓ^p + L^avm."""
+    """One step with a memory, every part of it recomputed from what was stored: I, q̂ and c of the past; P of Eq. 5
+    from them; which patches are selected from which I and P; L = ℓ^r + λℓ^c + αℓ^p + L^avm."""
     method = make(name, alpha=0.5, memory_size=8)
     cfg = method.cfg
     method(batch(0))
@@ -58,6 +58,7 @@ def test_flava_is_algorithm_1(name, fixed_masks, matching_is_a_quarter, monkeypa
     for n, query in zip('av', queries(method, s0)):
         torch.testing.assert_close(stored[f'query_{n}'][:B].float(), query, rtol=2e-3, atol=1e-3)
     if name == 'flava':
+        torch.testing.assert_close(stored['importance_a'][:B], s0.importance_a)
         torch.testing.assert_close(stored['importance_v'][:B], s0.importance_v)
         assert not stored['prune_a'][:B].any() and not stored['prune_v'][:B].any()
 
@@ -78,7 +79,8 @@ def test_flava_is_algorithm_1(name, fixed_masks, matching_is_a_quarter, monkeypa
         for got, key in zip(given, ('importance_a', 'importance_v', 'prune_a', 'prune_v')):
             assert torch.equal(got, stored[key][drawn])
         past = chosen(whole(method, rows_of(0, drawn)), *again)
-        torch.testing.assert_close(method.memory.rows['prune_v'][B:], P_v, rtol=1e-4, atol=1e-6)
+        for n, P in (('a', P_a), ('v', P_v)):
+            torch.testing.assert_close(method.memory.rows[f'prune_{n}'][B:], P, rtol=1e-4, atol=1e-6)
     else:                                              # stored patches are replayed as they are
         assert not replays
         past = normalized(Patches(stored['patches_a'][drawn].float(), stored['patches_v'][drawn],

@@ -10,7 +10,7 @@ from config import FIRST_OF_GROUP, Config
 from conftest import ROOT
 
 README = (ROOT / 'README.md').read_text()
-PAGES = ['README.md', 'streams/README.md', 'paper/README.md', 'results/README.md', 'weights/README.md', 'docs/your-own.md']
+PAGES = [f'{folder}/README.md' for folder in ('.', 'streams', 'paper', 'results', 'weights')] + ['docs/your-own.md']
 ON_DISK = {   # of a run, of a data set, or of the examples in docs/your-own.md
     'last.pt', 'vggsound.csv', 'select.py', 'streams/folders.py', 'downstream/alignment.py', 'bench.py', 'tasks.csv',
     'class_labels_indices.csv', 'balanced_train_segments.csv', 'unbalanced_train_segments.csv', 'eval_segments.csv'}
@@ -22,7 +22,7 @@ def names_of(path):
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             names.add(node.name)
-            names |= {f'{node.name}.{sub.name}' for sub in getattr(node, 'body', []) if isinstance(sub, ast.FunctionDef)}
+            names |= {f'{node.name}.{sub.name}' for sub in node.body if isinstance(sub, ast.FunctionDef)}
     return names
 
 

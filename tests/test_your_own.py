@@ -76,8 +76,8 @@ def test_every_example_is_tested_and_changes_two_files_at_most(checkout):
 def clips(tmp_path_factory):
     """A few built-in clips as files, in the layout of the example."""
     folder = tmp_path_factory.mktemp('layout')
-    subprocess.run([sys.executable, '-m', 'streams.shapes', '--out', str(folder / 'files'), '--train', '3', '--test', '3',
-                    '--pretrain', '0', '--size', '48'], cwd=ROOT, check=True, capture_output=True)
+    words = ['--out', str(folder / 'files'), '--train', '3', '--test', '3', '--pretrain', '0', '--size', '48']
+    subprocess.run([sys.executable, '-m', 'streams.shapes', *words], cwd=ROOT, check=True, capture_output=True)
     for line in (folder / 'files/vggsound.csv').read_text().splitlines():
         name, _, label, split = line.split(',')
         if name.startswith('ash'):
@@ -87,7 +87,7 @@ def clips(tmp_path_factory):
 
 
 def test_the_examples_run(checkout, clips):
-    """All four in one checkout and, since importing takes seconds, by one process; then the tables of what they left."""
+    """All four in one checkout and, since importing takes seconds, by one process; then tables of what they left."""
     shutil.copytree(clips, checkout / 'clips')
     for section in SECTIONS.values():
         apply(section, checkout)
@@ -112,6 +112,6 @@ def test_the_examples_run(checkout, clips):
 
 def test_the_data_set_says_what_is_missing(checkout):
     apply(SECTIONS['A data set'], checkout)
-    done = subprocess.run([sys.executable, 'train.py', '--dataset', 'folders', *TINY], cwd=checkout, capture_output=True,
-                          text=True)
+    done = subprocess.run([sys.executable, 'train.py', '--dataset', 'folders', *TINY], cwd=checkout, text=True,
+                          capture_output=True)
     assert done.returncode == 2 and '--data' in done.stderr and 'Traceback' not in done.stderr
