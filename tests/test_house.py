@@ -6,8 +6,8 @@ import pytest
 
 from conftest import ROOT
 
-CORE = {'patches', 'model', 'avm', 'selection', 'memory', 'flava', 'baselines', 'data', 'train', 'eval', 'config', 'weights',
-        'run'}
+CORE = {'patches', 'model', 'avm', 'selection', 'memory', 'flava', 'baselines', 'data', 'train', 'eval', 'config',
+        'weights', 'run'}
 WINGS = ('streams', 'downstream', 'paper')
 FILES = {path: ast.parse(path.read_text()) for pattern in ('*.py', *(f'{wing}/*.py' for wing in WINGS))
          for path in sorted(ROOT.glob(pattern))}

@@ -24,7 +24,7 @@ def test_accuracy_by_hand():
 
 
 def test_map_is_sklearns_and_by_hand():
-    # class 0: its two clips come first and third: (1/1 + 2/3) / 2; class 1: its clip comes second: 1/2; class 2 has no clip
+    # class 0: its two clips come first and third: (1/1 + 2/3) / 2; class 1: its clip comes second: 1/2; class 2: none
     logits = torch.tensor([[4., 3, 0], [3, 4, 9], [2, 0, 0], [1, 1, 0]])
     target = torch.tensor([[1., 1, 0], [0, 0, 0], [1, 0, 0], [0, 0, 0]])
     found = classification.mean_average_precision(logits, target)

@@ -1,4 +1,4 @@
-"""From files in each data set's own layout, as a user would: train.py, every downstream task of eval.py, the figures."""
+"""From files in each data set's own layout, as a user would: train.py, every task of eval.py, the figures."""
 import json
 import subprocess
 import sys
@@ -26,7 +26,8 @@ def test_audioset_from_pretraining_to_figures(layouts, tmp_path, here, capsys):
     code, out, err = here(
         ['--dataset', 'audioset', '--data', layouts / 'audioset', '--tasks', layouts / 'audioset/tasks.csv',
          '--retrieval-list', layouts / 'audioset/retrieval.json', '--pretrain-data', layouts / 'vggsound',
-         '--order', 'shuffled', *TINY, '--epochs', '2', '--pretrain-epochs', '1', '--workers', '0', '--out', 'run'], tmp_path)
+         '--order', 'shuffled', *TINY, '--epochs', '2', '--pretrain-epochs', '1', '--workers', '0',
+         '--out', 'run'], tmp_path)
     assert code == 0, err
     assert 'labels of two tasks' in out and 'initial pre-training is kept' in out
     saved = json.loads((tmp_path / 'run/results.json').read_text())
@@ -62,7 +63,8 @@ def test_audioset_from_pretraining_to_figures(layouts, tmp_path, here, capsys):
 
 
 def test_shapes_are_measured_and_fine_tuning_is_an_option(tmp_path, here):
-    code, _, err = here([*TINY, '--steps', '1', '--pretrain-steps', '0', '--clips-per-task', '12', '--out', 'run'], tmp_path)
+    short = ['--steps', '1', '--pretrain-steps', '0', '--clips-per-task', '12']
+    code, _, err = here([*TINY, *short, '--out', 'run'], tmp_path)
     assert code == 0, err
     finetune = ['--last', '--finetune', '--epochs', '1', '--clips', '9']
     for task, options in (('localization', []), ('spurious', []), ('classification', finetune)):

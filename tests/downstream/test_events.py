@@ -67,7 +67,7 @@ def run(tmp_path_factory):
 
 
 class ToyAVE(torch.utils.data.Dataset):
-    """Ten seconds of two events, one loud and one red, that begin and end; windows of two seconds, each heard in whole."""
+    """Ten seconds of two events, one loud and one red, that begin and end; windows of two seconds, each heard whole."""
 
     def __init__(self, length):
         self.length, self.bad = length, ['z: no audio stream']
@@ -106,7 +106,7 @@ def test_events_are_found(run, monkeypatch):
     right = events.show(run, run.read('ave'))[1].axes[1]                       # the record is enough to draw it
     event = 'loud red loud red loud loud red loud'.split()
     assert [label.get_text() for label in right.get_yticklabels()] == event
-    drawn = [bar.get_facecolor() for bar in right.patches]                     # clip, second, what is and what was found
+    drawn = [bar.get_facecolor() for bar in right.patches]                     # clip, second, what is and what is found
     assert len(drawn) == 8 * 10 * 2
     for clip, colours in zip(results['shown'], (drawn[i:i + 20] for i in range(0, 160, 20))):
         same = [is_ == found for is_, found in zip(colours[::2], colours[1::2])]

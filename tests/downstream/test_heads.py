@@ -16,7 +16,8 @@ from untrained import literal_joint, options, uneven
 def test_rate_by_hand():
     """Two warm-up epochs of 5 steps, 10 steps of cosine: 1 at its start, half in its middle, and nothing left after the
     end."""
-    assert [round(heads.rate(step, 20, 10), 9) for step in range(10)] == [round(0.1 * (step + 1), 9) for step in range(10)]
+    warmed = [round(heads.rate(step, 20, 10), 9) for step in range(10)]
+    assert warmed == [round(0.1 * (step + 1), 9) for step in range(10)]
     assert heads.rate(10, 20, 10) == 1 and math.isclose(heads.rate(15, 20, 10), 0.5)
     assert math.isclose(heads.rate(12, 20, 10), 0.5 * (1 + math.cos(math.pi / 5)))
     assert heads.rate(20, 20, 10) < 1e-12 and heads.rate(0, 4, 0) == 1
@@ -45,7 +46,8 @@ def test_learn_follows_the_schedule(epochs, warmup, monkeypatch):
 
 
 def test_recipe_is_table_6_unless_told_otherwise():
-    assert heads.recipe('vggsound', options()) == (5e-4, 15, 48) and heads.recipe('audioset', options()) == (5e-4, 15, 36)
+    assert heads.recipe('vggsound', options()) == (5e-4, 15, 48)
+    assert heads.recipe('audioset', options()) == (5e-4, 15, 36)
     assert heads.recipe('ave', options()) == (1e-3, 15, 12)
     assert heads.recipe('ave', options(epochs=2, batch_size=5)) == (1e-3, 2, 5)
     assert heads.options(options()) == '' and heads.options(options(lr=0.1, clips=9)) == '--clips 9 --lr 0.1'
@@ -103,7 +105,8 @@ class Numbers(torch.utils.data.Dataset):
         return self.length
 
     def __getitem__(self, key):
-        return dict(x=torch.tensor([float(key[0])]), clip=key[0], bad=f'{key[0]}: gone' if key[0] in self.broken else '')
+        bad = f'{key[0]}: gone' if key[0] in self.broken else ''
+        return dict(x=torch.tensor([float(key[0])]), clip=key[0], bad=bad)
 
 
 def test_predict_asks_each_readable_clip_once():

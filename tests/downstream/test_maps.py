@@ -37,7 +37,8 @@ def test_random_maps_are_at_chance():
     clips, n = 4000, 24
     truth, I = some_truth(clips, n), torch.randn(clips, n).softmax(1)
     true = truth.double().mean(1)
-    within = lambda values, chance: abs(values.double().mean() - chance) < 4.5 * values.double().std() / math.sqrt(clips)
+    error = lambda values: values.double().std() / math.sqrt(clips)
+    within = lambda values, chance: abs(values.double().mean() - chance) < 4.5 * error(values)
     assert within(maps.auc(I, truth), 0.5)
     assert within(maps.share(I, truth) - 100 * true, 0) and within(maps.pointing(I, truth) - 100 * true, 0)
     assert math.isclose(maps.area(truth), 100 * true.mean().item(), rel_tol=1e-9)

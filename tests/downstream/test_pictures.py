@@ -74,13 +74,15 @@ def test_sound_with_time_to_the_right_and_frequency_upwards(small):
     _, (plain, heat) = plt.subplots(1, 2)
     pictures.show_sound(plain, cfg, item['audio'])
     pictures.show_sound(heat, cfg, item['audio'], I, true)
-    assert np.array_equal(images(plain)[0], item['audio'].T) and np.array_equal(images(heat)[0], I.reshape(cfg.grid_a).T)
+    assert np.array_equal(images(plain)[0], item['audio'].T)
+    assert np.array_equal(images(heat)[0], I.reshape(cfg.grid_a).T)
     for axis in (plain, heat):
         assert axis.get_images()[0].origin == 'lower'
         assert axis.get_images()[0].get_extent() == [0, cfg.audio_frames, 0, cfg.mel_bins]
     edges = np.concatenate(heat.collections[1].get_segments())
     columns = true.reshape(cfg.grid_a).any(1).nonzero()[:, 0]        # of patches, in time
-    assert edges[:, 0].min() == cfg.patch_size * columns.min() and edges[:, 0].max() == cfg.patch_size * (columns.max() + 1)
+    assert edges[:, 0].min() == cfg.patch_size * columns.min()
+    assert edges[:, 0].max() == cfg.patch_size * (columns.max() + 1)
 
 
 def test_overlays_have_a_row_a_clip_and_a_column_a_map(small):

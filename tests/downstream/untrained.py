@@ -64,8 +64,8 @@ class Unknown(torch.utils.data.Dataset):
 
 
 def check_without_sources(run, task):
-    """Of clips whose source is not known there are pictures and no numbers, and no more is decoded than is shown. What is
-    found of one model is drawn from what was found of it, and not from an older record of all."""
+    """Of clips whose source is not known there are pictures and no numbers, and no more is decoded than is shown. What
+    is found of one model is drawn from what was found of it, and not from an older record of all."""
     import eval as evaluation
 
     run.stream = run.stream._replace(test=[Unknown(dataset) for dataset in run.stream.test[:2]], names=['x', 'y'])
@@ -102,7 +102,8 @@ def literal_joint(model, audio, video, p):
         return [(embed.proj.weight * image[:, y:y + p, x:x + p]).sum((1, 2, 3)) + embed.proj.bias
                 for y in range(0, image.shape[1], p) for x in range(0, image.shape[2], p)]
 
-    a, v = patches(audio[None], model.patch_embed_a), [x for frame in video for x in patches(frame, model.patch_embed_v)]
+    a = patches(audio[None], model.patch_embed_a)
+    v = [x for frame in video for x in patches(frame, model.patch_embed_v)]
     a, v = torch.stack(a) + model.pos_a[0] + model.modality_a[0], torch.stack(v) + model.pos_v[0] + model.modality_v[0]
     for block in model.encoder_a:
         a = block(a[None])[0]
