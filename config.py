@@ -34,6 +34,8 @@ class Config(Sizes):
     clips_per_class: int = option(400, 'at most so many training clips of a class; App. B')
     clips_per_task: int = option(1000, 'training clips of a task of shapes')
     test_clips: int = option(60, 'retrieval clips of a task of shapes')
+    max_roll: int = option(-1, 'the noise of training clips rolls their spectrogram in time by at most so many frames '
+                           'either way; -1: by any number, as released; 10 keeps sound in step with the picture')
     max_silent: int = option(1, 'silent objects in a clip of shapes, at most')
     max_bad: float = option(0.1, 'stop when more than this share of the clips cannot be used')
     workers: int = option(-1, 'processes that load clips; -1: one per core, and none for shapes')
@@ -42,9 +44,10 @@ class Config(Sizes):
     mask_ratio: float = option(0.8, 'share of all patches that is masked; App. C')
     lam: float = option(0.1, 'λ, weight of the contrastive loss ℓ^c; as released')
     tau: float = option(0.05, 'τ of Eq. 9; as released')
-    mae_weight: float = option(1.0, 'weight of ℓ^r in the stream; 0 leaves it out (Fig. 11)')
+    mae_weight: float = option(1.0, 'weight of ℓ^r in the stream; 0 leaves it out (Fig. 11); the initial pre-training '
+                               'keeps it')
     memory_size: int = option(2000, 'pairs in the rehearsal memory, over all processes; §5.2')
-    alpha: float = option(0.5, 'α, weight of the penalty ℓ^p, for DER++ and FLAVA; Table 5')
+    alpha: float = option(0.5, 'α, weight of the penalty ℓ^p, for DER++ and FLAVA; Table 5, damaged')
     beta: float = option(0.4, 'β of Eq. 2, for the scores that select; Table 10')
     rho_a: float = option(0.5, 'ρ_a, share of audio patches that is selected; Table 9')
     rho_v: float = option(0.5, 'ρ_v, share of video patches that is selected; Table 9')
@@ -116,7 +119,7 @@ SHIPPED = Path(__file__).parent / 'weights' / 'shapes_small.pt'   # initial pre-
 OF_PRETRAINING = set(Sizes.__dataclass_fields__) | {   # what the result of the initial pre-training depends on
     'dataset', 'data', 'tasks', 'init', 'seed', 'beta1', 'beta2', 'weight_decay', 'pretrain_epochs', 'pretrain_steps',
     'pretrain_lr', 'pretrain_batch_size', 'pretrain_data', 'pretrain_mask_ratio', 'lam', 'tau', 'beta', 'max_silent',
-    'clips_per_class'}
+    'clips_per_class', 'max_roll'}
 FREE_TO_CHANGE = {   # when a run is resumed
     'workers', 'keep_models', 'save_every', 'log_every', 'device', 'out', 'cache', 'max_bad'}
 
@@ -187,6 +190,11 @@ def parse(arguments):
     cfg.out = cfg.out or f'runs/{dataset}-{size}-{cfg.method}-{cfg.seed}'
     check_config(cfg)
     return cfg, resume
+
+
+def with_older_defaults(saved):
+    """Options as a run saved them → the same, with those that were not options yet, as things were then."""
+    return {'max_roll': -1 if saved['dataset'] == 'shapes' else 10} | saved
 
 
 # --------------------------------------------------------------------- what cannot be trained, and why

@@ -45,12 +45,16 @@ def spectrogram(waveform, sizes: Sizes):
     return (bank - AUDIO_MEAN) / AUDIO_STD
 
 
-def augment_audio(spec, generator):
-    """Training noise and time shift (Table 6). spec (t, f) → (t, f). Noise up to 0.1 at most; the paper
-    does not say how far the roll may go: here up to 10 frames either way, so that sound stays with picture."""
-    strength = 0.1 * torch.rand((), generator=generator)
+def augment_audio(spec, generator, max_roll=-1):
+    """Training noise and time shift (Table 6). spec (t, f) → (t, f). Noise up to 0.1 at most.
+
+    The paper does not say how far the roll in time may go. As released (readings), by any number of frames, −t … t − 1,
+    so that sound and picture are not in step; with max_roll ≥ 0, by so many either way at most.
+    """
+    strength, t = 0.1 * torch.rand((), generator=generator), len(spec)
     spec = spec + strength * torch.rand(spec.shape, generator=generator)
-    return torch.roll(spec, _pick(range(-10, 11), generator), dims=0)
+    low, high = (-t, t) if max_roll < 0 else (-max_roll, max_roll + 1)
+    return torch.roll(spec, torch.randint(low, high, (), generator=generator).item(), dims=0)
 
 
 def multi_scale_crop(frames, size, generator):
@@ -96,7 +100,7 @@ class Demuxed(NamedTuple):
     times: list          # second at which each video packet's frame is shown, sorted: frames' times without decoding
 
 
-def read_clip(path, sizes: Sizes, generator=None):
+def read_clip(path, sizes: Sizes, generator=None, max_roll=-1):
     """One clip → audio (t, f) float32, video (T, 3, S, S) uint8. Raises BadClip.
 
     With a generator, as in training: a random window of T seconds, MultiScaleCrop, noise. Without, as in
@@ -115,7 +119,7 @@ def read_clip(path, sizes: Sizes, generator=None):
     audio, _ = _audio_around(waveform, start + T / 2 - audio_start, sizes)
     if generator is None:
         return audio, centre_crop(video, sizes.image_size)
-    return augment_audio(audio, generator), multi_scale_crop(video, sizes.image_size, generator)
+    return augment_audio(audio, generator, max_roll), multi_scale_crop(video, sizes.image_size, generator)
 
 
 def _audio_around(waveform, middle, sizes):

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from avm import AVM
-from config import FREE_TO_CHANGE, OF_PRETRAINING, Config, open_device
+from config import FREE_TO_CHANGE, OF_PRETRAINING, Config, open_device, with_older_defaults
 from model import AudioVideoMAE
 from patches import UserError, rank, world
 from streams.catalogue import open_stream
@@ -194,7 +194,7 @@ class Run:
 
     def log(self, **entry):
         if rank() == 0:
-            with open(self.out / 'log.jsonl', 'a') as file:
+            with (self.out / 'log.jsonl').open('a') as file:
                 file.write(json.dumps(entry) + '\n')
 
     def note_bad(self, lines):
@@ -254,7 +254,7 @@ def open_run(cfg, resume, device):
         if not resume:
             raise UserError(f'{out} holds a run already: go on with it by --resume, or name another folder by --out')
         checkpoint = read_checkpoint(out / 'last.pt')
-        mine, theirs = dataclasses.asdict(cfg), checkpoint['config']
+        mine, theirs = dataclasses.asdict(cfg), with_older_defaults(checkpoint['config'])
         for options in (mine, theirs):
             options['init'] = Path(options['init']).name       # the checkout may have moved
         other = [f'--{n.replace("_", "-")} was {theirs.get(n)!r}, now {v!r}' for n, v in mine.items()
@@ -298,9 +298,8 @@ class Recorded:
         found = [(int(file.stem), names[int(file.stem)], file) for file in files]
         if self.cfg.method == 'multitask':                     # its one task is all of them
             found = [(len(self.stream.names), 'all tasks', file) if t else (t, name, file) for t, name, file in found]
-        if self.file:
-            return [entry for entry in found if entry[2].name == self.file.name]
-        return found[-1:] if self.last else found
+        mine = [entry for entry in found if not self.file or entry[2].name == self.file.name]
+        return mine[-1:] if self.last else mine
 
     def load(self, file):
         """→ backbone, avm, on the device, without gradients"""
@@ -342,7 +341,7 @@ def read_config(folder):
     """RUN/config.json → Config. Raises UserError."""
     file = Path(folder) / 'config.json'
     try:
-        saved = json.loads(file.read_text())
+        saved = with_older_defaults(json.loads(file.read_text()))
     except (OSError, ValueError) as error:
         reason = 'is not there' if isinstance(error, FileNotFoundError) else 'cannot be read'
         raise UserError(f'{folder} is no run of train.py: {file} {reason}')

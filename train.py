@@ -14,7 +14,7 @@ import json
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 import eval as evaluation
 from baselines import build
@@ -24,7 +24,7 @@ from patches import UserError, rank, world
 from run import (Steps, agreed, leave_processes, open_run, pretraining_cache, say, start_processes, stop_gently,
                  wait_for_all)
 from streams.catalogue import open_stream
-from streams.common import count_workers
+from streams.common import Union, count_workers
 from weights import load_weights, save_atomically, write_text
 
 
@@ -83,20 +83,6 @@ def tasks_of(cfg, stream):
     return list(zip(stream.names, stream.train, steps))
 
 
-class Union(Dataset):
-    """Several tasks' clips as one (Multitask)."""
-
-    def __init__(self, datasets):
-        self.at = [(dataset, i) for dataset in datasets for i in range(len(dataset))]
-
-    def __len__(self):
-        return len(self.at)
-
-    def __getitem__(self, key):
-        (dataset, index), seed = self.at[key[0]], key[1]
-        return dict(dataset[index, seed], clip=key[0])
-
-
 def plan(clips, batch_size, epochs, max_steps, seed):
     """The batches of a phase, all of them, before it begins: a list of lists of (clip, seed of its augmentation).
 
@@ -130,7 +116,8 @@ def pretrain(run, stream, checkpoint):
     if not checkpoint and agreed(path.exists()):
         say(f'initial pre-training: {load_weights(path, run.backbone, run.avm)}')
         return
-    # The same code as the stream's, with the pre-training's own numbers.
+    # The same code as the stream's, with the pre-training's own numbers. The paper does not say whether ℓ^r is left out
+    # here too where the stream leaves it out (Fig. 11); here it is kept, so that all start from the same model.
     own = dataclasses.replace(cfg, mask_ratio=cfg.pretrain_mask_ratio, mae_weight=1.0)
     run.start_phase('pretrain', InitialPretraining(own, run.backbone, run.avm), cfg.pretrain_lr, checkpoint)
     batches = plan(len(stream.pretrain), cfg.pretrain_batch_size, cfg.pretrain_epochs, cfg.pretrain_steps, cfg.seed)

@@ -80,13 +80,14 @@ def read_mids(folder):
     return names
 
 
-def audioset(folder, sizes: Sizes, tasks_csv=None, retrieval_list='', pretrain=None, **scan):
+def audioset(folder, sizes: Sizes, tasks_csv=None, retrieval_list='', pretrain=None, max_roll=-1, **scan):
     """AudioSet as a Stream (App. B): seven tasks. Clips with labels of two tasks are left out; of the labels of the
     others, those of their task are kept.
 
     tasks_csv       class → task, in the order of the tasks; None: the paper's
     retrieval_list  JSON file of the clips to retrieve, in CAV-MAE's format; '': the whole test split
     pretrain        (folder of VGGSound, its clips), whose training clips are the initial pre-training set; None: none
+    max_roll        of training clips: see `data.augment_audio`
     scan            how clips are tested: see `usable`
     """
     clips = read_audioset(folder, [*train_tables(folder), TESTED])
@@ -109,4 +110,4 @@ def audioset(folder, sizes: Sizes, tasks_csv=None, retrieval_list='', pretrain=N
         initial, more_bad, more_notes = usable(their_folder, [
             clip for clip in theirs if clip.split == 'train' and clip.name not in tested], **scan)
         bad, notes = bad + more_bad, notes + more_notes
-    return stream_of(folder, tasks, ours, listed, initial, sizes, bad, notes)
+    return stream_of(folder, tasks, ours, listed, initial, sizes, bad, notes, max_roll)

@@ -25,19 +25,19 @@ def open_vggsound(cfg, workers):
     """VGGSound; with --pretrain-data, AudioSet-20k joins the initial pre-training."""
     pretrain = cfg.pretrain_data and (cfg.pretrain_data, read_audioset(cfg.pretrain_data, [BALANCED]))
     return vggsound(cfg.data, cfg, clips_per_class=cfg.clips_per_class, pretrain=pretrain,
-                    **_lists_and_scan(cfg, workers))
+                    **_given(cfg, workers))
 
 
 def open_audioset(cfg, workers):
     """AudioSet; with --pretrain-data, the initial pre-training is on all of VGGSound."""
     pretrain = cfg.pretrain_data and (cfg.pretrain_data, read_vggsound(cfg.pretrain_data))
-    return audioset(cfg.data, cfg, pretrain=pretrain, **_lists_and_scan(cfg, workers))
+    return audioset(cfg.data, cfg, pretrain=pretrain, **_given(cfg, workers))
 
 
-def _lists_and_scan(cfg, workers):
-    """What both take: the lists that the user names, and how clips are tested."""
-    return dict(tasks_csv=cfg.tasks or None, retrieval_list=cfg.retrieval_list, workers=workers, max_bad=cfg.max_bad,
-                cache=Path(cfg.cache) / 'checked-clips.json')
+def _given(cfg, workers):
+    """What both take: the lists that the user names, how training clips roll, and how clips are tested."""
+    return dict(tasks_csv=cfg.tasks or None, retrieval_list=cfg.retrieval_list, max_roll=cfg.max_roll, workers=workers,
+                max_bad=cfg.max_bad, cache=Path(cfg.cache) / 'checked-clips.json')
 
 
 DATASETS = {   # --dataset: (options, workers) → Stream

@@ -68,8 +68,8 @@ class VideoClips(Dataset):
     """Clips as tensors. An item's key is (index, seed): what is random about it follows from the seed alone, so
     neither the number of workers nor a restart in the middle of a run changes what the model sees."""
 
-    def __init__(self, clips, sizes: Sizes, augment):
-        self.clips, self.sizes, self.augment = clips, sizes, augment
+    def __init__(self, clips, sizes: Sizes, augment, max_roll=-1):
+        self.clips, self.sizes, self.augment, self.max_roll = clips, sizes, augment, max_roll
         self.labels = [clip.labels for clip in clips]
 
     def __len__(self):
@@ -81,8 +81,25 @@ class VideoClips(Dataset):
         index, seed = key
         generator = lambda: torch.Generator().manual_seed(seed) if self.augment else None
         index, (audio, video), bad = first_readable(
-            self.clips, index, lambda path: read_clip(path, self.sizes, generator()))
+            self.clips, index, lambda path: read_clip(path, self.sizes, generator(), self.max_roll))
         return dict(audio=audio, video=video, clip=index, bad=bad)
+
+
+class Union(Dataset):
+    """Several tasks' clips as one: those of Multitask, and those of a head that tells all tasks' classes apart."""
+
+    def __init__(self, datasets):
+        self.at = [(dataset, i) for dataset in datasets for i in range(len(dataset))]
+        self.labels = [label for dataset in datasets for label in dataset.labels]
+
+    def __len__(self):
+        return len(self.at)
+
+    def __getitem__(self, key):
+        """As the data set's own item, but for clip, which counts over all of them."""
+        dataset, index = self.at[key[0]]
+        item = dataset[index, key[1]]
+        return dict(item, clip=key[0] - index + item['clip'])
 
 
 def clips_in_order(dataset, batch_size, workers, bad, indices=None):
@@ -113,9 +130,10 @@ def count_workers(dataset, wanted):
 
 # ------------------------------------------------------------------------------- clips as tasks
 
-def stream_of(folder, tasks, ours, listed, pretrain, sizes, bad, notes):
+def stream_of(folder, tasks, ours, listed, pretrain, sizes, bad, notes, max_roll=-1):
     """Clips of the tasks (each with labels of one task) and for the pre-training → Stream. A task without clips of some
-    kind is left out, and a note says so. listed: paths of the clips to retrieve, or None for all of the test split."""
+    kind is left out, and a note says so. listed: paths of the clips to retrieve, or None for all of the test split;
+    max_roll: of training clips (`data.augment_audio`)."""
     names, classes, train, test, evaluate = [], [], [], [], []
     for name in dict.fromkeys(tasks.values()):
         clips = [clip for clip in ours if tasks[clip.labels[0]] == name]
@@ -129,12 +147,13 @@ def stream_of(folder, tasks, ours, listed, pretrain, sizes, bad, notes):
             continue
         names.append(name)
         classes.append([label for label, task in tasks.items() if task == name])
-        train.append(VideoClips(learned, sizes, augment=True))
+        train.append(VideoClips(learned, sizes, augment=True, max_roll=max_roll))
         test.append(VideoClips(retrieved, sizes, augment=False))
         evaluate.append(VideoClips(held_out, sizes, augment=False))
     if not names:
         raise UserError(f'no task has both training and test clips in {folder}: ' + '; '.join(notes))
-    return Stream(names, VideoClips(pretrain, sizes, augment=True), train, test, bad, notes, evaluate, classes)
+    pretrain = VideoClips(pretrain, sizes, augment=True, max_roll=max_roll)
+    return Stream(names, pretrain, train, test, bad, notes, evaluate, classes)
 
 
 def reordered(stream, order):

@@ -43,12 +43,14 @@ def read_vggsound(folder):
     return clips
 
 
-def vggsound(folder, sizes: Sizes, tasks_csv=None, clips_per_class=400, retrieval_list='', pretrain=None, **scan):
+def vggsound(folder, sizes: Sizes, tasks_csv=None, clips_per_class=400, retrieval_list='', pretrain=None, max_roll=-1,
+             **scan):
     """VGGSound as a Stream (App. B): eight tasks of up to 20 classes, the other classes for the pre-training.
 
     tasks_csv       class → task, in the order of the tasks; None: the paper's
     retrieval_list  JSON file of the clips to retrieve, in CAV-MAE's format; '': the whole test split
     pretrain        (folder of AudioSet, its balanced clips), AudioSet-20k, which joins the pre-training; None: none
+    max_roll        of training clips: see `data.augment_audio`
     scan            how clips are tested: see `usable`
     """
     clips = read_vggsound(folder)
@@ -63,7 +65,7 @@ def vggsound(folder, sizes: Sizes, tasks_csv=None, clips_per_class=400, retrieva
         their_folder, theirs = pretrain
         more, more_bad, more_notes = usable(their_folder, _audioset_20k(theirs, tasks, clips), **scan)
         initial, bad, notes = initial + more, bad + more_bad, notes + more_notes
-    return stream_of(folder, tasks, ours, listed, initial, sizes, bad, notes)
+    return stream_of(folder, tasks, ours, listed, initial, sizes, bad, notes, max_roll)
 
 
 def _wanted(clips, tasks, clips_per_class, folder):

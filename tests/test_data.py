@@ -51,7 +51,10 @@ def test_augment_audio_adds_little_noise_and_rolls():
         noise = torch.roll(result, 50 - at, 0) - spec
         assert 0 <= noise.min() and noise.max() < 0.1 + 1e-4
         shifts.add(at - 50)
-    assert shifts == set(range(-10, 11))
+    assert len(shifts) > 80 and min(shifts) < -40 and max(shifts) > 40      # 300 draws of 100 places: the whole of it
+    rolled = lambda seed: data.augment_audio(spec, torch.Generator().manual_seed(seed), max_roll=10)
+    near = {rolled(seed).mean(1).argmax().item() - 50 for seed in range(300)}
+    assert near == set(range(-10, 11))
     again = [data.augment_audio(spec, torch.Generator().manual_seed(3)) for _ in range(2)]
     assert torch.equal(*again)
 
@@ -239,7 +242,7 @@ def test_sound_and_picture_keep_their_time(tmp_path, rate, acodec, suffix):
 
 def test_audio_window_follows_the_video_window(tmp_path, monkeypatch):
     """At the clip's ends it stops; and audio that starts later than the video stays as late."""
-    monkeypatch.setattr(data, 'augment_audio', lambda spec, generator: spec)
+    monkeypatch.setattr(data, 'augment_audio', lambda spec, generator, max_roll: spec)
     path = make(tmp_path / 'onset.mp4', seconds=9, rate=16000, sound=tone(9, 16000, 1000, onset=5.0), bframes=0)
     long = Sizes(image_size=32, num_frames=2, audio_frames=600, mel_bins=32, frame_shift=10.0)
     for seed in range(5):

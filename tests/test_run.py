@@ -141,6 +141,29 @@ def test_initial_pretraining_is_kept_under_all_that_it_depends_on(tmp_path):
     assert len(same | others) == 8
 
 
+@pytest.mark.parametrize('on_shapes', [True, False])
+def test_a_run_older_than_an_option_goes_on_as_it_was(on_shapes, files, tmp_path, here):
+    """Before --max-roll, clips of files were rolled by ten frames at most; shapes never are."""
+    options = [*TINY, '--out', 'run', '--epochs', '1', '--resume', '--clips-per-task', '9']
+    if not on_shapes:
+        options = on_files(files, '--out', 'run', '--resume', '--max-roll', '10')
+    code, _, err = here([*options, '--steps', '1', '--pretrain-steps', '1'], tmp_path)
+    assert code == 0, err
+    checkpoint = torch.load(tmp_path / 'run/last.pt', weights_only=True)
+    del checkpoint['config']['max_roll']
+    torch.save(checkpoint, tmp_path / 'run/last.pt')
+    file = tmp_path / 'run/config.json'
+    saved = json.loads(file.read_text())
+    del saved['max_roll']
+    file.write_text(json.dumps(saved))
+    assert read_config(tmp_path / 'run').max_roll == (-1 if on_shapes else 10)
+    code, _, err = here([*options, '--steps', '1', '--pretrain-steps', '1'], tmp_path)
+    assert code == 0, err
+    code, _, err = here([word for word in options if word not in ('--max-roll', '10')]
+                        + ['--steps', '1', '--pretrain-steps', '1'], tmp_path)
+    assert code == (0 if on_shapes else 2) and ('--max-roll was 10, now -1' in err) == (not on_shapes), err
+
+
 # -------------------------------------------------------------------------------------- a run, read
 
 @pytest.fixture

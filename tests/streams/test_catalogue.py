@@ -15,7 +15,7 @@ from streams.vggsound import vggsound
 def options(**given):
     return SimpleNamespace(**{**asdict(SMALL), **dict(
         dataset='shapes', data='', tasks='', order='', retrieval_list='', pretrain_data='', seed=0, clips_per_class=400,
-        max_bad=0.1, cache='', clips_per_task=6, test_clips=3, max_silent=1), **given})
+        max_bad=0.1, max_roll=-1, cache='', clips_per_task=6, test_clips=3, max_silent=1), **given})
 
 
 def test_open_stream_honours_every_option(written, tmp_path):
@@ -29,7 +29,8 @@ def test_open_stream_honours_every_option(written, tmp_path):
     stream = open_stream(options(pretrain_data=video, retrieval_list=f'{audio}/retrieval.json', **of_audioset), 0)
     assert stream.names == ['birch', 'elm', 'oak', 'ash', 'cedar', 'fir'] and len(stream.pretrain) == 30
     assert [d.labels[0][0] in classes for d, classes in zip(stream.test, stream.classes)] == [True] * 6
-    stream = open_stream(options(pretrain_data=audio, clips_per_class=1, **of_vggsound), 0)
+    stream = open_stream(options(pretrain_data=audio, clips_per_class=1, max_roll=7, **of_vggsound), 0)
+    assert {d.max_roll for d in (*stream.train, stream.pretrain)} == {7}
     assert [len(d) for d in stream.train] == [3] * 6
     assert len(stream.pretrain) == 12                                     # of AudioSet's none has a label of a task
     assert stream.names == ['birch', 'elm', 'oak', 'ash', 'cedar', 'fir'] and (tmp_path / 'checked-clips.json').exists()
