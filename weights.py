@@ -97,10 +97,16 @@ def read_checkpoint(path):
         raise UserError(f'{path}: not a whole checkpoint; truncated, or not one at all ({type(error).__name__})')
 
 
+LACKS_DECODER = """
+{path} holds no decoder: it starts at random, with its mask tokens and heads, and must learn to reconstruct before ℓ^r
+says anything. The paper starts from a whole MAE: the file mae_pretrain_vit_base_full.pth."""
+
+
 def load_weights(path, backbone, avm):
     """`--init FILE`: start from the authors' checkpoints, an ImageNet MAE's, or one of this project's.
 
-    Returns one line that says what was taken and what was left. Raises UserError when the sizes differ.
+    Returns a line that says what was taken and what was left, and a further one where the file lacks the decoder.
+    Raises UserError when the sizes differ.
     """
     file = read_checkpoint(path)
     weights = file
@@ -133,7 +139,8 @@ def load_weights(path, backbone, avm):
     fresh = [name for name in own if name not in found]
     return (f'{path}: {kind}; took {len(found)} of {len(own)} tensors'
             + (f'; left in the file: {_some(left)}' if left else '')
-            + (f'; not in the file, so as initialized: {_some(fresh)}' if fresh else ''))
+            + (f'; not in the file, so as initialized: {_some(fresh)}' if fresh else '')
+            + (LACKS_DECODER.format(path=path) if 'backbone.decoder_norm.weight' in fresh else ''))
 
 
 def _some(names):

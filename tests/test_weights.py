@@ -89,6 +89,19 @@ def test_image_mae_mapping(sizes, tmp_path):
     assert torch.equal(backbone.decoder[0].mlp.fc2.weight, weights['decoder_blocks.0.mlp.fc2.weight'])
 
 
+def test_a_file_without_the_decoder_is_said_in_a_line_of_its_own(sizes, tmp_path):
+    """The file of the ImageNet MAE without `_full` in its name is the encoder alone."""
+    weights = image_mae(sizes, blocks=3, grid=16)
+    torch.save({'model': weights}, tmp_path / 'full.pt')
+    encoder = {name: value for name, value in weights.items() if 'decoder' not in name and name != 'mask_token'}
+    torch.save({'model': encoder}, tmp_path / 'encoder.pt')
+    said = {name: load_weights(tmp_path / name, AudioVideoMAE(sizes), AVM(sizes.embed_dim, sizes.avm_heads))
+            for name in ('full.pt', 'encoder.pt')}
+    assert 'no decoder' not in said['full.pt']
+    assert f'\n{tmp_path / "encoder.pt"} holds no decoder: it starts at random' in said['encoder.pt']
+    assert 'mae_pretrain_vit_base_full.pth' in said['encoder.pt']
+
+
 def test_what_fails_half_way_leaves_the_old_file_whole(tmp_path, monkeypatch):
     path = tmp_path / 'last.pt'
     save_atomically(dict(x=torch.ones(3)), path)
