@@ -1,6 +1,6 @@
 """The modality gap (Liang et al. 2022) over the stream (§5.2, App. G; Fig. 5, 13, 14, 15).
 
-In:  the models of a run, one after each task, and the retrieval clips of its stream.
+In:  the models of a run, one after each task, and the evaluation clips of its stream: the whole test split (§5.2).
 Out: the distance between the centres of audio and video embeddings, for each task after each task; both clouds in 2-D.
 
 The paper reads a large gap that stays large as alignment that was not forgotten.
@@ -29,7 +29,7 @@ def measure(run, args):
     steps, rows = steps_of(models), []
     for _, _, file in tqdm(models, desc='modality gap', unit='model', leave=False, disable=None):
         backbone, _ = run.load(file)
-        by_task = [embeddings(run, backbone, dataset) for dataset in run.stream.test]
+        by_task = [embeddings(run, backbone, dataset) for dataset in run.stream.evaluate]
         rows.append([modality_gap(*pair) for pair in by_task])
     return {'tasks': list(names), 'after': [name for _, name, _ in models], 'gap': rows,
             'over_stream': [sum(row[:t]) / t for t, row in zip(steps, rows) if t],

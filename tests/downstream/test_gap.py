@@ -61,6 +61,28 @@ def test_gap_of_a_run(tmp_path):
     assert [line.get_label() for line in drawn.axes[0].lines] == [*results['tasks'], 'mean of those learned']
 
 
+def test_the_gap_is_of_the_evaluation_clips_not_of_those_to_retrieve(tmp_path):
+    """They are counted apart (Fig. 6 c): the list of clips to retrieve is a part of the evaluation clips."""
+    run = make_run(tmp_path, Config(**LOOKED_AT), [6])
+
+    class Few(torch.utils.data.Dataset):
+        def __init__(self, whole):
+            self.whole = whole
+
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, key):
+            return self.whole[key]
+
+    both = evaluation.answer(run, 'gap', options())[0]['gap']
+    few = [Few(dataset) for dataset in run.stream.test]
+    run.stream = run.stream._replace(test=few)
+    assert evaluation.answer(run, 'gap', options())[0]['gap'] == both
+    run.stream = run.stream._replace(evaluate=few)
+    assert evaluation.answer(run, 'gap', options())[0]['gap'] != both
+
+
 def test_clips_that_cannot_be_read_are_left_out(tmp_path):
     run = make_run(tmp_path, Config(**LOOKED_AT), [6])
 
