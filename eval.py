@@ -83,12 +83,9 @@ def average_forgetting(acc):
 
 
 def add_A_and_F(results):
-    """To each part of what a task found that has acc[t][i], whatever it counts: A and F over the tasks that the last
-    row has; None stands where a task was not measured."""
+    """To each part of what a task found that has acc[t][i], whatever it counts: A and F."""
     if 'acc' in results and 'A' not in results:
-        learned = sum(value is not None for value in results['acc'][-1])
-        square = [row[:learned] for row in results['acc']]
-        results |= dict(A=average_accuracy(square), F=average_forgetting(square))
+        results |= dict(A=average_accuracy(results['acc']), F=average_forgetting(results['acc']))
     for part in results.values():
         if isinstance(part, dict):
             add_A_and_F(part)

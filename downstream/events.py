@@ -40,7 +40,7 @@ def measure(run, args):
         logits, target = logits_of(batch).flatten(0, 1), batch['target'].to(run.device).flatten()
         return F.cross_entropy(logits, target), (logits.argmax(1) == target).double().mean().item()
 
-    batches = draw_batches(len(sets['train']), plan, args.seed, args.clips)
+    batches = draw_batches([len(sets['train'])], plan, args.seed, args.clips)
     learn(parameters, loader_of(run, sets['train'], batches), plan, loss_of, f'AVE after {after}')
     logits, target, bad = predict(run, sets['test'], logits_of, plan.batch_size, 'target', 'AVE: evaluating')
     guess = logits.argmax(-1)                                                    # n,10
@@ -74,7 +74,8 @@ def open_ave(run, folder):
 
 def second_embedding(backbone, audio, video, audio_start):
     """What each of AVE's ten seconds looks and sounds like, as joint tokens: the means over the frame of that second
-    and over the audio patches of it (App. E; the paper does not say how a second is represented).
+    and over the audio patches of it. The paper does not say how a second is represented (App. E); the released code
+    encodes each second alone. Windows of the size that the model was trained on, as here, are a choice.
 
     audio (B, W, t, f), video (B, W, T, 3, H, W)   W windows a clip, normalized
     audio_start (B, W)                             seconds of the clip at which each window's sound begins

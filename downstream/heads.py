@@ -53,13 +53,14 @@ def rate(step, steps, warmup):
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
 
 
-def draw_batches(clips, plan, seed, cap=None):
-    """All batches of all epochs: a list of lists of (clip, seed of its augmentation), from `cap` of the clips at most.
+def draw_batches(tasks, plan, seed, cap=None):
+    """All batches of all epochs: a list of lists of (clip, seed of its augmentation).
 
-    A task smaller than a batch trains on the smaller batch; an incomplete last batch of an epoch is dropped.
+    tasks: how many clips each task has; they are counted through, and `cap` of each at most are used. Fewer clips than
+    a batch make a smaller batch; an incomplete last batch of an epoch is dropped.
     """
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(clips, generator=generator)[:cap]
+    generator, first = torch.Generator().manual_seed(seed), [sum(tasks[:i]) for i in range(len(tasks))]
+    chosen = torch.cat([start + torch.randperm(clips, generator=generator)[:cap] for start, clips in zip(first, tasks)])
     size, batches = min(plan.batch_size, len(chosen)), []
     for _ in range(plan.epochs):
         order = chosen[torch.randperm(len(chosen), generator=generator)].tolist()

@@ -45,12 +45,6 @@ def test_targets_and_losses():
     assert torch.allclose(classification.head_loss(logits, target, True), each.mean(), atol=1e-6)
 
 
-def test_forgetting_over_the_tasks_learned_so_far():
-    found = evaluation.add_A_and_F({'acc': [[80, None, None], [70, 60, None]], 'top5': {'acc': [[80, 60]]}})
-    assert found['A'] == 65 and found['F'] == 10
-    assert found['top5'] == dict(acc=[[80, 60]], A=70, F=None)
-
-
 # ------------------------------------------------------------------------------------ whole runs
 
 SMALL = [*TINY, '--clips-per-task', '24', '--test-clips', '12', '--pretrain-steps', '0', '--method', 'finetune']
@@ -73,14 +67,15 @@ def test_classification_of_a_run(run):
     results, table, figure = evaluation.answer(run, 'classification', args)
     names = run.stream.names
     assert results['metric'] == 'accuracy' and results['tasks'] == names and results['after'] == names[:2]
-    missing = [[value is None for value in row] for row in results['acc']]
-    assert missing == [[False] + [True] * 5, [False] * 2 + [True] * 4]
-    assert results['A'] == sum(results['acc'][1][:2]) / 2
-    assert results['F'] == results['acc'][0][0] - results['acc'][1][0]
-    assert results['top5']['A'] == 100 and results['chance'][0] == 100 / 3 and results['left_out'] == []
-    assert f'| finetune | {results["A"]:.2f} | {results["F"]:.2f} | 100.00 | 0.00 |' in table
-    assert f'| {names[1]} |' in table
-    assert [line.get_label() for line in figure.axes[0].lines] == [*names[:2], 'chance (mean)']
+    assert [len(row) for row in results['acc']] == [6, 6]      # all tasks, those of which nothing was learned yet too
+    assert results['A'] == sum(results['acc'][1]) / 6 and results['F'] is None         # the stream is not at its end
+    assert results['chance'] == [100 / 18] * 6 and results['left_out'] == []           # one head: 18 classes, not 3
+    top5 = [value for row in results['top5']['acc'] for value in row]
+    assert all(own <= five <= 100 for own, five in zip(sum(results['acc'], []), top5))
+    assert f'| finetune | {results["A"]:.2f} | – | {results["top5"]["A"]:.2f} | – |' in table
+    assert f'| {names[1]} |' in table and 'one for all tasks' in table
+    labels = [line.get_label() for line in figure.axes[0].lines if not line.get_label().startswith('_')]
+    assert labels == [*names, 'chance (mean)']
     run.write('classification', results, table, figure)
     assert run.read('classification') == results and classification.show(run, run.read('classification'))[0] == table
 
@@ -103,7 +98,7 @@ def test_backbone_is_frozen_unless_fine_tuned(finetune, run, monkeypatch):
 
     monkeypatch.setattr(Recorded, 'load', load)
     classification.measure(only_last(run), options(epochs=1, batch_size=8, clips=8, finetune=finetune))
-    assert len(kept) == 2
+    assert len(kept) == 1                                      # one head a model, for all tasks
     for file, backbone in kept:
         before = real(run, file)[0].state_dict()
         changed = {name for name, value in backbone.state_dict().items() if not torch.equal(value, before[name])}
@@ -118,7 +113,7 @@ class Toy(torch.utils.data.Dataset):
     """A class is loud in the lower or the upper half of the spectrogram, and red or not: whoever looks sees it."""
 
     def __init__(self, labels, broken=()):
-        self.labels, self.broken = labels, broken
+        self.labels, self.broken, self.drawn = labels, broken, labels
 
     def __len__(self):
         return len(self.labels)
@@ -127,27 +122,42 @@ class Toy(torch.utils.data.Dataset):
         clip, _ = key
         generator = torch.Generator().manual_seed(clip)
         audio, video = 0.1 * torch.randn(64, 32, generator=generator), torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
-        names = self.labels[clip]
+        names = self.drawn[clip]
         audio[:, :16] += 3 * ('low' in names)
         audio[:, 16:] += 3 * ('high' in names)
         video[:, 0] = 255 * ('red' in names)
         return dict(audio=audio, video=video, clip=clip, bad='x: gone' if clip in self.broken else '')
 
 
-def toy_run(run, labels, classes):
-    run.stream = run.stream._replace(names=['toy', 'toy again'], train=[Toy(labels * 16)] * 2,
-                                     evaluate=[Toy(labels * 4, broken=[1])] * 2, classes=[classes] * 2)
+def toy_run(run, *tasks):
+    """tasks: (labels of clips, classes) of each"""
+    run.stream = run.stream._replace(
+        names=['toy', 'other toy'][:len(tasks)], train=[Toy(labels * 16) for labels, _ in tasks],
+        evaluate=[Toy(labels * 4, broken=[1]) for labels, _ in tasks], classes=[classes for _, classes in tasks])
     return run
 
 
-def test_a_head_learns_what_is_there(run):
-    toy = toy_run(run, [('low',), ('high',), ('red',)], ['red', 'low', 'high'])
+def test_one_head_learns_what_is_there_in_all_tasks(run):
+    toy = toy_run(run, ([('low',), ('high',)], ['low', 'high']), ([('red',), ('silence',)], ['red', 'silence']))
     results = evaluation.answer(toy, 'classification', options(epochs=25, lr=0.2, batch_size=6))[0]
-    assert results['acc'] == [[100, None], [100, 100]] and results['F'] == 0 and results['left_out'] == ['x: gone']
+    assert results['acc'] == [[100, 100], [100, 100]] and results['F'] == 0 and results['left_out'] == ['x: gone']
+    assert results['chance'] == [25, 25]
+
+
+def test_a_head_is_asked_about_the_classes_of_all_tasks(run):
+    """Two tasks whose clips look alike: heads of their own would tell their classes apart, one head for both cannot."""
+    toy = toy_run(run, ([('low',), ('high',)], ['low', 'high']),
+                  ([('other low',), ('other high',)], ['other low', 'other high']))
+    for dataset in (toy.stream.train[1], toy.stream.evaluate[1]):
+        dataset.drawn = [(label.removeprefix('other '),) for label, in dataset.labels]
+    results = evaluation.answer(toy, 'classification', options(epochs=25, lr=0.2, batch_size=6))[0]
+    assert all(40 < sum(row) / 2 < 60 for row in results['acc']), results['acc']
 
 
 def test_several_labels_a_clip(run):
-    toy = toy_run(run, [('low',), ('high', 'red'), ('red', 'of no task'), ('low', 'high')], ['red', 'low', 'high'])
-    results, table, _ = evaluation.answer(only_last(toy), 'classification', options(epochs=15, lr=3e-2, batch_size=12))
+    labels = [('low',), ('high', 'red'), ('red', 'of no task'), ('low', 'high')]
+    toy = toy_run(run, (labels, ['red', 'low', 'high']))
+    toy.models = lambda: [(1, 'toy', run.folder / 'models' / '1.pt')]
+    results, table, _ = evaluation.answer(toy, 'classification', options(epochs=15, lr=3e-2, batch_size=12))
     assert results['metric'] == 'mAP' and results['A'] > 99.9 and 'top5' not in results and 'mAP A ↑' in table
     assert 45 < results['chance'][0] < 55

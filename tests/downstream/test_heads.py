@@ -57,14 +57,16 @@ def test_recipe_is_table_6_unless_told_otherwise():
 
 
 def test_batches_visit_each_clip_once_an_epoch_with_a_new_seed():
-    batches = heads.draw_batches(13, heads.Recipe(1, 3, 4), seed=5)
+    batches = heads.draw_batches([13], heads.Recipe(1, 3, 4), seed=5)
     assert [len(batch) for batch in batches] == [4] * 9
     for epoch in range(3):
         assert len({clip for batch in batches[3 * epoch:3 * epoch + 3] for clip, _ in batch}) == 12
     assert len({seed for batch in batches for _, seed in batch}) == 36
-    assert batches == heads.draw_batches(13, heads.Recipe(1, 3, 4), seed=5)
-    capped = heads.draw_batches(13, heads.Recipe(1, 3, 4), seed=5, cap=3)
+    assert batches == heads.draw_batches([13], heads.Recipe(1, 3, 4), seed=5)
+    capped = heads.draw_batches([13], heads.Recipe(1, 3, 4), seed=5, cap=3)
     assert [len(batch) for batch in capped] == [3] * 3 and len({clip for batch in capped for clip, _ in batch}) == 3
+    of_tasks = heads.draw_batches([5, 13], heads.Recipe(1, 1, 4), seed=5, cap=2)                    # of each task
+    assert sorted(clip >= 5 for batch in of_tasks for clip, _ in batch) == [False, False, True, True]
 
 
 # ------------------------------------------------------------------------------------ features
