@@ -1,7 +1,8 @@
 """Table 2: what each method costs: samples/s, memory while training, operations, bytes in the rehearsal memory.
 
 In:  a size of the model, a batch size, a device, a precision.
-Out: a Markdown table, and with --out a JSON file; each figure also as a ratio to DER++'s, the paper's beside it.
+Out: a Markdown table, and with --out a JSON file; each figure also as a ratio to DER++'s. Where the setting is
+     Table 2's (base size, batches of 9, a GPU), the paper's ratio stands beside it.
 
     python -m paper.bench                        the paper's size on a GPU, a small one without
     python -m paper.bench --size base --batch 9
@@ -169,23 +170,37 @@ def printed_ratio(name, key):
     return '–'
 
 
-def table(found):
-    """Markdown: medians over rounds (lowest … highest), and ratios to DER++, beside the paper's."""
+PRINTED = ('paper: the ratio in Table 2, or for a selection in Table 3; on one V100, in batches of 9, in a precision '
+           'that it does not say.')
+NOT_PRINTED = 'The paper\'s ratios are left out: they are of the base size, batches of 9, on a GPU (V100).'
+
+
+def as_in_table_2(size, batch, device):
+    """Is it what Table 2 measured, the kind of GPU aside?"""
+    return size == 'base' and batch == 9 and device.type == 'cuda'
+
+
+def table(found, beside_paper):
+    """Markdown: medians over rounds (lowest … highest), and ratios to DER++, beside the paper's where it may be."""
     reference = found.get('der++')
-    lines = ['| method | samples/s | ÷ DER++ | paper | peak GB | ÷ DER++ | paper | Gop/sample | ÷ DER++ '
-             '| rehearsal memory, GB | ÷ DER++ |', '| --- ' * 11 + '|']
+    paper = ' | paper' if beside_paper else ''
+    header = (f'| method | samples/s | ÷ DER++{paper} | peak GB | ÷ DER++{paper} | Gop/sample | ÷ DER++ '
+              '| rehearsal memory, GB | ÷ DER++ |')
+    lines = [header, '| --- ' * (header.count('|') - 1) + '|']
     for name, of in found.items():
         cells = [name]
         for key in ('samples_per_s', 'peak_gb'):
             values = of[key]
             cells.append(f'{statistics.median(values):.2f} ({min(values):.2f} … {max(values):.2f})')
             ratios = [v / r for v, r in zip(values, reference[key])] if reference else []
-            cells += [f'{statistics.median(ratios):.2f}' if reference else '–', printed_ratio(name, key)]
+            cells.append(f'{statistics.median(ratios):.2f}' if reference else '–')
+            if beside_paper:
+                cells.append(printed_ratio(name, key))
         for key in ('operations', 'memory_bytes'):
             cells.append(f'{of[key] / 1e9:.3f}')
             cells.append(f'{of[key] / reference[key]:.2f}' if reference and reference[key] else '–')
         lines.append('| ' + ' | '.join(cells) + ' |')
-    return '\n'.join(lines)
+    return '\n'.join(lines) + '\n\n' + (PRINTED if beside_paper else NOT_PRINTED)
 
 
 # ------------------------------------------------------------------------------- the command line
@@ -222,7 +237,7 @@ def main(arguments=None):
         print(f'size {args.size}, batches of {args.batch}, {precision}, {machine}, torch {torch.__version__}; '
               f'{args.rounds} rounds of {args.steps} steps\n')
         found = measure(args.methods, args.size, args.batch, device, precision, args.rounds, args.steps)
-        print(table(found))
+        print(table(found, as_in_table_2(args.size, args.batch, device)))
         if args.out:
             said = dict(vars(args), out=str(args.out), device=str(device), precision=precision, machine=machine)
             write_text(args.out, json.dumps(dict(said, torch=torch.__version__, found=found), indent=1))

@@ -138,24 +138,6 @@ def unusual(cfg):
             if name not in ONE_GROUP and named(vars(cfg), name) != named(vars(usual), name)}
 
 
-def note_on_options(groups):
-    """A line that names the options in which these groups are not what the defaults, the paper's numbers, would be."""
-    words = []
-    for label, group in zip(labels(groups), groups):
-        options = {} if group.cfg.size == 'base' else {'size': group.cfg.size}
-        options |= {name: value for name, value in unusual(group.cfg).items() if name not in ('data', 'init', 'order')}
-        if options:
-            words.append(f'{label}: ' + ', '.join(f'{name} {value}' for name, value in options.items()))
-    return 'Not with the paper\'s options: ' + '; '.join(words) + '.\n' if words else ''
-
-
-def note_on_heads(groups, task):
-    """A line that names the runs whose heads were not trained as Table 6 has it."""
-    other = {str(run.folder): run.read(task)['options'] for g in groups for run in g.runs}
-    words = [f'{folder}: {options}' for folder, options in other.items() if options]
-    return 'Heads not trained as in Table 6: ' + '; '.join(words) + '.\n' if words else ''
-
-
 def command(group, **options):
     """The command line for a run like a group's but for these options; without a group, for one on the built-in data.
     An option of '' goes back to its default."""

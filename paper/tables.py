@@ -1,12 +1,13 @@
 """Tables 1, 3, 4, 7, 8, 9 and 10 as Markdown, from what finished runs recorded.
 
 In:  groups of finished runs (`groups.py`) and the paper's own numbers (`printed.py`).
-Out: Markdown: mean ± standard deviation over seeds, and where the data set is the paper's, its values in brackets.
+Out: Markdown: mean ± standard deviation over seeds, and where the setting is the paper's or nearly so (`setting.py`),
+     its values in brackets.
 """
 from paper import printed
-from paper.groups import (DATASETS, DIRECTIONS, NAMES, SELECTIONS, Missing, arrow, classified, command, compared,
-                          dataset_name, evaluated, labels, markdown, note_on_heads, note_on_options, over_seeds,
-                          retrieval, text, with_value)
+from paper.groups import (DIRECTIONS, NAMES, SELECTIONS, Missing, arrow, classified, command, compared, dataset_name,
+                          evaluated, labels, markdown, over_seeds, retrieval, text, with_value)
+from paper.setting import beside
 
 RECALLS = [(recall, which) for recall in ('R@1', 'R@5', 'R@10', 'Avg') for which in 'AF']      # columns of Tables 1, 7
 AVERAGES = [retrieval(direction, 'Avg', which) for direction in DIRECTIONS for which in 'AF']   # of Tables 3, 9, 10
@@ -15,14 +16,20 @@ AVERAGES_HEADER = ['seeds', 'A→V A ↑', 'A→V F ↓', 'V→A A ↑', 'V→A 
 
 # ------------------------------------------------------------------------------- what tables share
 
-def heading(number, title, dataset, datasets):
-    """The title, and whether the paper's values can be compared: only those of the same data set are."""
-    of = ' and '.join(DATASETS[name] for name in datasets)
-    if dataset in datasets:
-        return (f'**Table {number}.** {title}; stream of {DATASETS[dataset]}; in percent; '
-                'in brackets the paper\'s.\n')
-    return (f'**Table {number}.** {title}; stream of {dataset_name(dataset)}; in percent. The paper\'s values are of '
-            f'another data set ({of}), so only ours are shown.\n')
+def heading(number, title, groups, *varied):
+    """What stands above a table of these groups, which share a data set, and whether the paper's values may stand in
+    it. varied: options that the table sweeps"""
+    dataset, names = groups[0].cfg.dataset, dict(zip(map(id, groups), labels(groups)))
+    shown, note = beside(number, groups, varied, lambda group: names[id(group)])
+    brackets = '; in brackets the paper\'s' if shown else ''
+    return f'**Table {number}.** {title}; stream of {dataset_name(dataset)}; in percent{brackets}.\n' + note, shown
+
+
+def candidates(groups):
+    """The number of clips among which retrieval searches, as a line."""
+    ours = sorted({run.results['candidates'] for g in groups for run in g.runs})
+    theirs = printed.candidates(groups[0].cfg.dataset)
+    return f'\nCandidates: {", ".join(map(str, ours))}' + (f'; the paper\'s: {theirs}.\n' if theirs else '.\n')
 
 
 def by_method(groups, paper):
@@ -51,17 +58,15 @@ def retrieval_table(number, title, groups):
     parts = []
     for dataset in dict.fromkeys(g.cfg.dataset for g in groups):
         chosen = compared([g for g in groups if g.cfg.dataset == dataset], 'method')
-        parts.append(heading(number, title, dataset, DATASETS))
+        head, shown = heading(number, title, chosen)
+        parts.append(head)
         for direction, name in DIRECTIONS.items():
             columns = [retrieval(direction, *column) for column in RECALLS]
-            rows = [[label, *cells(group, columns, row)] for label, group, row
-                    in by_method(chosen, printed.rows(f'table_{number}', dataset, direction))]
+            paper = printed.rows(f'table_{number}', dataset, direction) if shown else {}
+            rows = [[label, *cells(group, columns, row)] for label, group, row in by_method(chosen, paper)]
             header = [name, 'seeds'] + [f'{recall} {arrow(which)}' for recall, which in RECALLS]
             parts.append(markdown(header, rows) + '\n')
-        ours = sorted({run.results['candidates'] for g in chosen for run in g.runs})
-        theirs = printed.candidates(dataset)
-        parts.append(f'Candidates: {", ".join(map(str, ours))}' + (f'; the paper\'s: {theirs}.\n' if theirs else '.\n')
-                     + (note_on_options(chosen) if dataset in DATASETS else ''))
+        parts.append(candidates(chosen)[1:])
     return '\n'.join(parts)
 
 
@@ -92,22 +97,22 @@ def table_4(groups):
     for dataset in dict.fromkeys(g.cfg.dataset for g in found):
         chosen = compared([g for g in found if g.cfg.dataset == dataset], 'method')
         metric = chosen[0].runs[0].read('classification')['metric']
+        head, shown = heading(4, f'Audiovisual classification ({metric})', chosen)
+        paper = printed.with_deviations('table_4', dataset) if shown else {}
         rows = [[label, *cells(g, [classified('A'), classified('F')], row)]
-                for label, g, row in by_method(chosen, printed.with_deviations('table_4', dataset))]
-        parts += [heading(4, f'Audiovisual classification ({metric})', dataset, DATASETS),
-                  markdown(['Method', 'seeds', 'A ↑', 'F ↓'], rows) + '\n', note_on_heads(chosen, 'classification'),
-                  note_on_options(chosen) if dataset in DATASETS else '']
+                for label, g, row in by_method(chosen, paper)]
+        parts += [head, markdown(['Method', 'seeds', 'A ↑', 'F ↓'], rows) + '\n']
     return '\n'.join(parts)
 
 
 def table_8(groups):
     """AVE event localization by the last model."""
     chosen = compared(evaluated(groups, 'ave'), 'method')
-    dataset = chosen[0].cfg.dataset
+    head, shown = heading(8, 'Event localization on AVE', chosen)
+    paper = printed.rows('table_8', chosen[0].cfg.dataset) if shown else {}
     rows = [[label, *cells(g, [lambda run: run.read('ave')['accuracy']], row)]
-            for label, g, row in by_method(chosen, printed.rows('table_8', dataset))]
-    title = heading(8, 'Event localization on AVE', dataset, ['vggsound'])
-    return title + '\n' + markdown(['Method', 'seeds', 'Acc ↑'], rows) + '\n' + note_on_heads(chosen, 'ave')
+            for label, g, row in by_method(chosen, paper)]
+    return head + '\n' + markdown(['Method', 'seeds', 'Acc ↑'], rows) + '\n'
 
 
 # ---------------------------------------------------------------------- ablations: Tables 3, 9 and 10
@@ -120,8 +125,8 @@ def table_3(groups):
     if {kind(g) for g in chosen} <= {'both', 'der++'}:
         raise Missing(command(chosen[0] if chosen else None, method='flava', selection='importance')
                       + ', likewise forget-robust, random and mats')
-    dataset = chosen[0].cfg.dataset
-    paper = printed.rows('table_3', dataset)
+    head, shown = heading(3, 'Sampling methods, mean over R@1, 5, 10', chosen, 'selection')
+    paper = printed.rows('table_3', chosen[0].cfg.dataset) if shown else {}
     rows = []
     for key, name in SELECTIONS.items():
         own = [g for g in chosen if kind(g) == key]
@@ -129,33 +134,32 @@ def table_3(groups):
             row = paper.get(key, ())
             rows.append([name, *cells(g, AVERAGES, row), *(f'– ({number:.2f})' for number in row[len(AVERAGES):])])
     header = ['Method', *AVERAGES_HEADER] + (['GPU M. ↓', 'T.P. ↑'] if paper else [])
-    note = '\nGPU memory (GB) and throughput (samples/s): ours are measured by `python -m paper.bench`.\n'
-    title = heading(3, 'Sampling methods, mean over R@1, 5, 10', dataset, ['vggsound'])
-    return title + '\n' + markdown(header, rows) + '\n' + (note if paper else '')
+    note = ('\nGPU memory (GB) and throughput (samples/s) are the paper\'s alone; `python -m paper.bench` measures '
+            'them here.\n')
+    return head + '\n' + markdown(header, rows) + '\n' + (note if paper else '') + candidates(chosen)
 
 
-def swept(number, option, groups):
-    """Groups and rows of Tables 9 and 10: FLAVA by the values of an option, the paper's among them where the data set
-    is its own."""
-    chosen = compared([g for g in groups if g.cfg.method == 'flava'], option)
-    paper = printed.by_value(f'table_{number}', chosen[0].cfg.dataset, option) if chosen else {}
+def swept(option, groups):
+    """The groups of Tables 9 and 10: FLAVA by the values of an option."""
+    return compared([g for g in groups if g.cfg.method == 'flava'], option)
+
+
+def swept_table(number, title, symbol, option, chosen):
+    """Their table, with the paper's values of the option where its setting is theirs."""
+    head, shown = heading(number, f'{title}, mean over R@1, 5, 10', chosen, option)
+    paper = printed.by_value(f'table_{number}', chosen[0].cfg.dataset, option) if shown else {}
     own = {g.options[option]: g for g in chosen}
     rows = [[f'{value:g}', *cells(own.get(value), AVERAGES, paper.get(value, ()))] for value in sorted({*own, *paper})]
-    return chosen, rows
-
-
-def swept_table(number, title, symbol, chosen, rows):
-    return (heading(number, f'{title}, mean over R@1, 5, 10', chosen[0].cfg.dataset, ['vggsound']) + '\n'
-            + markdown([symbol, *AVERAGES_HEADER], rows) + '\n')
+    return head + '\n' + markdown([symbol, *AVERAGES_HEADER], rows) + '\n' + candidates(chosen)
 
 
 def table_9(groups):
     """Sampling ratios: ρ_a at the usual ρ_v, and ρ_v at the usual ρ_a."""
     parts = []
     for option, symbol in (('rho_a', 'ρ_a'), ('rho_v', 'ρ_v')):
-        chosen, rows = swept(9, option, groups)
+        chosen = swept(option, groups)
         if len(chosen) > 1:
-            parts.append(swept_table(9, f'Sampling ratio {symbol}', symbol, chosen, rows))
+            parts.append(swept_table(9, f'Sampling ratio {symbol}', symbol, option, chosen))
     if not parts:
         raise Missing(command((chosen or [None])[0], method='flava', rho_a=0.375) + ', likewise 0.625, and --rho-v')
     return '\n'.join(parts)
@@ -163,10 +167,10 @@ def table_9(groups):
 
 def table_10(groups):
     """The temperature β of Eq. 2."""
-    chosen, rows = swept(10, 'beta', groups)
+    chosen = swept('beta', groups)
     if len(chosen) < 2:
         raise Missing(command((chosen or [None])[0], method='flava', beta=0.1) + ', likewise 0.5')
-    return swept_table(10, 'Temperature', 'β', chosen, rows)
+    return swept_table(10, 'Temperature', 'β', 'beta', chosen)
 
 
 TABLES = {1: table_1, 3: table_3, 4: table_4, 7: table_7, 8: table_8, 9: table_9, 10: table_10}

@@ -49,9 +49,18 @@ def test_operations_count_attention():
 
 def test_ratios_are_taken_within_a_round():
     of = lambda speeds: dict(samples_per_s=speeds, peak_gb=[2.0, 2.0, 2.0], operations=1e9, memory_bytes=0)
-    text = bench.table({'der++': of([10, 1, 10]), 'er': of([20, 2, 22])})
-    assert '| er | 20.00 (2.00 … 22.00) | 2.00 |' in text
-    assert f'| {18.10 / 17.01:.2f} |' in text
+    found = {'der++': of([10, 1, 10]), 'er': of([20, 2, 22])}
+    text = bench.table(found, beside_paper=True)
+    assert f'| er | 20.00 (2.00 … 22.00) | 2.00 | {18.10 / 17.01:.2f} |' in text and 'one V100, in batches of 9' in text
+    text = bench.table(found, beside_paper=False)
+    assert '| er | 20.00 (2.00 … 22.00) | 2.00 | 2.00 (2.00 … 2.00)' in text and f'{18.10 / 17.01:.2f}' not in text
+    assert 'are left out' in text
+
+
+@pytest.mark.parametrize('size, batch, device, same', [
+    ('base', 9, 'cuda', True), ('base', 9, 'cpu', False), ('base', 48, 'cuda', False), ('small', 9, 'cuda', False)])
+def test_the_papers_ratios_stand_beside_its_own_setting_alone(size, batch, device, same):
+    assert bench.as_in_table_2(size, batch, torch.device(device)) == same
 
 
 def test_the_papers_ratios_stand_beside():
