@@ -194,7 +194,7 @@ def parse(arguments):
 
 def with_older_defaults(saved):
     """Options as a run saved them → the same, with those that were not options yet, as things were then."""
-    return {'max_roll': -1 if saved['dataset'] == 'shapes' else 10} | saved
+    return {'max_roll': -1 if saved.get('dataset', 'shapes') == 'shapes' else 10} | saved
 
 
 # --------------------------------------------------------------------- what cannot be trained, and why
