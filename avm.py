@@ -109,15 +109,36 @@ def matching_loss(backbone, avm, s, patches):
     Half of the batch keeps its own audio, the other half gets another pair's; one or two pairs are all matched.
     """
     B = len(s.joint_a)
-    audio_of = torch.arange(B, device=s.joint_a.device)
+    joint_a, joint_v, matched = s.joint_a, s.joint_v, torch.ones(B, device=s.joint_a.device)
     if B > 2:
-        order = torch.randperm(B, device=audio_of.device)
-        audio_of[order[:B // 2]] = order.roll(1)[:B // 2]          # along one cycle: no audio meets its own video
-    matched = audio_of == torch.arange(B, device=audio_of.device)
-    other = ~matched
-    joint_a, joint_v = s.joint_a.clone(), s.joint_v.clone()
-    if other.any():
+        order = torch.randperm(B, device=joint_a.device)
+        other, place = order[:B // 2].sort()
+        audio_of = order.roll(1)[place]                            # along one cycle: no audio meets its own video
         with torch.no_grad():       # only the fusion sees both modalities: E_a and E_v need no second pass
-            joint_a[other], joint_v[other] = backbone.fuse(     # positions of whole clips are alike, whosever they are
-                s.o_a[audio_of[other]], s.o_v[other], patches.kept_a[other], patches.kept_v[other])
-    return F.binary_cross_entropy_with_logits(avm.match(joint_a, joint_v).float(), matched.float())
+            fused_a, fused_v = backbone.fuse(                   # positions of whole clips are alike, whosever they are
+                s.o_a[audio_of], s.o_v[other], patches.kept_a[other], patches.kept_v[other])
+        joint_a, joint_v = joint_a.index_copy(0, other, fused_a), joint_v.index_copy(0, other, fused_v)
+        matched = matched.index_fill(0, other, 0)
+    loss = F.binary_cross_entropy_with_logits(avm.match(joint_a, joint_v).float(), matched)
+    return with_gradient_taken(loss, list(avm.parameters()))
+
+
+class _GradientTaken(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, loss, gradients, *parameters):
+        ctx.gradients = gradients
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return None, None, *(grad * gradient for gradient in ctx.gradients)
+
+
+def with_gradient_taken(loss, parameters):
+    """The same scalar, with the same gradient for the parameters: it is computed now, so that what the loss was made of
+    need not be kept through the backbone's forward pass."""
+    if not loss.requires_grad:
+        return loss
+    with torch.autocast(loss.device.type, enabled=False):      # a backward pass goes back in the precision it came in
+        gradients = torch.autograd.grad(loss, parameters)
+    return _GradientTaken.apply(loss.detach(), gradients, *parameters)

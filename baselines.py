@@ -22,7 +22,7 @@ from data import AUDIO_MEAN, AUDIO_STD
 from flava import FLAVA, FLAVAPlus
 from memory import Memory, penalty, share_of_process
 from model import autoencode, logged, objective
-from patches import IMAGE_MEAN, IMAGE_STD, Patches, all_positions, chosen, draw_masks, joined, normalized, whole, world
+from patches import Patches, all_positions, chosen, draw_masks, image_statistics, joined, normalized, whole, world
 from selection import select_motion, select_random
 
 
@@ -184,7 +184,7 @@ RANGE_OF_AUDIO = (math.log(torch.finfo(torch.float32).eps) - AUDIO_MEAN) / AUDIO
 
 def range_of_frames(p, device):
     """What a patch's normalized values can be: two (p·p·3,), its channels being the innermost."""
-    mean, std = torch.tensor(IMAGE_MEAN, device=device), torch.tensor(IMAGE_STD, device=device)
+    mean, std = image_statistics(device)
     return (-mean / std).repeat(p * p), ((1 - mean) / std).repeat(p * p)
 
 
@@ -241,7 +241,8 @@ class CLSER(nn.Module):
         super().__init__()
         self.cfg, self.backbone = cfg, backbone
         self.plastic, self.stable = (copy.deepcopy(backbone).requires_grad_(False) for _ in range(2))
-        self.register_buffer('steps', torch.zeros((), dtype=torch.long))
+        self.register_buffer('steps', torch.zeros((), dtype=torch.long))       # for checkpoints
+        self.step = None                                                       # the same as a number, once it is known
         self.memory = Memory(share_of_process(cfg.memory_size))
 
     def forward(self, batch):
@@ -272,8 +273,8 @@ class CLSER(nn.Module):
     def after_step(self):
         """θ_P ← aθ_P + (1 − a)θ with probability r_P, likewise θ_S; a = min(1 − 1/(step + 1), α)"""
         cfg = self.cfg
+        self.step = step = (self.steps.item() if self.step is None else self.step) + 1   # to ask each time is to wait
         self.steps += 1
-        step = self.steps.item()
         generator = torch.Generator().manual_seed(cfg.seed * 1_000_003 + step)                  # alike in all processes
         coins = torch.rand(2, generator=generator)
         for coin, r, alpha, copy_ in ((coins[0], cfg.cls_er_r_p, cfg.cls_er_alpha_p, self.plastic),

@@ -12,6 +12,8 @@ The memory knows no method: it keeps what it is given. What the methods keep of 
 That is 880,768 bytes for FLAVA, where frames and spectrogram in float32 take 2.9 MB. FLAVA+ stores half of the patches
 and their positions instead: 439,568 bytes. `python memory.py` adds it up for the paper's 2,000 pairs.
 """
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -30,7 +32,8 @@ COMES_BACK_AS = {torch.float16: torch.float32, torch.int16: torch.int64}
 class Memory:
     """Reservoir sampling (Vitter 1985): after n pairs have passed, each is in the memory with probability capacity/n.
 
-    It never asks where a task begins or ends.
+    It never asks where a task begins or ends. It lies where the batches are, on the GPU if it fits there, so that
+    nothing waits for a replay; which rows are drawn and replaced is decided on the CPU.
     """
 
     def __init__(self, capacity):
@@ -51,38 +54,60 @@ class Memory:
         """Offer a batch: tensors (B, ...), by name. Which pairs stay, chance decides."""
         B = len(next(iter(tensors.values())))
         if not self.rows:
-            self.rows = {name: torch.empty(self.capacity, *x.shape[1:], dtype=STORED_AS.get(name, OTHERWISE))
-                         for name, x in tensors.items()}
+            self.allocate({name: (x.shape[1:], STORED_AS.get(name, OTHERWISE)) for name, x in tensors.items()},
+                          next(iter(tensors.values())).device)
         number = torch.arange(self.seen, self.seen + B)            # of each pair, counted from 0
         slot = (torch.rand(B, dtype=torch.float64) * (number + 1)).long()   # uniform over 0 … number
         slot = torch.where(number < self.capacity, number, slot)   # while there is room, none is turned away
         self.seen += B
         winner = {s: i for i, s in enumerate(slot.tolist()) if s < self.capacity}   # of two for one slot, the later
-        to, of = (torch.tensor(list(some), dtype=torch.long) for some in (winner.keys(), winner.values()))
-        for name, x in tensors.items():
-            self.rows[name][to] = x.detach()[of.to(x.device)].to('cpu', self.rows[name].dtype)
+        if winner:
+            to, of = (torch.tensor(list(some)) for some in (winner.keys(), winner.values()))
+            self.write(to, {name: x.detach().index_select(0, sent(of, x.device)) for name, x in tensors.items()})
 
     def sample(self, number, device):
         """`number` pairs, or all where there are fewer, without replacement → {name: (n, ...)} on the device."""
         self.drawn = torch.randperm(len(self))[:number]
-        past = {name: rows[self.drawn].to(device) for name, rows in self.rows.items()}
+        past = {name: sent(rows.index_select(0, sent(self.drawn, rows.device)), device)
+                for name, rows in self.rows.items()}
         return {name: x.to(COMES_BACK_AS.get(x.dtype, x.dtype)) for name, x in past.items()}
 
     def replace(self, **tensors):
         """Write back the pairs that `sample` gave last, in their order: tensors (n, ...), by name."""
+        self.write(self.drawn, {name: x.detach() for name, x in tensors.items()})
+
+    def write(self, to, tensors):
+        """tensors {name: (n, ...)} into the rows `to` (n,)"""
         for name, x in tensors.items():
-            self.rows[name][self.drawn] = x.detach().to('cpu', self.rows[name].dtype)
+            rows = self.rows[name]
+            rows.index_copy_(0, sent(to, rows.device), x.to(rows.dtype).to(rows.device))
+
+    def allocate(self, kinds, device):
+        """kinds {name: (shape of a row, dtype)} → empty rows: on the device where they take at most a quarter of it,
+        else beside it, in memory that the GPU can fetch from by itself."""
+        needed = sum(self.capacity * math.prod(shape) * dtype.itemsize for shape, dtype in kinds.values())
+        on_gpu = device.type == 'cuda' and needed <= torch.cuda.get_device_properties(device).total_memory / 4
+        where = dict(device=device) if on_gpu else dict(pin_memory=device.type == 'cuda')
+        self.rows = {name: torch.empty(self.capacity, *shape, dtype=dtype, **where)
+                     for name, (shape, dtype) in kinds.items()}
 
     def state_dict(self):
         # clone: torch.save would write the whole storage behind a view, though most of it is still empty
-        filled = {name: rows[:len(self)].clone() for name, rows in self.rows.items()}
+        filled = {name: rows[:len(self)].to('cpu', copy=True) for name, rows in self.rows.items()}
         return dict(capacity=self.capacity, seen=self.seen, rows=filled)
 
-    def load_state_dict(self, state):
-        self.capacity, self.seen, self.rows = state['capacity'], state['seen'], {}
+    def load_state_dict(self, state, device='cpu'):
+        self.capacity, self.seen = state['capacity'], state['seen']
+        self.allocate({name: (x.shape[1:], x.dtype) for name, x in state['rows'].items()}, torch.device(device))
         for name, filled in state['rows'].items():
-            self.rows[name] = torch.empty(self.capacity, *filled.shape[1:], dtype=filled.dtype)
             self.rows[name][:len(filled)] = filled
+
+
+def sent(x, device):
+    """x on a device, without waiting for what the device is doing."""
+    if x.device.type == 'cpu' and torch.device(device).type == 'cuda':
+        return x.pin_memory().to(device, non_blocking=True)
+    return x.to(device)
 
 
 def penalty(past, pooled_a, pooled_v):

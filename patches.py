@@ -9,6 +9,7 @@ Whatever is masked, or was not selected, is dropped rather than zeroed: that is 
 Letters, here and everywhere: B pairs in a batch; t, f spectrogram frames and mel bins; T frames of H × W pixels; p the
 side of a patch; M, N audio and video patches of a whole clip; κ_a, κ_v those that are kept.
 """
+import functools
 import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -130,10 +131,15 @@ def whole(batch, p):
 IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)    # Table 6, of red, green, blue in [0, 1]
 
 
+@functools.cache
+def image_statistics(device):
+    """IMAGE_MEAN and IMAGE_STD (3,) on a device, sent there once: each sending makes the host wait for the device."""
+    return torch.tensor(IMAGE_MEAN, device=device), torch.tensor(IMAGE_STD, device=device)
+
+
 def normalize_frames(frames):
     """(..., 3, H, W) uint8, a quarter of the bytes in a memory and on the way to a device → float32, normalized."""
-    mean = torch.tensor(IMAGE_MEAN, device=frames.device).view(3, 1, 1)
-    std = torch.tensor(IMAGE_STD, device=frames.device).view(3, 1, 1)
+    mean, std = (x.view(3, 1, 1) for x in image_statistics(frames.device))
     return (frames.float() / 255 - mean) / std
 
 

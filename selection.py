@@ -58,6 +58,12 @@ def rank(order):
     return order.argsort(1)
 
 
+def coins(P):
+    """F of Eq. 6: P (B, n) → (B, n) of 0 and 1, 1 where a patch is pruned. Where the loss is NaN, P is too: a GPU would
+    stop for good at that, before the loop can say what happened."""
+    return torch.bernoulli(P.nan_to_num(0)).long()
+
+
 def select_video(I, P, kappa):
     """Eq. 6: κ patches by importance, without those that a coin with P prunes.
 
@@ -65,7 +71,7 @@ def select_video(I, P, kappa):
     The pruned ones fill up the end when too few are left (readings).
     """
     N = I.shape[1]
-    F = torch.bernoulli(P).long()
+    F = coins(P)
     key = F * N + rank(draw_order(I))                                  # all unpruned ones before any pruned one
     return key.argsort(1)[:, :kappa]
 
@@ -84,7 +90,7 @@ def select_audio(I, P, kappa, grid, chunk):
     B, M = I.shape
     time, freq = grid
     num_chunks, size = time // chunk, chunk * freq
-    F = torch.bernoulli(P).long()
+    F = coins(P)
 
     order = draw_order(I.reshape(B, num_chunks, size).mean(2))         # t_select: B,chunks
     place = rank(order)                                                # at which turn each chunk comes

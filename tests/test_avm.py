@@ -66,7 +66,7 @@ def test_scores_are_of_the_unmasked_pass(sizes):
 def test_no_audio_of_the_shuffled_half_meets_its_own_video():
     seen = {}
 
-    class Spy:
+    class Spy(torch.nn.Module):
         def match(self, joint_a, joint_v):
             seen['a'], seen['v'] = joint_a, joint_v
             return joint_a.sum((1, 2))
@@ -80,6 +80,23 @@ def test_no_audio_of_the_shuffled_half_meets_its_own_video():
         matching_loss(Fuse(), Spy(), Scores(*[tokens] * 4, *[None] * 6), patches)
         shuffled = (seen['a'] != seen['v']).any(-1).any(-1).sum().item()
         assert shuffled == (B // 2 if B > 2 else 0)
+
+
+def test_the_gradient_is_taken_at_once_and_is_exactly_the_same(sizes, monkeypatch):
+    """Nothing of the AVM's pass is kept for the backward pass of what the loss is added to."""
+    backbone, avm, patches = AudioVideoMAE(sizes), AVM(24, 6), whole(batch(0), 8)
+    s = score(config(), backbone, avm, patches)
+    found = []
+    for taken in (True, False):
+        if not taken:
+            monkeypatch.setattr('avm.with_gradient_taken', lambda loss, parameters: loss)
+        torch.manual_seed(3)
+        loss = matching_loss(backbone, avm, s, patches)
+        assert ('GradientTaken' in loss.grad_fn.name()) == taken
+        avm.zero_grad()
+        (4 * loss + avm.norm_a.weight.sum()).backward()
+        found.append([loss.detach(), *(p.grad for p in avm.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*found))
 
 
 def test_the_gradient_of_matching_stays_in_the_avm(sizes):
