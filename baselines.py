@@ -20,7 +20,7 @@ from torch import nn
 
 from data import AUDIO_MEAN, AUDIO_STD
 from flava import FLAVA, FLAVAPlus
-from memory import Memory, penalty, share_of_process
+from memory import Memory, penalty, sent, share_of_process
 from model import autoencode, logged, objective
 from patches import Patches, all_positions, chosen, draw_masks, image_statistics, joined, normalized, whole, world
 from selection import select_motion, select_random
@@ -242,7 +242,8 @@ class CLSER(nn.Module):
         self.cfg, self.backbone = cfg, backbone
         self.plastic, self.stable = (copy.deepcopy(backbone).requires_grad_(False) for _ in range(2))
         self.register_buffer('steps', torch.zeros((), dtype=torch.long))       # for checkpoints
-        self.step = None                                                       # the same as a number, once it is known
+        self.step = 0                                                          # the same: to ask the device is to wait
+        self.register_load_state_dict_post_hook(lambda method, _: setattr(method, 'step', method.steps.item()))
         self.memory = Memory(share_of_process(cfg.memory_size))
 
     def forward(self, batch):
@@ -273,15 +274,19 @@ class CLSER(nn.Module):
     def after_step(self):
         """θ_P ← aθ_P + (1 − a)θ with probability r_P, likewise θ_S; a = min(1 − 1/(step + 1), α)"""
         cfg = self.cfg
-        self.step = step = (self.steps.item() if self.step is None else self.step) + 1   # to ask each time is to wait
         self.steps += 1
-        generator = torch.Generator().manual_seed(cfg.seed * 1_000_003 + step)                  # alike in all processes
-        coins = torch.rand(2, generator=generator)
+        self.step += 1
+        coins = self.toss()
         for coin, r, alpha, copy_ in ((coins[0], cfg.cls_er_r_p, cfg.cls_er_alpha_p, self.plastic),
                                       (coins[1], cfg.cls_er_r_s, cfg.cls_er_alpha_s, self.stable)):
             if coin < r:
-                a = min(1 - 1 / (step + 1), alpha)
+                a = min(1 - 1 / (self.step + 1), alpha)
                 torch._foreach_lerp_(list(copy_.parameters()), list(self.backbone.parameters()), 1 - a)
+
+    def toss(self):
+        """Two numbers in [0, 1), the same in all processes."""
+        generator = torch.Generator().manual_seed(self.cfg.seed * 1_000_003 + self.step)
+        return torch.rand(2, generator=generator).tolist()
 
 
 class LUMP(nn.Module):
@@ -300,7 +305,7 @@ class LUMP(nn.Module):
         if past:
             past = normalized(whole(past, p), p)
             partner = torch.arange(B, device=past.x_a.device) % len(past.x_a)
-            m = self.ratio(B).to(past.x_a)[:, None, None]
+            m = sent(self.ratio(B).to(past.x_a.dtype), past.x_a.device)[:, None, None]
             patches = patches._replace(x_a=m * patches.x_a + (1 - m) * past.x_a[partner],
                                        x_v=m * patches.x_v + (1 - m) * past.x_v[partner])
         losses = autoencode(cfg, self.backbone, patches)
@@ -310,7 +315,7 @@ class LUMP(nn.Module):
     def ratio(self, B):
         """m ~ Beta(0.05, 0.05) (B,): mostly almost 0 or almost 1. In float64, since in float32 0/0 can come of it."""
         both = torch.full((2,), self.cfg.lump_beta, dtype=torch.float64)
-        return torch.distributions.Beta(*both).sample((B,))
+        return torch.distributions.Beta(*both, validate_args=False).sample((B,))
 
 
 # --------------------------------------------------------------------------- what --method can name

@@ -46,6 +46,11 @@ class Memory:
         return min(self.seen, self.capacity)
 
     @property
+    def device(self):
+        """Where its rows lie."""
+        return next((rows.device for rows in self.rows.values()), torch.device('cpu'))
+
+    @property
     def bytes(self):
         """What a full memory takes."""
         return sum(rows.nbytes for rows in self.rows.values())
@@ -56,20 +61,25 @@ class Memory:
         if not self.rows:
             self.allocate({name: (x.shape[1:], STORED_AS.get(name, OTHERWISE)) for name, x in tensors.items()},
                           next(iter(tensors.values())).device)
+        to, of = self.draw_slots(B)
+        if to:
+            of = sent(torch.tensor(of), next(iter(tensors.values())).device)
+            self.write(torch.tensor(to), {name: x.detach().index_select(0, of) for name, x in tensors.items()})
+
+    def draw_slots(self, B):
+        """Of the next B pairs: the rows that some of them get, and which they are, as lists of equal length."""
         number = torch.arange(self.seen, self.seen + B)            # of each pair, counted from 0
         slot = (torch.rand(B, dtype=torch.float64) * (number + 1)).long()   # uniform over 0 … number
         slot = torch.where(number < self.capacity, number, slot)   # while there is room, none is turned away
         self.seen += B
         winner = {s: i for i, s in enumerate(slot.tolist()) if s < self.capacity}   # of two for one slot, the later
-        if winner:
-            to, of = (torch.tensor(list(some)) for some in (winner.keys(), winner.values()))
-            self.write(to, {name: x.detach().index_select(0, sent(of, x.device)) for name, x in tensors.items()})
+        return list(winner.keys()), list(winner.values())
 
     def sample(self, number, device):
         """`number` pairs, or all where there are fewer, without replacement → {name: (n, ...)} on the device."""
         self.drawn = torch.randperm(len(self))[:number]
-        past = {name: sent(rows.index_select(0, sent(self.drawn, rows.device)), device)
-                for name, rows in self.rows.items()}
+        at = sent(self.drawn, self.device)
+        past = {name: sent(rows.index_select(0, at), device) for name, rows in self.rows.items()}
         return {name: x.to(COMES_BACK_AS.get(x.dtype, x.dtype)) for name, x in past.items()}
 
     def replace(self, **tensors):
@@ -78,9 +88,10 @@ class Memory:
 
     def write(self, to, tensors):
         """tensors {name: (n, ...)} into the rows `to` (n,)"""
+        to = sent(to, self.device)
         for name, x in tensors.items():
             rows = self.rows[name]
-            rows.index_copy_(0, sent(to, rows.device), x.to(rows.dtype).to(rows.device))
+            rows.index_copy_(0, to, x.to(rows.dtype).to(rows.device))
 
     def allocate(self, kinds, device):
         """kinds {name: (shape of a row, dtype)} → empty rows: on the device where they take at most a quarter of it,
