@@ -18,6 +18,7 @@ from baselines import METHODS, WITHOUT_ATTENTION
 from patches import SIZES, Sizes, UserError, count, option
 from selection import AUDIO_SELECTIONS, SELECTIONS
 from streams.catalogue import DATASETS
+from streams.workers import why_loading_failed
 
 
 @dataclass
@@ -37,8 +38,9 @@ class Config(Sizes):
     max_roll: int = option(-1, 'the noise of training clips rolls their spectrogram in time by at most so many frames '
                            'either way; -1: by any number, as released; 10 keeps sound in step with the picture')
     max_silent: int = option(1, 'silent objects in a clip of shapes, at most')
+    data_seed: int = option(-1, 'of the clips of shapes, so that methods and seeds can share them; -1: as --seed')
     max_bad: float = option(0.1, 'stop when more than this share of the clips cannot be used')
-    workers: int = option(-1, 'processes that load clips; -1: one per core, and none for shapes')
+    workers: int = option(-1, 'processes that load clips; -1: by the cores that may be used, and none for shapes')
 
     method: str = option('flava', ', '.join(METHODS))
     mask_ratio: float = option(0.8, 'share of all patches that is masked; App. C')
@@ -74,7 +76,7 @@ class Config(Sizes):
     batch_size: int = option(48, 'current pairs a step, over all processes; as many are replayed; Table 6')
     epochs: int = option(10, 'of each task; Table 6')
     steps: int = option(-1, 'at most so many steps a task; -1: no cap')
-    seed: int = option(0, 'of weights, data order, masks and selection; and of the clips of shapes')
+    seed: int = option(0, 'of weights, data order, masks and selection')
     init: str = option('', 'weights to start from: the authors\', an ImageNet MAE ViT-B, or one of this project\'s')
     pretrain_epochs: int = option(10, 'of the initial pre-training (App. B); the paper does not say how many')
     pretrain_steps: int = option(-1, 'at most so many steps of initial pre-training; 0 leaves it out, -1: no cap. '
@@ -119,7 +121,7 @@ SHIPPED = Path(__file__).parent / 'weights' / 'shapes_small.pt'   # initial pre-
 OF_PRETRAINING = set(Sizes.__dataclass_fields__) | {   # what the result of the initial pre-training depends on
     'dataset', 'data', 'tasks', 'init', 'seed', 'beta1', 'beta2', 'weight_decay', 'pretrain_epochs', 'pretrain_steps',
     'pretrain_lr', 'pretrain_batch_size', 'pretrain_data', 'pretrain_mask_ratio', 'lam', 'tau', 'beta', 'max_silent',
-    'clips_per_class', 'max_roll'}
+    'data_seed', 'clips_per_class', 'max_roll'}
 FREE_TO_CHANGE = {   # when a run is resumed
     'workers', 'keep_models', 'save_every', 'log_every', 'device', 'out', 'cache', 'max_bad'}
 
@@ -194,7 +196,7 @@ def parse(arguments):
 
 def with_older_defaults(saved):
     """Options as a run saved them → the same, with those that were not options yet, as things were then."""
-    return {'max_roll': -1 if saved.get('dataset', 'shapes') == 'shapes' else 10} | saved
+    return {'max_roll': -1 if saved.get('dataset', 'shapes') == 'shapes' else 10, 'data_seed': -1} | saved
 
 
 # --------------------------------------------------------------------- what cannot be trained, and why
@@ -282,6 +284,12 @@ def exit_politely(advice=''):
     except KeyboardInterrupt:
         print('interrupted' + (f'; {advice}' if advice else ''), file=sys.stderr)
         code = 130
+    except RuntimeError as error:
+        reason = why_loading_failed(error)
+        if reason is None:
+            raise
+        print(f'error: {reason}' + (f'; {advice}' if advice else ''), file=sys.stderr)
+        code = 2
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise

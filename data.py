@@ -1,12 +1,18 @@
 """One clip: App. B and Table 6. A file → audio and video tensors.
 
 In:  a video file with sound, whole or damaged.
-Out: the spectrogram and the frames of one window, or of as many as cover the ten seconds of a clip of AVE (App. E); or
-     BadClip with the reason. `streams/` makes tasks of many clips.
+Out: the spectrogram and the frames of one window; or BadClip with the reason. `streams/` makes tasks of many clips.
+
+    python data.py prepare --data DIR --out SMALL      (`streams/prepare.py`)
+        writes the clips of a data set anew, small and quick to read
 
 Shapes: t, f  spectrogram frames and mel bins;  T, H, W  video frames, height, width;  S  the model's image size.
 """
+import errno
+import itertools
+import math
 import os
+from bisect import bisect_right
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -18,9 +24,9 @@ import torchaudio
 
 from patches import Sizes
 
-SAMPLE_RATE = 16000
-AUDIO_MEAN, AUDIO_STD = -5.081, 4.485                                   # Table 6, of log mel energies
-AVE_SECONDS = 10                                                       # of a clip of AVE, a label each
+SAMPLE_RATE, AUDIO_MEAN, AUDIO_STD = 16000, -5.081, 4.485     # the latter of Table 6, of log mel energies
+CLEARLY_LONGER, MINUTE, LONGEST, AFTER = 5, 60, 600, 2        # seconds, of files: see `_span`, `_packets`
+LARGEST, MOST_BYTES = 8192 * 4320, 2 ** 28                    # pixels of a frame; bytes of a clip's packets
 
 
 # -------------------------------------------------------------------------------------- tensors
@@ -91,38 +97,43 @@ class BadClip(Exception):
     """A clip that cannot be used. The message is the reason, in a few words."""
 
 
+class Hiccup(BadClip):
+    """Bad luck: the disk or the memory failed, not the clip. Another time it may be read."""
+
+
 class Demuxed(NamedTuple):
-    """What a file holds, still compressed."""
+    """What a file holds, still compressed; of one much longer than a clip, what its segment needs."""
     video: av.VideoStream
     audio: av.AudioStream
-    video_packets: list
-    audio_packets: list
-    times: list          # second at which each video packet's frame is shown, sorted: frames' times without decoding
+    video_packets: list  # (second at which its frame is shown, packet), in the order in which they are decoded
+    audio_packets: list  # likewise
+    times: list          # those seconds of the video, sorted: frames' times without decoding
 
 
-def read_clip(path, sizes: Sizes, generator=None, max_roll=-1):
+def read_clip(path, sizes: Sizes, generator=None, max_roll=-1, segment=None):
     """One clip → audio (t, f) float32, video (T, 3, S, S) uint8. Raises BadClip.
 
     With a generator, as in training: a random window of T seconds, MultiScaleCrop, noise. Without, as in
     evaluation: the middle of the clip, nothing random. The same generator state gives the same bits.
+    segment: (start, seconds) of the clip in the video it is of, for a file that is the whole video (`_span`).
     """
     T = sizes.num_frames
-    with _opened(path) as clip:
-        waveform, audio_start = _decode_audio(clip)
+    with opened(path, segment) as clip:
+        waveform, audio_start = decode_audio(clip)
         gap = (clip.times[-1] - clip.times[0]) / (len(clip.times) - 1)             # between two frames, on average
         spare = max(0.0, clip.times[-1] + gap - clip.times[0] - T)                 # seconds the window can move by
         where = 0.5 if generator is None else torch.rand((), generator=generator).item()
         start = clip.times[0] + where * spare
         # The paper does not say where in its second a frame lies; here in the middle.
-        video = _decode_frames(clip, [start + i + 0.5 for i in range(T)], sizes.image_size)   # T, 3, H, W
+        video = decode_frames(clip, [start + i + 0.5 for i in range(T)], sizes.image_size)   # T, 3, H, W
 
-    audio, _ = _audio_around(waveform, start + T / 2 - audio_start, sizes)
+    audio, _ = audio_around(waveform, start + T / 2 - audio_start, sizes)
     if generator is None:
         return audio, centre_crop(video, sizes.image_size)
     return augment_audio(audio, generator, max_roll), multi_scale_crop(video, sizes.image_size, generator)
 
 
-def _audio_around(waveform, middle, sizes):
+def audio_around(waveform, middle, sizes):
     """The spectrogram (t, f) of a window around a second of the waveform, as far as its ends allow; and the second of
     the waveform at which the window begins. At the paper's size, 10 s fit in whole."""
     # The window: t steps, and what the last spectrogram frame sees beyond its step.
@@ -133,61 +144,111 @@ def _audio_around(waveform, middle, sizes):
     return spectrogram(waveform[first:first + window], sizes), first / SAMPLE_RATE
 
 
-def check_clip(path):
-    """Why read_clip would refuse the clip, or None. Decodes the audio, but of the video only two frames, so that a
-    whole data set can be tested before training."""
+def check_clip(path, segment=None):
+    """→ why read_clip would refuse the clip, or None; and whether that lasts, or was bad luck. Decodes the audio, but
+    of the video only two frames, so that a whole data set can be tested before training."""
     try:
-        with _opened(path) as clip:
-            _decode_audio(clip)
-            frames = 0
-            for packet in [*clip.video_packets, None]:   # None: the decoder gives what it still holds
-                frames += len(clip.video.codec_context.decode(packet))
-                if frames >= 2:
-                    return None
-            return 'only one frame' if frames else 'no frame can be decoded'
+        with opened(path, segment) as clip:
+            decode_audio(clip)
+            frames = len(list(itertools.islice(_decoded(clip.video.codec_context, clip.video_packets), 2)))
+            return ['no frame can be decoded', 'only one frame', None][frames], True
     except BadClip as bad:
-        return str(bad)
+        return str(bad), not isinstance(bad, Hiccup)
 
 
 @contextmanager
-def _opened(path):
+def opened(path, segment=None):
     """The file as a Demuxed, while it is open. Whatever goes wrong with it meanwhile becomes a BadClip."""
     path = os.path.abspath(path)   # so that ffmpeg cannot take a name with a colon for a protocol
-    if not os.path.isfile(path):
-        raise BadClip('file missing')
-    if not os.path.getsize(path):
-        raise BadClip('empty file')
+    if not os.path.isfile(path) or not os.path.getsize(path):
+        raise BadClip('empty file' if os.path.isfile(path) else 'file missing')
     doing = 'opened as a video'
     try:
         with av.open(path, metadata_errors='replace') as container:   # titles are not always UTF-8
             doing = 'decoded: damaged or truncated'
-            yield _demux(container)
+            yield _demux(container, _span(container, segment))
     except (av.FFmpegError, OSError, EOFError, ValueError, RuntimeError, MemoryError) as error:   # PyAV raises them all
-        raise BadClip(f'cannot be {doing} ({getattr(error, "strerror", None) or type(error).__name__})') from error
+        kind = Hiccup if _is_bad_luck(error, path) else BadClip
+        raise kind(f'cannot be {doing} ({getattr(error, "strerror", None) or type(error).__name__})') from error
 
 
-def _demux(container):
+def _is_bad_luck(error, path):
+    """Was it too little memory, or a disk that cannot be read just now? FFmpeg calls damage an I/O error, too: so the
+    file is read once more, as bytes."""
+    try:
+        with open(path, 'rb') as file:
+            while file.read(2 ** 20):
+                pass
+    except OSError:
+        return True
+    return isinstance(error, MemoryError) or getattr(error, 'errno', None) == errno.ENOMEM
+
+
+def _span(container, segment):
+    """The (first, last) second of which to read a file that is clearly longer than a clip; None: it is read whole.
+
+    Of a whole video the segment is read, where it lies in it. Of one that is longer than a minute and whose segment
+    nobody knows, the middle minute: what an hour holds is no clip.
+    """
+    if container.duration is None:
+        return None
+    first, length = (container.start_time or 0) / av.time_base, container.duration / av.time_base
+    start, seconds = segment or (0, 0)
+    if seconds and length > seconds + CLEARLY_LONGER and start + seconds <= length + 1:
+        return first + start, first + start + seconds
+    return (first + length / 2 - MINUTE / 2, first + length / 2 + MINUTE / 2) if length > MINUTE else None
+
+
+def _demux(container, span):
     """Reads all packets at once: clips are short, and only the packets tell reliably when each frame is shown, where
-    decoding can start, and whether the file ends too early. Seeking would rely on an index that may be missing."""
+    decoding can start, and whether the file ends too early. Of a span, what lies in it, from the key frame before."""
     video, audio = container.streams.best('video'), container.streams.best('audio')
     for stream, kind in ((video, 'video'), (audio, 'audio')):
-        if stream is None:
-            raise BadClip(f'no {kind} stream')
-        if stream.codec_context is None:
-            raise BadClip(f'unknown {kind} codec')
+        if stream is None or stream.codec_context is None:
+            raise BadClip(f'no {kind} stream' if stream is None else f'unknown {kind} codec')
+    _refuse_large(video.codec_context)
     video.codec_context.thread_count = 1   # clips are read in parallel, by as many workers as there are cores
-    packets = {video.index: [], audio.index: []}
-    for packet in container.demux(video, audio):
-        if packet.size and not packet.is_corrupt:
-            packets[packet.stream_index].append(packet)
-    clip = Demuxed(video, audio, packets[video.index], packets[audio.index], [])
+    clip = Demuxed(video, audio, *_packets(container, video, audio, span), [])
     # is_discard: before the cut of a file that was cut without re-encoding; decoded for what follows, never shown.
-    clip.times.extend(sorted(_time(packet, video) for packet in clip.video_packets if not packet.is_discard))
+    times = sorted(time for time, packet in clip.video_packets if not packet.is_discard)
+    clip.times.extend(time for time in times if not span or span[0] - 1e-4 <= time < span[1])
     if len(clip.times) < 2:
         raise BadClip('only one frame' if clip.times else 'no video frames')
-    if _truncated(container, clip):
+    if clip.times[-1] < span[1] - 2 if span else _truncated(container, clip):
         raise BadClip('truncated')
     return clip
+
+
+def _refuse_large(context):
+    """Before anything is decoded: a decoder keeps several frames, to predict others from."""
+    pixels, bits = context.width * context.height, context.format.padded_bits_per_pixel if context.format else 12
+    if pixels > LARGEST or pixels * bits > 2 * LARGEST * 12:
+        raise BadClip(f'frames of {context.width} × {context.height} pixels of {bits} bits are too large')
+    context.options = {'max_pixels': str(LARGEST)}             # a frame may say otherwise than the header
+
+
+def _packets(container, video, audio, span):
+    """Both streams, or what a span needs of them → [(second, packet)] of video, of audio, in the file's order."""
+    first, last = span or (-math.inf, math.inf)
+    if span:
+        container.seek(max(0, int((first - 1) * av.time_base)))        # to a key frame before it, by the file's index
+    found, size, begin = {video.index: [], audio.index: []}, 0, None
+    bases = {stream.index: stream.time_base for stream in (video, audio)}
+    for packet in container.demux(video, audio):
+        if not packet.size or packet.is_corrupt:
+            continue
+        time, packets = _time(packet, bases[packet.stream_index]), found[packet.stream_index]
+        begin, of_video = time if begin is None else begin, packet.stream_index == video.index
+        if time >= last + AFTER:
+            break
+        if of_video and packet.is_keyframe and time <= first:
+            packets.clear()                                            # decoding can start here
+        if of_video or first <= time < last:
+            packets.append((time, packet))
+            size += packet.size
+        if size > MOST_BYTES or time - begin > LONGEST and not span:
+            raise BadClip(f'more than {MOST_BYTES >> 20} MB or {LONGEST} s where a clip should be')
+    return found.values()
 
 
 def _truncated(container, clip):
@@ -197,7 +258,7 @@ def _truncated(container, clip):
         return len(clip.video_packets) < 0.9 * clip.video.frames
     last, short = 0.0, False
     for stream, packets in ((clip.video, clip.video_packets), (clip.audio, clip.audio_packets)):
-        times = [_time(packet, stream) for packet in packets] or [0.0]
+        times = [time for time, _ in packets] or [0.0]
         last = max(last, *times)
         if stream.duration is not None:
             short |= max(times) - min(times) < 0.95 * float(stream.duration * stream.time_base) - 0.5
@@ -206,24 +267,23 @@ def _truncated(container, clip):
     return short
 
 
-def _time(item, stream):
-    """Second at which a packet or frame is shown; AVI knows only when it is decoded. Not frame.time: that is nan for
-    the frames that a decoder gives at the very end."""
+def _time(item, base):
+    """Second at which a packet or frame is shown, base being a tick's; AVI knows only when it is decoded. Not
+    frame.time: that is nan for the frames that a decoder gives at the very end."""
     ticks = item.dts if item.pts is None else item.pts
     if ticks is None:
         raise BadClip('a frame without a time')
-    return float(ticks * stream.time_base)
+    return ticks * base.numerator / base.denominator
 
 
-def _decode_audio(clip):
+def decode_audio(clip):
     """All of the audio → waveform (samples,) float32 in [-1, 1], mono, 16 kHz; and the second at which it starts."""
     resampler = av.AudioResampler('s16', 'mono', SAMPLE_RATE)
     start, chunks = None, []
-    for packet in [*clip.audio_packets, None]:
-        for frame in clip.audio.codec_context.decode(packet):
-            if start is None:
-                start = _time(frame, clip.audio)
-            chunks += resampler.resample(frame)
+    for frame in _decoded(clip.audio.codec_context, clip.audio_packets):
+        if start is None:
+            start = _time(frame, clip.audio.time_base)
+        chunks += resampler.resample(frame)
     if chunks:
         chunks += resampler.resample(None)
     waveform = np.concatenate([chunk.to_ndarray()[0] for chunk in chunks] or [np.zeros(0, np.int16)])
@@ -232,69 +292,56 @@ def _decode_audio(clip):
     return torch.from_numpy(waveform).float() / 32768, start
 
 
-def _decode_frames(clip, targets, size):
-    """The frame on the screen at each of the targets (seconds, ascending), the shorter side resized to size.
-    Past the end, the last frame is held. Returns (len(targets), 3, H, W) uint8, the right way up."""
-    context = clip.video.codec_context
-    first = max((i for i, packet in enumerate(clip.video_packets)
-                 if packet.is_keyframe and _time(packet, clip.video) <= targets[0] + 1e-4), default=0)
-    wanted = {max((time for time in clip.times if time <= target + 1e-4), default=clip.times[0]) for target in targets}
-    shown, last = [], None                                       # a frame per target; the frame decoded before
-    for packet in [*clip.video_packets[first:], None]:
-        if packet and packet.pts is not None and context.name in ('h264', 'hevc'):
-            # Frames that no other frame refers to need not be decoded unless wanted: 1.5 times as fast, same pixels.
-            context.skip_frame = 'DEFAULT' if _time(packet, clip.video) in wanted else 'NONREF'
-        for frame in context.decode(packet):
-            time = _time(frame, clip.video)
-            while len(shown) < len(targets) and time > targets[len(shown)] + 1e-4:   # 1e-4: times are rounded
-                shown.append(last or frame)
+def frames_at(clip, targets):
+    """The frame on the screen at each of the targets (seconds, ascending) → av.VideoFrame, one after the other, as
+    stored; past the end the last. From one target to the next, decoding jumps to the last key frame before it."""
+    packets, base, last = clip.video_packets, clip.video.time_base, None
+    keys = [(time, i) for i, (time, packet) in enumerate(packets) if packet.is_keyframe]
+    key_of = lambda target: max((i for time, i in keys if time <= target + 1e-4), default=0)   # 1e-4: times are rounded
+    wanted = {clip.times[max(0, bisect_right(clip.times, target + 1e-4) - 1)] for target in targets}
+    for key, group in itertools.groupby(targets, key_of):
+        group = list(group)
+        end = max(i for i, (time, _) in enumerate(packets) if time <= max(group[-1] + 1e-4, clip.times[0]))
+        clip.video.codec_context.flush_buffers()
+        for frame in _decoded(clip.video.codec_context, packets[key:end + 1], wanted):
+            time = _time(frame, base)
+            while group and time > group[0] + 1e-4:
+                yield last or frame
+                group.pop(0)
             last = frame
-        if len(shown) == len(targets):
-            break
-    if last is None:
-        raise BadClip('no frame can be decoded')
-    shown += [last] * (len(targets) - len(shown))
+        if last is None:
+            raise BadClip('no frame can be decoded')
+        yield from [last] * len(group)
 
-    scale = size / min(last.width, last.height)
-    width, height = round(last.width * scale), round(last.height * scale)
-    pixels = [frame.reformat(width, height, 'rgb24', interpolation='BILINEAR').to_ndarray() for frame in shown]
+
+def _decoded(context, packets, wanted=None):
+    """[(second, packet)] → frames, in the order in which they are shown. wanted: seconds of those that are asked for,
+    where not all are. Others that no frame refers to are then not decoded: 1.5 times as fast, same pixels."""
+    for time, packet in packets:
+        if wanted is not None and packet.pts is not None and context.name in ('h264', 'hevc'):
+            context.skip_frame = 'DEFAULT' if time in wanted else 'NONREF'
+        yield from context.decode(packet)
+    yield from context.decode(None)                            # what the decoder still holds
+
+
+def decode_frames(clip, targets, size):
+    """What `frames_at` gives, the shorter side resized to size → (len(targets), 3, H, W) uint8, the right way up."""
+    pixels, before, shape = [], None, None
+    for frame in frames_at(clip, targets):                       # one at a time: frames may be large
+        scale = size / min(frame.width, frame.height)
+        shape = shape or (round(frame.width * scale), round(frame.height * scale))
+        if frame is not before:
+            resized = frame.reformat(*shape, 'rgb24', interpolation='BILINEAR').to_ndarray()
+        pixels.append(resized)
+        before = frame
     # Phones store a turned picture and how to turn it back: counterclockwise, as rot90 counts.
-    frames = np.rot90(np.stack(pixels), round(last.rotation / 90), axes=(1, 2))    # T, H, W, 3
+    frames = np.rot90(np.stack(pixels), round(before.rotation / 90), axes=(1, 2))  # T, H, W, 3
     return torch.from_numpy(frames.transpose(0, 3, 1, 2).copy())
 
 
-# ------------------------------------------------------------------------ AVE: a label a second
+if __name__ == '__main__':                             # not when imported: as a module, this file knows no stream
+    from config import exit_politely
+    from streams.prepare import main
 
-def window_starts(sizes: Sizes):
-    """Seconds at which the windows begin that cover the ten seconds of a clip of AVE (App. E), of T seconds each, as
-    the model takes: 0, T, 2T, …; the last one moved back to end with the clip. For T = 4: [0, 4, 6]."""
-    T = sizes.num_frames
-    return [max(0, min(start, AVE_SECONDS - T)) for start in range(0, AVE_SECONDS, T)]
-
-
-def window_of_second(sizes: Sizes):
-    """For each of the ten seconds, where it is seen: (window, frame in it). Where two windows see it, the first."""
-    T, starts = sizes.num_frames, window_starts(sizes)
-    windows = [next(w for w, start in enumerate(starts) if start <= second < start + T)
-               for second in range(AVE_SECONDS)]
-    return [(w, second - starts[w]) for second, w in enumerate(windows)]
-
-
-def read_windows(path, sizes: Sizes, generator=None):
-    """Ten seconds → audio (W, t, f) float32, video (W, T, 3, S, S) uint8, and audio_start (W,) float32, the second of
-    the clip at which each window's audio begins. Raises BadClip.
-
-    Of each second its middle frame; with each window, the audio around its middle, as in read_clip. With a generator,
-    as in training: one MultiScaleCrop for the whole clip. AVE has neither noise nor time shift (Table 6).
-    """
-    T, starts = sizes.num_frames, window_starts(sizes)
-    seconds = max(AVE_SECONDS, starts[-1] + T)
-    with _opened(path) as clip:
-        waveform, audio_start = _decode_audio(clip)
-        begin = clip.times[0]
-        frames = _decode_frames(clip, [begin + second + 0.5 for second in range(seconds)], sizes.image_size)
-    size = sizes.image_size
-    frames = centre_crop(frames, size) if generator is None else multi_scale_crop(frames, size, generator)
-    heard = [_audio_around(waveform, begin + start + T / 2 - audio_start, sizes) for start in starts]
-    return (torch.stack([audio for audio, _ in heard]), torch.stack([frames[start:start + T] for start in starts]),
-            torch.tensor([audio_start + first - begin for _, first in heard]))
+    with exit_politely('the same command goes on'):
+        main()

@@ -15,27 +15,28 @@ from tqdm import tqdm
 from config import exit_politely
 from patches import normalize_frames
 from run import Recorded
-from streams.common import clips_in_order
+from streams.common import tasks_in_order
 
 K = (1, 5, 10)
 DIRECTIONS = ('audio_to_video', 'video_to_audio')
 
 
 @torch.no_grad()
-def embed_clips(backbone, datasets, device, batch_size, workers):
-    """Embeddings of all tasks' clips: c_a, c_v (n, D), L2-normalized; task_of (n,), the task of each clip; and what
-    could not be read after all, as "name: reason", which is left out of the candidates.
+def embed_clips(backbones, datasets, device, batch_size, workers):
+    """Embeddings of all tasks' clips by each backbone, in one pass over the clips, for decoding them takes longest.
+
+    → of each backbone c_a, c_v (n, D), L2-normalized; task_of (n,), the task of each clip; and what could not be read
+    after all, as "name: reason", which is left out of the candidates.
     """
-    rows_a, rows_v, task_of, bad = [], [], [], []
+    rows, task_of, bad = [[] for _ in backbones], [], []
     with tqdm(total=sum(map(len, datasets)), desc='evaluating', unit='clip', leave=False, disable=None) as bar:
-        for task, dataset in enumerate(datasets):
-            for batch in clips_in_order(dataset, batch_size, workers, bad):
-                c_a, c_v = backbone.embed(batch['audio'].to(device), normalize_frames(batch['video'].to(device)))
-                rows_a.append(c_a.cpu())
-                rows_v.append(c_v.cpu())
-                task_of += [task] * len(c_a)
-                bar.update(len(c_a))
-    return torch.cat(rows_a), torch.cat(rows_v), torch.tensor(task_of), bad
+        for task, batch in tasks_in_order(datasets, batch_size, workers, bad):
+            audio, video = batch['audio'].to(device), normalize_frames(batch['video'].to(device))
+            for backbone, own in zip(backbones, rows):
+                own.append([c.cpu() for c in backbone.embed(audio, video)])
+            task_of += [task] * len(audio)
+            bar.update(len(audio))
+    return [tuple(map(torch.cat, zip(*own))) for own in rows], torch.tensor(task_of), bad
 
 
 # ------------------------------------------------------------------------------------- retrieval
@@ -127,14 +128,15 @@ def table(method, results):
 
 def measure(run, args):
     """Zero-shot retrieval by the models that a run has left (Table 1) → results"""
+    from downstream.together import groups
     models = run.models()
     models = [model for model in models if model[0] > 0] or models          # acc begins after the first task
     rows = []
-    for _, name, file in tqdm(models, desc='models', unit='model', leave=False, disable=None):
-        backbone, _ = run.load(file)
-        c_a, c_v, task_of, bad = embed_clips(backbone, run.stream.test, run.device, run.cfg.batch_size, run.workers)
-        rows.append(retrieval(c_a, c_v, task_of, len(run.stream.names)))
-    return dict(summarize(rows, run.stream.names, len(c_a)), after=[name for _, name, _ in models],
+    for group in groups(run, models):
+        found, task_of, bad = embed_clips([run.load(file)[0] for _, _, file in group], run.stream.test, run.device,
+                                          run.cfg.batch_size, run.workers)
+        rows += [retrieval(c_a, c_v, task_of, len(run.stream.names)) for c_a, c_v in found]
+    return dict(summarize(rows, run.stream.names, len(task_of)), after=[name for _, name, _ in models],
                 clips_left_out=len(bad))
 
 
@@ -173,7 +175,7 @@ def read_options(arguments):
     option('--batch-size', type=int, help='classification, ave: default 48, AudioSet 36, AVE 12 (Table 6)')
     option('--lr', type=float, help='classification, ave: default 5e-4, AVE 1e-3 (Table 6)')
     option('--seed', type=int, default=0, help='of the heads')
-    option('--workers', type=int, default=-1, help='processes that load clips; default: one per core, none for shapes')
+    option('--workers', type=int, default=-1, help='processes that load clips; default: by the cores that may be used')
     option('--device', default='', help='cuda or cpu; without it, cuda where there is one')
     return parser.parse_args(arguments)
 

@@ -1,6 +1,6 @@
 """A run on disk, written by `train.py` and read by `eval.py`; and all else around its steps that is not the paper.
 
-    config.json     the options                 log.jsonl    loss and samples/s, a line every few steps
+    config.json     the options                 log.jsonl    loss, samples/s and share of time waited
     results.json    acc[t][i], A and F          table.md     the same as a table
     models/t.pt     the model after t tasks     last.pt      the checkpoint that --resume reads
     figures/        pictures                    eval/        what `eval.py` found
@@ -25,7 +25,7 @@ from config import FREE_TO_CHANGE, OF_PRETRAINING, Config, open_device, with_old
 from model import AudioVideoMAE
 from patches import UserError, rank, world
 from streams.catalogue import open_stream
-from streams.common import count_workers
+from streams.workers import count_workers
 from weights import load_weights, read_checkpoint, save_atomically, write_text
 
 
@@ -71,13 +71,9 @@ def agreed(answer):
 
 
 def stop_gently(run):
-    """The first Ctrl-C ends the step, saves and leaves; a second leaves at once. Several processes would stop at
-    different steps, so there it only leaves."""
-    process = os.getpid()
-
+    """The first Ctrl-C, or SIGTERM, ends the step, saves and leaves; a second leaves at once. Several processes would
+    stop at different steps, so there it only leaves. Those that load clips hear of neither (`streams/workers.py`)."""
     def handler(number, frame):
-        if os.getpid() != process:                     # a worker that loads clips inherits this handler: Ctrl-C is not
-            return os._exit(143) if number == signal.SIGTERM else None    # meant for it, but being told to end is
         if run.stop or world() > 1 or not run.stepping:
             raise KeyboardInterrupt
         run.stop = True
@@ -107,7 +103,7 @@ class Run:
         torch.manual_seed(cfg.seed)                    # the same weights in every process
         self.backbone, self.avm = AudioVideoMAE(cfg).to(device), AVM(cfg.embed_dim, cfg.avm_heads).to(device)
         self.phase, self.task, self.step, self.global_step = 'pretrain', 0, 0, 0
-        self.rows, self.bad, self.method = [], [], None    # retrieval after each task; clips left out, with reasons
+        self.rows, self.bad, self.method = [], {}, None    # retrieval after each task; clips left out, with reasons
         self.stepping, self.stop = False, False        # between two steps it can be stopped; set by Ctrl-C
 
     def start_phase(self, phase, method, lr, checkpoint=None):
@@ -149,16 +145,16 @@ class Run:
         if rank() == 0:
             save_atomically(dict(
                 config=dataclasses.asdict(self.cfg), processes=world(), phase=self.phase, task=self.task,
-                step=self.step, global_step=self.global_step, rows=self.rows, bad=self.bad, weights=self.weights(),
-                method=self.method.state_dict(), optimizer=self.optimizer.state_dict(), own=self.own_state()),
-                self.out / 'last.pt')
+                step=self.step, global_step=self.global_step, rows=self.rows, bad=list(self.bad),
+                weights=self.weights(), method=self.method.state_dict(), optimizer=self.optimizer.state_dict(),
+                own=self.own_state()), self.out / 'last.pt')
             for file in set(self.out.glob('last.process*.pt')) - {self.beside(n) for n in range(1, world())}:
                 file.unlink()
 
     def restore(self, state):
         """A checkpoint, once the phase it belongs to has been started anew."""
         self.task, self.step, self.global_step = state['task'], state['step'], state['global_step']
-        self.rows, self.bad = state['rows'], state['bad']
+        self.rows, self.bad = state['rows'], dict.fromkeys(state['bad'])
         torch.nn.ModuleDict({'backbone': self.backbone, 'avm': self.avm}).load_state_dict(state['weights'])
         self.method.load_state_dict(state['method'])
         self.optimizer.load_state_dict(state['optimizer'])
@@ -201,22 +197,22 @@ class Run:
         """Name each clip that is left out, once. Whether they are too many was asked before the run (`streams/`)."""
         for line in lines:
             if line and line not in self.bad:
-                self.bad.append(line)
+                self.bad[line] = None
                 tqdm.write(f'left out: {line}')
 
     def share_bad(self):
         """Every process met clips of its own."""
         if dist.is_initialized():
             found = [None] * world()
-            dist.all_gather_object(found, self.bad)
-            self.bad = list(dict.fromkeys(sum(found, [])))
+            dist.all_gather_object(found, list(self.bad))
+            self.bad = {line: None for part in found for line in part}
 
 
 class Steps:
     """The steps of a phase or task while they are taken: counted, shown, logged, and saved now and then."""
 
     def __init__(self, run, title, total):
-        self.run, self.title, self.total = run, title, total
+        self.run, self.title, self.total, self.waits = run, title, total, []    # seconds that each batch was waited for
 
     def __enter__(self):
         self.bar = tqdm(total=self.total, initial=self.run.step, desc=self.title, unit='step',
@@ -231,15 +227,16 @@ class Steps:
     def count(self, pairs, loss, log):
         """One more, of so many pairs in this process. Raises KeyboardInterrupt where Ctrl-C asked for it."""
         run = self.run
-        run.step += 1
-        run.global_step += 1
+        run.step, run.global_step = run.step + 1, run.global_step + 1
         self.samples += pairs * world()
         if run.step % run.cfg.log_every == 0 or run.step == self.total:
-            speed = self.samples / (time.perf_counter() - self.since)
-            self.since, self.samples = time.perf_counter(), 0
+            now = time.perf_counter()
+            speed, waited = self.samples / (now - self.since), sum(self.waits) / (now - self.since)
+            self.since, self.samples, self.waits[:] = now, 0, []
             run.log(phase=run.phase, task=run.task, step=run.step, global_step=run.global_step, loss=loss.item(),
-                    **{name: part.item() for name, part in log.items()}, samples_per_s=round(speed, 2))
-            self.bar.set_postfix_str(f'loss {loss.item():.3f}, {speed:.1f} samples/s')
+                    **{n: x.item() for n, x in log.items()}, samples_per_s=round(speed, 2), waited=round(waited, 3))
+            waiting = f', waited {100 * waited:.0f} %' if waited >= 0.01 else ''
+            self.bar.set_postfix_str(f'loss {loss.item():.3f}, {speed:.1f} samples/s{waiting}')
         self.bar.update()
         if run.stop or run.step % run.cfg.save_every == 0:
             run.save()

@@ -14,7 +14,6 @@ import json
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
 
 import eval as evaluation
 from baselines import build
@@ -24,7 +23,9 @@ from patches import UserError, rank, world
 from run import (Steps, agreed, leave_processes, open_run, pretraining_cache, say, start_processes, stop_gently,
                  wait_for_all)
 from streams.catalogue import open_stream
-from streams.common import Union, count_workers
+from streams.common import Union
+from streams.prepare import advice
+from streams.workers import Loader, count_workers, waiting
 from weights import load_weights, save_atomically, write_text
 
 
@@ -52,11 +53,10 @@ def learn_stream(run, stream, checkpoint):
 def take_steps(run, clips, batches, title):
     """The steps of one task, or of the initial pre-training, that are still to be taken: from run.step on."""
     method = DistributedDataParallel(run.method, broadcast_buffers=False) if dist.is_initialized() else run.method
-    loader = DataLoader(clips, batch_sampler=batches[run.step:], pin_memory=run.device.type == 'cuda',
-                        num_workers=count_workers(run.cfg.dataset, run.cfg.workers),
-                        generator=torch.Generator())   # its own: workers' seeds must not use up the masks' randomness
+    loader = Loader(clips, batches.after(run.step), count_workers(run.cfg.dataset, run.cfg.workers),
+                    pin=run.device.type == 'cuda')
     with Steps(run, title, len(batches)) as steps:
-        for batch in loader:
+        for batch in waiting(loader, steps.waits):
             run.note_bad(batch['bad'])
             batch = {name: batch[name].to(run.device, non_blocking=True) for name in ('audio', 'video')}
             with autocast(run.device):
@@ -84,25 +84,42 @@ def tasks_of(cfg, stream):
 
 
 def plan(clips, batch_size, epochs, max_steps, seed):
-    """The batches of a phase, all of them, before it begins: a list of lists of (clip, seed of its augmentation).
-
-    So a resumed run need only go on at a place in the list. A task smaller than a batch trains on the smaller batch; an
-    incomplete last batch is dropped. Under several processes each gets its part of every batch.
-    """
+    """The batches of a phase, which are certain before it begins; so a resumed run need only go on at a place among
+    them. A task smaller than a batch trains on the smaller batch; an incomplete last batch is dropped."""
     batch_size = min(batch_size, clips) // world() * world()
     if batch_size == 0:
         raise UserError(f'{clips} clips cannot be split over {world()} processes')
-    generator = torch.Generator().manual_seed(seed)
-    batches = []
-    for _ in range(epochs):
-        order = torch.randperm(clips, generator=generator).tolist()
-        seeds = torch.randint(2 ** 62, (clips,), generator=generator).tolist()
-        for start in range(0, clips - batch_size + 1, batch_size):
-            if len(batches) == max_steps:
-                return batches
-            one = slice(start + rank(), start + batch_size, world())
-            batches.append(list(zip(order[one], seeds[one])))
-    return batches
+    steps = clips // batch_size * epochs
+    return Batches(clips, batch_size, min(steps, max_steps) if max_steps >= 0 else steps, seed)
+
+
+@dataclasses.dataclass
+class Batches:
+    """Batches first … steps − 1 of a phase: lists of (clip, seed of its augmentation). Each epoch is drawn when it
+    begins, since those of millions of clips would fill the memory. Under several processes, each has its part of every
+    batch."""
+    clips: int
+    batch_size: int
+    steps: int
+    seed: int
+    first: int = 0
+
+    def __len__(self):
+        return self.steps - self.first
+
+    def __iter__(self):
+        generator, each = torch.Generator().manual_seed(self.seed), self.clips // self.batch_size      # an epoch
+        for epoch in range(0, self.steps, each):
+            order = torch.randperm(self.clips, generator=generator)
+            seeds = torch.randint(2 ** 62, (self.clips,), generator=generator)
+            for step in range(max(epoch, self.first), min(epoch + each, self.steps)):
+                start = (step - epoch) * self.batch_size
+                one = slice(start + rank(), start + self.batch_size, world())
+                yield list(zip(order[one].tolist(), seeds[one].tolist()))
+
+    def after(self, steps):
+        """Those that are left after so many steps."""
+        return dataclasses.replace(self, first=steps)
 
 
 def pretrain(run, stream, checkpoint):
@@ -134,8 +151,9 @@ def evaluate(run, stream):
     """Retrieval with all tasks' clips as candidates, by the first process → a row of results, None in the others."""
     row = None
     if rank() == 0:
-        c_a, c_v, task_of, bad = evaluation.embed_clips(run.evaluated(), stream.test, run.device, run.cfg.batch_size,
-                                                        count_workers(run.cfg.dataset, run.cfg.workers))
+        workers = count_workers(run.cfg.dataset, run.cfg.workers)
+        [(c_a, c_v)], task_of, bad = evaluation.embed_clips([run.evaluated()], stream.test, run.device,
+                                                            run.cfg.batch_size, workers)
         run.note_bad(bad)
         row = dict(evaluation.retrieval(c_a, c_v, task_of, len(stream.names)), candidates=len(task_of))
     wait_for_all()
@@ -171,11 +189,13 @@ def finish(run, stream):
 
 
 def open_data(cfg):
-    """The run's Stream. The first process tests the clips; the others then find its findings in the cache."""
+    """The run's Stream. The first process tests the clips, for all: a disk that fails but now and then must not leave
+    them with different ones."""
     workers = count_workers(cfg.dataset, cfg.workers)
     stream = open_stream(cfg, workers) if rank() == 0 else None
-    wait_for_all()
-    return stream or open_stream(cfg, workers)
+    if stream:
+        stream.notes.extend(advice(stream.train, cfg))
+    return agreed(stream)
 
 
 def main(arguments=None):

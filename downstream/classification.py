@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from sklearn.metrics import average_precision_score
 
 from config import autocast
-from downstream.heads import draw_batches, joint_embedding, learn, loader_of, masked, model_and_head
+from downstream.heads import draw_batches, joint_embedding, learn, loader_of, masked, new_probe
 from downstream.heads import options, predict, recipe
 from downstream.pictures import look
+from downstream.together import groups
 from patches import UserError, normalize_frames
 from streams.common import Union
 
@@ -31,11 +32,16 @@ def measure(run, args):
         raise UserError(f'{run.folder}: no task has been learned yet')
     several = run.cfg.dataset == 'audioset' or any(
         len(labels) != 1 for dataset in (*stream.train, *stream.evaluate) for labels in dataset.labels)
-    found = [probe(run, file, plan, several, args, f'head after {after}') for _, after, file in models]
+    # Frozen backbones share each clip; one that learns has gradients and moments too, and so the memory for itself.
+    found, left_out = [], set()
+    for group in [[model] for model in models] if args.finetune else groups(run, models):
+        rows, bad = probe(run, group, plan, several, args)
+        found += rows
+        left_out.update(bad)
     results = dict(metric='mAP' if several else 'accuracy', tasks=stream.names, after=[name for _, name, _ in models],
                    acc=[[task['metric'] for task in row] for row in found], finetune=args.finetune,
                    options=options(args), chance=[task['chance'] for task in found[-1]],
-                   left_out=sorted({reason for row in found for task in row for reason in task['bad']}))
+                   left_out=sorted(left_out))
     return results if several else results | {'top5': {'acc': [[task['top5'] for task in row] for row in found]}}
 
 
@@ -46,35 +52,36 @@ def show(run, results):
 
 # ---------------------------------------------------------------------------- a head, and its score
 
-def probe(run, file, plan, several, args, title):
-    """Train a head on one model, for all tasks' classes, and ask it task by task.
+def probe(run, models, plan, several, args):
+    """Train a head on each of the models, for all tasks' classes and from the same clips, and ask it task by task.
 
-    → for each task {metric: accuracy or mAP; top5, but not where clips have several labels; chance: of the metric, by
-    guessing; all in percent; bad: clips left out}. With args.finetune, the backbone learns too. Raises UserError.
+    → [model][task] {metric: accuracy or mAP; top5, but not where clips have several labels; chance: of the metric, by
+    guessing; all in percent}; clips left out. With args.finetune, the backbones learn too. Raises UserError.
     """
     stream, clips = run.stream, Union(run.stream.train)
     classes = [name for names in stream.classes for name in names]                 # C of them
-    backbone, head, parameters = model_and_head(run, file, len(classes), args)
+    target = multi_hot(clips.labels, classes)                                      # clips,C
+    probes = [new_probe(run, model, len(classes), args) for model in models]
 
-    def logits_of(batch, augment=lambda audio: audio):         # B,C
-        audio, video = augment(batch['audio'].to(run.device)), normalize_frames(batch['video'].to(run.device))
+    def logits_of(probe, batch):                               # B,C
+        audio, video = batch['audio'].to(run.device), normalize_frames(batch['video'].to(run.device))
         with autocast(run.device):
-            x = joint_embedding(backbone, audio, video)
-        return head(x)                                         # in float32
+            x = joint_embedding(probe.backbone, audio, video)
+        return probe.head(x)                                   # in float32
 
-    target = multi_hot(clips.labels, classes)                  # clips,C
+    def prepared(batch):
+        return dict(audio=masked(batch['audio'].to(run.device)), video=batch['video'].to(run.device),
+                    target=target[batch['clip']].to(run.device))
 
-    def loss_of(batch):
-        logits, own = logits_of(batch, masked), target[batch['clip']].to(run.device)
+    def loss_of(probe, batch):
+        logits, own = logits_of(probe, batch), batch['target']
         return head_loss(logits, own, several), own.gather(1, logits.argmax(1, keepdim=True)).mean().item()
 
     batches = draw_batches([len(dataset) for dataset in stream.train], plan, args.seed, args.clips)
-    learn(parameters, loader_of(run, clips, batches), plan, loss_of, title)
-    found = []
-    for name, dataset in zip(stream.names, stream.evaluate):
-        logits, shown, bad = predict(run, dataset, logits_of, plan.batch_size, 'clip', f'{title}: {name}')
-        found.append(score(logits, multi_hot(dataset.labels, classes)[shown], several) | {'bad': bad})
-    return found
+    learn(probes, loader_of(run, clips, batches), plan, prepared, loss_of, f'{len(probes)} × {probes[-1].title}')
+    found, bad = predict(run, probes, stream.evaluate, stream.names, logits_of, plan.batch_size, 'clip')
+    truth = [multi_hot(dataset.labels, classes) for dataset in stream.evaluate]
+    return [[score(logits, own[shown], several) for (logits, shown), own in zip(row, truth)] for row in found], bad
 
 
 def score(logits, truth, several):

@@ -10,11 +10,10 @@ import torch
 import torch.nn.functional as F
 
 from config import autocast
-from data import AVE_SECONDS, window_of_second
-from downstream.heads import draw_batches, joint_tokens, learn, loader_of, model_and_head, options, predict, recipe
+from downstream.heads import draw_batches, joint_tokens, learn, loader_of, new_probe, options, predict, recipe
 from downstream.pictures import OKABE_ITO
 from patches import UserError, normalize_frames
-from streams.ave import AVE_LAYOUT, ave
+from streams.ave import AVE_LAYOUT, AVE_SECONDS, ave, window_of_second
 
 SHOWN = 8     # clips in the picture, at most
 BACKGROUND, OWN, OTHER = ('#DDDDDD', ''), (OKABE_ITO[4], ''), (OKABE_ITO[5], '///')   # colour and hatch of a second
@@ -27,26 +26,28 @@ def measure(run, args):
              background; finetune, options; left_out: clips that are not used; shown: some clips second by second
     """
     sets, names = open_ave(run, args.data)
-    plan, (_, after, file), classes = recipe('ave', args), run.models()[-1], ['background', *names]
-    backbone, head, parameters = model_and_head(run, file, len(classes), args)
+    plan, model, classes = recipe('ave', args), run.models()[-1], ['background', *names]
+    probes = [new_probe(run, model, len(classes), args)]       # of the last model alone, as Table 8 has it
 
-    def logits_of(batch):                                      # B,10,29
+    def logits_of(probe, batch):                               # B,10,29
+        audio, audio_start = batch['audio'].to(run.device), batch['audio_start'].to(run.device)
         video = normalize_frames(batch['video'].to(run.device))
         with autocast(run.device):
-            x = second_embedding(backbone, batch['audio'].to(run.device), video, batch['audio_start'].to(run.device))
-        return head(x)                                         # in float32
+            x = second_embedding(probe.backbone, audio, video, audio_start)
+        return probe.head(x)                                   # in float32
 
-    def loss_of(batch):
-        logits, target = logits_of(batch).flatten(0, 1), batch['target'].to(run.device).flatten()
+    def loss_of(probe, batch):
+        logits, target = logits_of(probe, batch).flatten(0, 1), batch['target'].to(run.device).flatten()
         return F.cross_entropy(logits, target), (logits.argmax(1) == target).double().mean().item()
 
     batches = draw_batches([len(sets['train'])], plan, args.seed, args.clips)
-    learn(parameters, loader_of(run, sets['train'], batches), plan, loss_of, f'AVE after {after}')
-    logits, target, bad = predict(run, sets['test'], logits_of, plan.batch_size, 'target', 'AVE: evaluating')
+    learn(probes, loader_of(run, sets['train'], batches), plan, dict, loss_of, f'AVE: {probes[0].title}')
+    found, bad = predict(run, probes, [sets['test']], ['AVE, test'], logits_of, plan.batch_size, 'target')
+    ((logits, target),), = found
     guess = logits.argmax(-1)                                                    # n,10
     right, there = (guess == target).double(), target.flatten().bincount(minlength=len(classes))
     per_class = [100 * right[target == c].mean().item() if there[c] else None for c in range(len(classes))]
-    return dict(after=after, accuracy=100 * right.mean().item(), majority=100 * there.max().item() / target.numel(),
+    return dict(after=model[1], accuracy=100 * right.mean().item(), majority=100 * there.max().item() / target.numel(),
                 classes=classes, finetune=args.finetune, options=options(args),
                 left_out=sorted({*bad, *sets['train'].bad, *sets['test'].bad}), per_class=per_class,
                 shown=[dict(target=target[n].tolist(), guess=guess[n].tolist()) for n in telling(target)])

@@ -8,11 +8,10 @@ The paper reads a large gap that stays large as alignment that was not forgotten
 import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
 
 from downstream.pictures import OKABE_ITO, look
+from downstream.together import groups, in_one_pass, joined
 from patches import normalize_frames
-from streams.common import clips_in_order
 
 POINTS = 200   # of a cloud, at most
 
@@ -27,13 +26,12 @@ def measure(run, args):
     """
     models, names = run.models(), run.stream.names
     steps, rows = steps_of(models), []
-    for _, _, file in tqdm(models, desc='modality gap', unit='model', leave=False, disable=None):
-        backbone, _ = run.load(file)
-        by_task = [embeddings(run, backbone, dataset) for dataset in run.stream.evaluate]
-        rows.append([modality_gap(*pair) for pair in by_task])
+    for group in groups(run, models):
+        found = embeddings(run, group)
+        rows += [[modality_gap(*pair) for pair in by_task] for by_task in found]
     return {'tasks': list(names), 'after': [name for _, name, _ in models], 'gap': rows,
             'over_stream': [sum(row[:t]) / t for t, row in zip(steps, rows) if t],
-            'difference': difference(rows, steps), 'clouds': [clouds(*pair) for pair in by_task]}
+            'difference': difference(rows, steps), 'clouds': [clouds(*pair) for pair in found[-1]]}
 
 
 def show(run, results):
@@ -46,14 +44,16 @@ def steps_of(models):
     return [t for t, _, _ in models]
 
 
-@torch.no_grad()
-def embeddings(run, backbone, dataset):
-    """c_a, c_v (n, D), L2-normalized, on the CPU, of a task's clips. Those that cannot be read are left out."""
-    pairs = []
-    for batch in clips_in_order(dataset, run.cfg.batch_size, run.workers, []):
+def embeddings(run, models):
+    """[model][task]: c_a, c_v (n, D), L2-normalized, on the CPU, of each task's clips by each of the models. Clips that
+    cannot be read are left out."""
+    def embed(backbone, task, batch):
         c_a, c_v = backbone.embed(batch['audio'].to(run.device), normalize_frames(batch['video'].to(run.device)))
-        pairs.append((c_a.cpu(), c_v.cpu()))
-    return tuple(map(torch.cat, zip(*pairs)))
+        return c_a.cpu(), c_v.cpu()
+
+    backbones = [run.load(file)[0] for _, _, file in models]
+    found, bad = in_one_pass(run, run.stream.evaluate, run.cfg.batch_size, backbones, embed, 'modality gap')
+    return joined(found, run.stream.names, bad)
 
 
 def modality_gap(c_a, c_v):

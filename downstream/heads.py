@@ -3,6 +3,8 @@
 In:  a recorded run, a data set and options of the command line.
 Out: what `classification` and `events` are made of. A head and what it sees are float32; the backbone may run in bf16.
 
+The heads of a run's models learn side by side from the same batches, so that a clip is decoded once for all of them.
+
 A head sees the *joint* embedding, that is after E_f on both modalities together and `norm`; retrieval compares another
 one, in which each modality is alone.
 """
@@ -11,13 +13,13 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 from torchaudio.transforms import FrequencyMasking, TimeMasking
 from tqdm import tqdm
 
 from data import AUDIO_MEAN, AUDIO_STD
+from downstream.together import in_one_pass, joined
 from patches import UserError, all_positions, patchify_a, patchify_v
-from streams.common import clips_in_order
+from streams.workers import Loader
 
 
 # ------------------------------------------------------------------------- the schedule of Table 6
@@ -70,31 +72,36 @@ def draw_batches(tasks, plan, seed, cap=None):
     return batches
 
 
-def learn(parameters, loader, plan, loss_of, title):
-    """Steps along a loader of all epochs' batches. loss_of(batch) → loss (a scalar), share of right answers in [0, 1].
+def learn(probes, loader, plan, prepared, loss_of, title):
+    """Every probe's steps along a loader of all epochs' batches, all of them at one batch before any sees the next.
+
+    prepared(batch)       → the batch that all of them see: what is random about it is drawn once
+    loss_of(probe, batch) → loss (a scalar), share of right answers in [0, 1]
 
     AdamW, cosine decay, two warm-up epochs, or a fifth of all where the user asks for fewer than ten. Raises UserError.
     """
-    optimizer = torch.optim.AdamW(parameters, lr=plan.lr, betas=(0.95, 0.999), weight_decay=5e-6)
     warmup = round(len(loader) / plan.epochs * min(2, plan.epochs / 5))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, len(loader), warmup))
+    optimizers = [torch.optim.AdamW(probe.learning(), lr=plan.lr, betas=(0.95, 0.999), weight_decay=5e-6)
+                  for probe in probes]
+    schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, len(loader), warmup))
+                 for optimizer in optimizers]
     with tqdm(total=len(loader), desc=title, unit='step', leave=False, disable=None) as bar:
-        for batch in loader:
-            loss, right = loss_of(batch)
-            if not torch.isfinite(loss):
-                raise UserError(f'{title}, step {bar.n}: the loss is {loss.item()}; try a smaller --lr')
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            bar.set_postfix_str(f'loss {loss.item():.3f}, {100 * right:.0f} % right', refresh=False)
+        for batch in map(prepared, loader):
+            for probe, optimizer, schedule in zip(probes, optimizers, schedules):
+                loss, right = loss_of(probe, batch)
+                if not torch.isfinite(loss):
+                    raise UserError(f'{probe.title}, step {bar.n}: the loss is {loss.item()}; try a smaller --lr')
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+            bar.set_postfix_str(f'loss {loss.item():.3f}, {100 * right:.0f} % right', refresh=False)   # of the last
             bar.update()
 
 
 def loader_of(run, dataset, batches):
     """batches: lists of the data set's keys (clip, seed) → a loader of these batches, in this order"""
-    return DataLoader(dataset, batch_sampler=batches, num_workers=run.workers, pin_memory=run.device.type == 'cuda',
-                      generator=torch.Generator())      # its own: workers' seeds must not use up the masks' randomness
+    return Loader(dataset, batches, run.workers, pin=run.device.type == 'cuda')
 
 
 def masked(audio):
@@ -130,25 +137,39 @@ def joint_embedding(backbone, audio, video):
     return torch.cat([joint_a.float().mean(1), joint_v.float().mean(1)], 1)
 
 
-def model_and_head(run, file, outputs, args):
-    """→ backbone, a random linear head (2D → outputs), and the parameters that learn: the head's, and with
-    args.finetune all. Raises UserError where the file holds no such model."""
+# ---------------------------------------------------------------------------- a head, on a model
+
+class Probe(NamedTuple):
+    """A linear head and the backbone that it asks, which is frozen unless it is fine-tuned."""
+    title: str
+    backbone: nn.Module
+    head: nn.Module
+
+    def learning(self):
+        """The parameters that learn: the head's, and all where the backbone is fine-tuned."""
+        return [x for module in (self.head, self.backbone) for x in module.parameters() if x.requires_grad]
+
+
+def new_probe(run, model, outputs, args):
+    """A random linear head (2D → outputs) on a model (t, name, file) of the run. Raises UserError where the file holds
+    no such model.
+
+    What is drawn afterwards follows from args.seed alone, whichever model was the last: masks are the same for all.
+    """
+    _, after, file = model
     torch.manual_seed(args.seed)                               # so the heads of all models start alike
-    backbone, _ = run.load(file)                               # anew for each head, since fine-tuning changes it
+    backbone, _ = run.load(file)
     backbone.requires_grad_(args.finetune)                     # a frozen one records nothing for a backward pass
-    head = nn.Linear(2 * run.cfg.embed_dim, outputs).to(run.device)
-    return backbone, head, [*head.parameters(), *(backbone.parameters() if args.finetune else [])]
+    return Probe(f'head after {after}', backbone, nn.Linear(2 * run.cfg.embed_dim, outputs).to(run.device))
 
 
-@torch.no_grad()
-def predict(run, dataset, logits_of, size, answer, title):
-    """Each clip once, in batches of `size` → logits (n, ...) on the CPU; batch[answer] of all (n, ...); and what could
-    not be read, as "name: reason", which is left out. Raises UserError when that is everything."""
-    rows, answers, bad = [], [], []
-    batches = clips_in_order(dataset, size, run.workers, bad)
-    for batch in tqdm(batches, total=math.ceil(len(dataset) / size), desc=title, leave=False, disable=None):
-        rows.append(logits_of(batch).cpu())
-        answers.append(batch[answer])
-    if not rows:
-        raise UserError(f'{title}: none of the clips can be read: {bad[:3]}')
-    return torch.cat(rows), torch.cat(answers), bad
+def predict(run, probes, datasets, names, logits_of, size, answer):
+    """Each clip once for all probes, in batches of `size` → [probe][task]: logits (n, …), and batch[answer] of all
+    (n, …), on the CPU; and what could not be read, as "name: reason", which is left out. Raises UserError where that is
+    all of a task.
+
+    logits_of(probe, batch): of a batch on the CPU
+    """
+    watch = lambda probe, task, batch: (logits_of(probe, batch).cpu(), batch[answer])
+    found, bad = in_one_pass(run, datasets, size, probes, watch, 'evaluating')
+    return joined(found, names, bad), bad

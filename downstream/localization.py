@@ -5,12 +5,11 @@ Out: four maps a clip (`downstream/maps.py`); and where the source is known (sha
 """
 import matplotlib.pyplot as plt
 import torch
-from tqdm import tqdm
 
-from downstream.maps import MEASURES, SYMBOLS, TITLES, UNKNOWN, Maps, alone, area, maps, mean, means, moved
+from downstream.maps import MEASURES, SYMBOLS, TITLES, UNKNOWN, Maps, Some, alone, area, maps, mean, means, moved
 from downstream.maps import row_of_table, save, saved, scored, sources
 from downstream.pictures import look, overlays
-from streams.common import clips_in_order
+from downstream.together import groups, in_one_pass
 
 
 def measure(run, args):
@@ -24,19 +23,14 @@ def measure(run, args):
     models, tests, names = run.models(), run.stream.test, run.stream.names
     true = [sources(dataset, run.cfg) for dataset in tests]
     rows, clips = [], {}
-    with tqdm(total=len(models) * len(tests), desc='localization', unit='task', leave=False, disable=None) as bar:
-        for _, _, file in models:
-            backbone, avm = run.load(file)
-            rows.append([])
-            for task, dataset in enumerate(tests):
-                means_of_task, kept = watch(run, backbone, avm, dataset, *true[task])
-                rows[-1].append(means_of_task)
-                for index, (audio, frames, m) in kept.items():
-                    a, v = (alone(t, index) for t in true[task])
-                    clip = clips.setdefault((task, index), dict(task=task, clip=index, frames=frames, audio=audio,
-                                                                truth_a=a, truth_v=v, maps=[]))
-                    clip['maps'].append(m)
-                bar.update()
+    for group in groups(run, models):
+        for row, kept in watch(run, group, true):
+            rows.append(row)
+            for (task, index), (audio, frames, m) in kept.items():
+                a, v = (alone(t, index) for t in true[task])
+                clip = clips.setdefault((task, index), dict(task=task, clip=index, frames=frames, audio=audio,
+                                                            truth_a=a, truth_v=v, maps=[]))
+                clip['maps'].append(m)
     results = {'tasks': list(names), 'after': [name for _, name, _ in models]}
     clips = [clip | Maps(*map(torch.stack, zip(*clip.pop('maps'))))._asdict() for clip in clips.values()]
     save(run, 'localization', dict(results, clips=clips))
@@ -60,25 +54,40 @@ def shown(dataset):
     return sorted({0, len(dataset) - 1})
 
 
-def watch(run, backbone, avm, dataset, true_a, true_v):
-    """One model on one task's clips → {'avm': {measure: mean}, 'backbone': {…}}, and what is kept of `shown` clips:
-    {index: (audio, frames, Maps of this clip)}.
+def watch(run, models, true):
+    """The models on every task's clips → of each model its row, [task] {'avm': {measure: mean}, 'backbone': {…}}, and
+    what is kept of `shown` clips: {(task, index): (audio, frames, Maps of this clip)}.
 
-    true_a (clips, M), true_v (clips, N); where they are None, not known, only the `shown` clips are looked at
+    true[task]: truth_a (clips, M), truth_v (clips, N); where they are None, not known, only the `shown` clips are read
     """
-    parts, kept = {which: [] for which in MEASURES}, {}
-    indices = shown(dataset) if true_a is None else range(len(dataset))
-    for batch in clips_in_order(dataset, run.cfg.batch_size, run.workers, [], indices):
-        m = Maps(*(x.float().cpu() for x in maps(run.cfg, backbone, avm, moved(batch, run.device))))
-        clip = batch['clip']
-        if true_a is not None:
-            parts['avm'].append(scored('avm', m.I_a, m.I_v, true_a[clip], true_v[clip]))
-            parts['backbone'].append(scored('backbone', m.cosine_a, m.cosine_v, true_a[clip], true_v[clip]))
-        for row, index in enumerate(clip.tolist()):
-            if index in shown(dataset):
-                own = Maps(*(alone(x, row) for x in m))
-                kept[index] = alone(batch['audio'], row), alone(batch['video'], row), own
-    return {which: means(part) for which, part in parts.items()}, kept
+    tests = run.stream.test
+    to_read = [Some(dataset, shown(dataset)) if a is None else dataset for dataset, (a, _) in zip(tests, true)]
+
+    def watch_batch(model, task, batch):
+        m = Maps(*(x.float().cpu() for x in maps(run.cfg, *model, moved(batch, run.device))))
+        return measured(m, batch['clip'], *true[task]), kept_of(m, batch, shown(tests[task]))
+
+    found, _ = in_one_pass(run, to_read, run.cfg.batch_size, [run.load(file) for _, _, file in models], watch_batch,
+                           'localization')
+    for by_task in found:
+        row = [{which: means([part[which] for part, _ in batches if which in part]) for which in MEASURES}
+               for batches in by_task]
+        yield row, {(task, index): clip for task, batches in enumerate(by_task)
+                    for _, kept in batches for index, clip in kept.items()}
+
+
+def measured(m, clip, true_a, true_v):
+    """Maps m of the clips number `clip` (B,) → {'avm': {measure: (B,)}, 'backbone': …}; {} where no source is known"""
+    if true_a is None:
+        return {}
+    return {'avm': scored('avm', m.I_a, m.I_v, true_a[clip], true_v[clip]),
+            'backbone': scored('backbone', m.cosine_a, m.cosine_v, true_a[clip], true_v[clip])}
+
+
+def kept_of(m, batch, indices):
+    """Of a batch and its Maps m the clips that are among the indices: {index: (audio, frames, Maps of this clip)}"""
+    return {index: (alone(batch['audio'], row), alone(batch['video'], row), Maps(*(alone(x, row) for x in m)))
+            for row, index in enumerate(batch['clip'].tolist()) if index in indices}
 
 
 # ------------------------------------------------------------------------------- table and picture

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch.utils.data import Dataset
 
 from avm import score
 from patches import whole
@@ -148,6 +149,19 @@ def row_of_table(which, name, values, chance):
 
 
 # ------------------------------------------------------------------------------- clips, and records
+
+class Some(Dataset):
+    """Some clips of a data set, as one of its own; an item still says which clip of the whole it is."""
+
+    def __init__(self, dataset, indices):
+        self.dataset, self.indices = dataset, indices
+
+    def __len__(self):
+        return len(self.indices)
+
+    def __getitem__(self, key):
+        return self.dataset[self.indices[key[0]], key[1]]
+
 
 def moved(batch, device):
     """The tensors of a batch, on the device."""

@@ -5,13 +5,12 @@ Out: I_a and I_v of Eq. 3 within each pair and across tasks; where the source is
 """
 import torch
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from avm import score
-from downstream.maps import UNKNOWN, alone, area, means, moved, row_of_table, save, saved, scored, sources
+from downstream.maps import UNKNOWN, Some, alone, area, means, moved, row_of_table, save, saved, scored, sources
 from downstream.pictures import overlays
+from downstream.together import in_one_pass
 from patches import UserError, whole
-from streams.common import clips_in_order
 
 
 def measure(run, args):
@@ -26,12 +25,8 @@ def measure(run, args):
     if len(tests) < 2:
         raise UserError('spurious attention compares clips of two tasks, and this stream has one')
     _, after, file = run.models()[-1]
-    backbone, avm = run.load(file)
     true = [sources(dataset, run.cfg) for dataset in tests]
-    own, other, clips = [], [], []
-    for task in tqdm(range(len(tests)), desc='spurious attention', unit='task', leave=False, disable=None):
-        for kept, part in zip((own, other, clips), swap(run, backbone, avm, Pairs(tests, task), *true[task])):
-            kept += part
+    own, other, clips = swap(run, file, true)
     results = {'tasks': list(names), 'after': after}
     save(run, 'spurious', dict(results, clips=clips))
     if not own:
@@ -95,25 +90,29 @@ def swapped(cfg, backbone, avm, batch):
                                            other_video.importance_a, other_audio.importance_v))
 
 
-def swap(run, backbone, avm, pairs, true_a, true_v):
-    """One task's pairs → measures with the own and with the other modality, a dict a batch; and [the first pair's clip
-    with its maps].
+def swap(run, file, true):
+    """The model of this file on every task's pairs → measures with the own and with the other modality, a dict a batch;
+    and of each task its first pair's clip with its maps.
 
-    true_a (clips, M), true_v (clips, N); where they are None, not known, only the first pair is looked at, and nothing
-    measured
+    true[task]: truth_a (clips, M), truth_v (clips, N); where they are None, not known, only the first pair is read, and
+    nothing measured
     """
-    own, other, clips = [], [], []
-    indices = [0] if true_a is None else range(len(pairs))
-    for batch in clips_in_order(pairs, run.cfg.batch_size, run.workers, [], indices):
-        I_a, I_v, I_a_other, I_v_other = swapped(run.cfg, backbone, avm, moved(batch, run.device))
-        a, v = (None if t is None else t[batch['clip']] for t in (true_a, true_v))
+    all_pairs = [Pairs(run.stream.test, task) for task in range(len(true))]
+    to_read = [Some(pairs, [0]) if a is None else pairs for pairs, (a, _) in zip(all_pairs, true)]
+    own, other, clips = [], [], {}
+
+    def swap_batch(model, task, batch):
+        I_a, I_v, I_a_other, I_v_other = swapped(run.cfg, *model, moved(batch, run.device))
+        a, v = (None if t is None else t[batch['clip']] for t in true[task])
         if a is not None:
             own.append(scored('avm', I_a, I_v, a, v))
             other.append(scored('avm', I_a_other, I_v_other, a, v))
-        if not clips:
+        if task not in clips:
             first = dict(frames=batch['video'], audio=batch['audio'], other_frames=batch['other_video'],
                          other_audio=batch['other_audio'], truth_a=a, truth_v=v, I_a=I_a, I_v=I_v,
                          I_a_other=I_a_other, I_v_other=I_v_other)
-            clips.append(dict(task=pairs.task, other_task=batch['other_task'][0].item(),
-                              **{name: alone(x, 0) for name, x in first.items()}))
-    return own, other, clips
+            clips[task] = dict(task=task, other_task=batch['other_task'][0].item(),
+                               **{name: alone(x, 0) for name, x in first.items()})
+
+    in_one_pass(run, to_read, run.cfg.batch_size, [run.load(file)], swap_batch, 'spurious attention')
+    return own, other, list(clips.values())

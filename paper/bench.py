@@ -6,6 +6,7 @@ Out: a Markdown table, and with --out a JSON file; each figure also as a ratio t
 
     python -m paper.bench                        the paper's size on a GPU, a small one without
     python -m paper.bench --size base --batch 9
+    python -m paper.bench --data DIR             instead: FLAVA beside the loading of clips (`loading.py`)
 
 Peak memory is what the process takes beyond Python and torch: weights, gradients, moments, activations; on a CPU also
 the rehearsal memory of some batches, which otherwise lies beside the GPU's. All methods run in one process, in turn,
@@ -32,11 +33,16 @@ from baselines import METHODS, WITHOUT_ATTENTION, build
 from config import PRESETS, Config, check_config, exit_politely, one_of, open_device
 from memory import Memory
 from model import AudioVideoMAE
-from paper import printed
+from paper import loading, printed
 from patches import UserError
 from run import write_text
+from streams.catalogue import DATASETS, open_stream
+from streams.common import Union
+from streams.prepare import advice
+from streams.workers import count_workers
 
 NAMES = [name for name in METHODS if name != 'multitask'] + list(WITHOUT_ATTENTION)   # Multitask costs as Finetune does
+ON_DISK = [name for name in DATASETS if name != 'shapes']
 
 
 # ------------------------------------------------------------------------------------ one method
@@ -84,6 +90,12 @@ class Training:
         self.optimizer.step()
         if hasattr(self.method, 'after_step'):
             self.method.after_step()
+
+    def learn(self, batch):
+        """A step, to its end, on loaded clips {audio (B, t, f), video (B, T, 3, H, W)}"""
+        self.batch = {name: batch[name].to(self.device, non_blocking=True) for name in ('audio', 'video')}
+        self.step()
+        wait(self.device)
 
     def operations(self):
         """Floating-point operations of one step, forward and backward, per sample. Attention as plain products: not
@@ -203,6 +215,27 @@ def table(found, beside_paper):
     return '\n'.join(lines) + '\n\n' + (PRINTED if beside_paper else NOT_PRINTED)
 
 
+# -------------------------------------------------------------------------------- beside loading
+
+def clips_of(args):
+    """The folder's training clips, of all tasks, listed and tested as for training. What there is to say of them is
+    said. Raises UserError."""
+    cfg = Config(**{**PRESETS[args.size], 'size': args.size, 'dataset': args.dataset, 'data': args.data,
+                    'tasks': args.tasks or ''})
+    stream = open_stream(cfg, args.workers)
+    clips = Union(stream.train)
+    for note in [*stream.notes, *advice(stream.train, cfg), f'{len(clips)} training clips\n']:
+        print(note)
+    return clips
+
+
+def beside_loading(args, device, precision):
+    """→ what `loading.measure` finds of the folder's clips"""
+    ready = lambda name: Training(name, args.size, args.batch, device, precision)
+    return loading.measure(clips_of(args), args.batch, args.workers, args.methods, ready, args.rounds, args.steps,
+                           pin=device.type == 'cuda')
+
+
 # ------------------------------------------------------------------------------- the command line
 
 def options(arguments):
@@ -215,11 +248,24 @@ def options(arguments):
     parser.add_argument('--batch', type=int, default=9, help='current pairs a step (default 9, as in Table 2)')
     parser.add_argument('--device', default='', help='cuda or cpu; without it, cuda where there is one')
     parser.add_argument('--precision', choices=['fp32', 'bf16'], help='default: bf16 on GPUs that have it, else fp32')
-    parser.add_argument('--methods', nargs='+', default=NAMES, type=one_of(NAMES), metavar='NAME', help='default: all')
+    parser.add_argument('--methods', nargs='+', type=one_of(NAMES), metavar='NAME',
+                        help='default: all; with --data, flava')
     parser.add_argument('--rounds', type=int, default=5, help='how often each method has its turn (default 5)')
     parser.add_argument('--steps', type=int, default=10, help='timed steps a turn (default 10)')
     parser.add_argument('--out', type=Path, help='write the figures to this JSON file')
-    return parser.parse_args(arguments)
+    group = parser.add_argument_group('loading', 'with --data: loading clips and training beside it, not Table 2')
+    group.add_argument('--data', help='folder of the clips, see streams/README.md')
+    group.add_argument('--dataset', type=one_of(ON_DISK), help=' or '.join(ON_DISK) + ' (default vggsound)')
+    group.add_argument('--tasks', help='CSV "class,task"; without it, the paper\'s tasks')
+    group.add_argument('--workers', type=int, help='processes that load; without it, as many as for training')
+    args = parser.parse_args(arguments)
+    if args.data is not None:
+        args.dataset, args.methods = args.dataset or 'vggsound', args.methods or ['flava']
+        args.workers = count_workers(args.dataset, -1 if args.workers is None else args.workers)
+    elif args.dataset or args.tasks or args.workers is not None:
+        parser.error('--dataset, --tasks and --workers are of the clips that --data DIR names')
+    args.methods = args.methods or NAMES
+    return args
 
 
 def main(arguments=None):
@@ -236,11 +282,16 @@ def main(arguments=None):
                    else f'{platform.machine()}, {threads} threads')
         print(f'size {args.size}, batches of {args.batch}, {precision}, {machine}, torch {torch.__version__}; '
               f'{args.rounds} rounds of {args.steps} steps\n')
-        found = measure(args.methods, args.size, args.batch, device, precision, args.rounds, args.steps)
-        print(table(found, as_in_table_2(args.size, args.batch, device)))
+        if args.data is not None:
+            found = dict(loading=beside_loading(args, device, precision))
+            print(loading.table(found['loading']), loading.limits(found['loading']), sep='\n\n')
+        else:
+            found = dict(found=measure(args.methods, args.size, args.batch, device, precision, args.rounds, args.steps))
+            print(table(found['found'], as_in_table_2(args.size, args.batch, device)))
         if args.out:
-            said = dict(vars(args), out=str(args.out), device=str(device), precision=precision, machine=machine)
-            write_text(args.out, json.dumps(dict(said, torch=torch.__version__, found=found), indent=1))
+            given = {name: value for name, value in vars(args).items() if value is not None}
+            said = dict(given, out=str(args.out), device=str(device), precision=precision, machine=machine)
+            write_text(args.out, json.dumps(dict(said, torch=torch.__version__, **found), indent=1))
 
 
 if __name__ == '__main__':

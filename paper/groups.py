@@ -24,7 +24,7 @@ SELECTIONS = {'random': 'Random', 'mats': 'MATS', 'der++': 'DER++', 'importance'
 SELECTIONS |= {name: name for name in selection.SELECTIONS if name not in SELECTIONS}
 DATASETS = {'vggsound': 'VGGSound', 'audioset': 'AudioSet'}                                  # the paper's
 DIRECTIONS = {'audio_to_video': 'Audio-to-Video', 'video_to_audio': 'Video-to-Audio'}
-ONE_GROUP = FREE_TO_CHANGE | {'seed'}                     # may differ in a group: where it was written, what is random
+ONE_GROUP = FREE_TO_CHANGE | {'seed', 'data_seed'}        # may differ in a group: where it was written, what is random
 OF_ONE_METHOD = ('mir_', 'gmed_', 'cls_er_', 'lump_')     # options that begin so mean nothing to other methods
 
 
@@ -84,7 +84,7 @@ def groups(paths):
         options = {name: value for name, value in vars(run.cfg).items() if name not in ONE_GROUP}
         options |= {name: Path(options[name]).name for name in ('init', 'data')}          # folders may have moved
         group = found.setdefault(tuple(options.items()), Group(options, []))
-        twin = [str(r.folder) for r in group.runs if r.cfg.seed == run.cfg.seed]
+        twin = [str(r.folder) for r in group.runs if (r.cfg.seed, r.cfg.data_seed) == (run.cfg.seed, run.cfg.data_seed)]
         if twin:
             raise UserError(f'{twin[0]} and {run.folder} have the same options and the same seed: as two they would '
                             'count as two seeds; leave one out')

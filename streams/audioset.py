@@ -40,7 +40,8 @@ def read_audioset(folder, tables):
                 videos, present, f'{name}_{int(start):06d}', f'{name}_{start * 1000:.0f}_{end * 1000:.0f}', name)
             require(path not in lines, table, line, f'the same clip as in {lines.get(path)}')
             lines[path] = f'{table.name}:{line}'
-            clips.append(Clip(path, tuple(dict.fromkeys(names[mid] for mid in mids)), line, name, start, split))
+            labels = tuple(dict.fromkeys(names[mid] for mid in mids))
+            clips.append(Clip(path, labels, line, name, start, split, end - start))
     return clips
 
 

@@ -4,24 +4,27 @@ In:  lists of clips, as a data set's own file reads them.
 Out: a Stream, whose items are the tensors of `data.read_clip`; what cannot be used is left out and named.
 """
 import difflib
+import itertools
 import json
-import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
+import time
+from bisect import bisect_right
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from data import BadClip, check_clip, read_clip
 from patches import Sizes, UserError
+from streams.workers import Loader, in_processes
 
 SHUFFLED = (                                                # Table 7
     ('music', 'others_part1', 'home_nature', 'sports', 'others_part2', 'vehicle', 'animals', 'people'),
     ('nature', 'human', 'home', 'vehicle', 'music', 'animal', 'others'))
+SAVE_EVERY = 60                                             # seconds, while clips are tested
+FELLED = 'fells the process that tests it', False           # what is found of such a clip, and that it may not last
 
 
 class Stream(NamedTuple):
@@ -43,12 +46,19 @@ class Clip(NamedTuple):
     name: str = ''      # YouTube's id
     start: float = 0.0  # second of the YouTube video
     split: str = ''     # train or test
+    seconds: float = 0  # length of its segment; 0: unknown
+    there: bool = True  # whether its folder had it when that was listed
+
+    @property
+    def segment(self):
+        """(start, seconds), or None where the length is unknown: which part of a whole video the clip is"""
+        return (self.start, self.seconds) if self.seconds else None
 
 
 # ----------------------------------------------------------------------------- clips as tensors
 
 def first_readable(clips, index, read):
-    """What read(path) returns of clip number index → (index, that, '').
+    """What read(clip) returns of clip number index → (index, that, '').
 
     Where it raises BadClip though the clip was tested (deleted since), the next one stands in → (its index, what was
     read of it, 'name: reason' of the one it replaces). For of several processes, each needs a full batch, or the others
@@ -56,11 +66,10 @@ def first_readable(clips, index, read):
     bad = []
     for step in range(len(clips)):
         delivered = (index + step) % len(clips)
-        path = clips[delivered].path
         try:
-            return delivered, read(path), '; '.join(bad)
+            return delivered, read(clips[delivered]), '; '.join(bad)
         except BadClip as error:
-            bad.append(f'{os.path.basename(path)}: {error}')
+            bad.append(f'{os.path.basename(clips[delivered].path)}: {error}')
     raise UserError(f'None of the {len(clips)} clips can be read any more:\n  ' + '\n  '.join(bad[:5]))
 
 
@@ -81,7 +90,8 @@ class VideoClips(Dataset):
         index, seed = key
         generator = lambda: torch.Generator().manual_seed(seed) if self.augment else None
         index, (audio, video), bad = first_readable(
-            self.clips, index, lambda path: read_clip(path, self.sizes, generator(), self.max_roll))
+            self.clips, index,
+            lambda clip: read_clip(clip.path, self.sizes, generator(), self.max_roll, clip.segment))
         return dict(audio=audio, video=video, clip=index, bad=bad)
 
 
@@ -89,17 +99,22 @@ class Union(Dataset):
     """Several tasks' clips as one: those of Multitask, and those of a head that tells all tasks' classes apart."""
 
     def __init__(self, datasets):
-        self.at = [(dataset, i) for dataset in datasets for i in range(len(dataset))]
-        self.labels = [label for dataset in datasets for label in dataset.labels]
+        self.datasets = datasets
+        self.starts = [0, *itertools.accumulate(map(len, datasets))]
+
+    @property
+    def labels(self):
+        return [label for dataset in self.datasets for label in dataset.labels]
 
     def __len__(self):
-        return len(self.at)
+        return self.starts[-1]
 
     def __getitem__(self, key):
         """As the data set's own item, but for clip, which counts over all of them."""
-        dataset, index = self.at[key[0]]
-        item = dataset[index, key[1]]
-        return dict(item, clip=key[0] - index + item['clip'])
+        which = bisect_right(self.starts, key[0]) - 1
+        start = self.starts[which]
+        item = self.datasets[which][key[0] - start, key[1]]
+        return dict(item, clip=start + item['clip'])
 
 
 def clips_in_order(dataset, batch_size, workers, bad, indices=None):
@@ -109,23 +124,34 @@ def clips_in_order(dataset, batch_size, workers, bad, indices=None):
     A clip that could not be read after all is left out, for what stands in for it has its own turn; its 'name: reason'
     joins the list `bad`. So a batch may hold fewer than batch_size clips; one that would hold none is skipped.
     """
-    keys = [(index, 0) for index in (range(len(dataset)) if indices is None else indices)]
-    loader = DataLoader(dataset, batch_size, sampler=keys, num_workers=workers,
-                        generator=torch.Generator())   # its own: workers' seeds must not use up the masks' randomness
-    for batch in loader:
-        reasons = batch.pop('bad')
-        bad += [reason for reason in reasons if reason]
-        good = torch.tensor([not reason for reason in reasons])
-        if good.any():
-            yield {name: value[good] for name, value in batch.items() if torch.is_tensor(value)}
+    indices = range(len(dataset)) if indices is None else indices
+    for batch in Loader(dataset, _cut(indices, batch_size), workers):
+        yield from _readable(batch, bad)
 
 
-def count_workers(dataset, wanted):
-    """How many processes load clips: as many as wanted; for -1, one a core, shared with the other processes of
-    torchrun, and none for shapes, which are made faster than they are sent."""
-    if wanted >= 0:
-        return wanted
-    return 0 if dataset == 'shapes' else (os.cpu_count() or 1) // int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+def tasks_in_order(datasets, batch_size, workers, bad):
+    """All tasks' clips, one task after another → (task, a batch of it), as clips_in_order makes them. One loader
+    serves all, so that its processes start but once; a batch holds clips of one task alone."""
+    union = Union(datasets)
+    cut = [(task, batch) for task, start in enumerate(union.starts[:-1])
+           for batch in _cut(range(start, union.starts[task + 1]), batch_size)]
+    for batch, (task, _) in zip(Loader(union, [batch for _, batch in cut], workers), cut):
+        for readable in _readable(batch, bad):
+            yield task, dict(readable, clip=readable['clip'] - union.starts[task])
+
+
+def _cut(indices, batch_size):
+    """Indices of clips that are not augmented → lists of their keys"""
+    return [[(index, 0) for index in indices[i:i + batch_size]] for i in range(0, len(indices), batch_size)]
+
+
+def _readable(batch, bad):
+    """The part of a batch that is not in place of a bad clip, if there is any."""
+    reasons = batch.pop('bad')
+    bad += [reason for reason in reasons if reason]
+    good = torch.tensor([not reason for reason in reasons])
+    if good.any():
+        yield {name: value[good] for name, value in batch.items() if torch.is_tensor(value)}
 
 
 # ------------------------------------------------------------------------------- clips as tasks
@@ -196,7 +222,7 @@ def usable(folder, clips, workers=0, max_bad=0.1, cache=None):
     max_bad    share of clips that may be unusable: some always are, but many point to a mistake
     cache      file that remembers which clips were tested
     """
-    reasons, notes = _scan(list(dict.fromkeys(clip.path for clip in clips)), workers, cache)
+    reasons, notes = _scan(clips, workers, cache)
     bad = [f'{os.path.basename(path)}: {reason}' for path, reason in reasons.items() if reason]
     if len(bad) > max_bad * len(reasons):
         raise UserError(f'{len(bad)} of {len(reasons)} clips ({len(bad) / len(reasons):.0%}) in {folder} cannot be '
@@ -205,36 +231,49 @@ def usable(folder, clips, workers=0, max_bad=0.1, cache=None):
     return [clip for clip in clips if not reasons[clip.path]], bad, notes
 
 
-def _scan(paths, workers, cache):
-    """check_clip on each path → dict path → reason or None, and notes for the user."""
+def _scan(clips, workers, cache):
+    """check_clip on each clip → dict path → reason or None, and notes for the user."""
     try:
         known = dict(json.loads(Path(cache).read_text()))
     except (TypeError, OSError, ValueError):    # no cache wanted, none there yet, or one that was damaged
         known = {}
-    stamps = {path: _stamp(path) for path in paths}
-    reasons = {path: known.get(stamp) for path, stamp in stamps.items()}
-    todo, notes = [path for path in paths if stamps[path] not in known], []
-    # Spawned processes, for a forked copy of a process that has threads or a GPU may hang.
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context('spawn')) if workers and todo else nullcontext()
+    segments = {clip.path: clip.segment for clip in clips}
+    stamps = {path: _stamp(path) for path in segments}
+    keys = {path: f'{stamp}|{segments[path]}' for path, stamp in stamps.items()}
+    # Caches of before the segment mattered have the stamp alone.
+    reasons = {path: known.get(keys[path], known.get(stamp)) for path, stamp in stamps.items()}
+    todo = [(path, segment) for path, segment in segments.items() if not {keys[path], stamps[path]} & known.keys()]
+    lost, saved = '', time.monotonic()
+    results = in_processes(_check, todo, workers, FELLED) if workers and todo else map(_check, todo)
     try:
-        with pool as processes, tqdm(
-                total=len(todo), desc='testing clips', unit='clip', leave=False, disable=None) as bar:
-            results = processes.map(check_clip, todo, chunksize=8) if processes else map(check_clip, todo)
-            for path, reason in zip(todo, results):
+        with tqdm(total=len(todo), desc='testing clips', unit='clip', leave=False, disable=None) as bar:
+            for (path, _), (reason, lasting) in zip(todo, results):
                 reasons[path] = reason
-                if stamps[path]:
-                    known[stamps[path]] = reason
+                if stamps[path] and (not reason or lasting and _stamp(path) == stamps[path]):     # else bad luck
+                    known[keys[path]] = reason
                 bar.update()
+                if time.monotonic() - saved > SAVE_EVERY and cache is not None:
+                    lost, saved = _remember(known, cache), time.monotonic()
     finally:   # also when interrupted: what was tested stays tested
         if cache is not None and todo:
-            try:
-                Path(cache).parent.mkdir(parents=True, exist_ok=True)
-                temporary = Path(f'{cache}.{os.getpid()}.tmp')
-                temporary.write_text(json.dumps(known, indent=0))
-                os.replace(temporary, cache)   # whole or not at all
-            except OSError as error:
-                notes.append(f'{cache} cannot be written ({error.strerror}): the clips are tested again next time')
-    return reasons, notes
+            lost = _remember(known, cache)
+    return reasons, [lost] if lost else []
+
+
+def _check(job):
+    return check_clip(*job)
+
+
+def _remember(known, cache):
+    """Writes what was found of the clips so far, whole or not at all → '', or a note that it cannot be written."""
+    try:
+        Path(cache).parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(f'{cache}.{os.getpid()}.tmp')
+        temporary.write_text(json.dumps(known, separators=(',\n', ': ')))
+        os.replace(temporary, cache)
+    except OSError as error:
+        return f'{cache} cannot be written ({error.strerror}): the clips are tested again next time'
+    return ''
 
 
 def _stamp(path):

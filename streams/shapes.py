@@ -1,18 +1,25 @@
 """The built-in data: a stream of sounding shapes (`scenes.py`), so that nothing need be downloaded (ours).
 
 In:  a seed, and how many clips of each kind.
-Out: a Stream of six tasks of three classes each; the other 18 classes are the initial pre-training set. Clips are made
-     when they are asked for.
+Out: a Stream of six tasks of three classes each; the other 18 classes are the initial pre-training set. Clips are drawn
+     when they are asked for, and kept: in a folder, where all runs find them, or in memory.
 
     python -m streams.shapes --out DIR --layout vggsound|audioset|ave
         writes such clips as mp4 files, laid out as that data set
 """
 import argparse
+import contextlib
+import hashlib
+import os
 from pathlib import Path
 
+import numpy as np
 import torch
+from tqdm import tqdm
 
+import data
 from patches import SIZES, Sizes
+from streams import scenes
 from streams.common import Stream
 from streams.scenes import draw_scene, kinds, render
 from streams.shapes_files import LAYOUTS, write
@@ -22,12 +29,12 @@ NAMES = ('ash', 'birch', 'cedar', 'elm', 'fir', 'oak')   # of the tasks
 
 
 class Shapes(torch.utils.data.Dataset):
-    """Clips 0 … length−1 of some classes, made when they are asked for and kept, small as they are, in memory."""
+    """Clips 0 … length−1 of some classes, drawn when they are first asked for and kept. folder: where; '': in memory"""
 
-    def __init__(self, classes, length, sizes, max_silent, seed):
+    def __init__(self, classes, length, sizes, max_silent, seed, folder=''):
         self.classes, self.length, self.sizes, self.max_silent, self.seed = classes, length, sizes, max_silent, seed
         self.labels = [(classes[i % len(classes)].name,) for i in range(length)]
-        self.made = {}
+        self.folder, self.drawn = folder, None
 
     def __len__(self):
         return self.length
@@ -39,20 +46,79 @@ class Shapes(torch.utils.data.Dataset):
     def __getitem__(self, key):
         """key (index, seed); no noise is added in training, so the second goes unused → audio, video, clip, bad"""
         index, _ = key
-        if index not in self.made:
-            audio, video = render(self.scene(index), self.sizes)
-            self.made[index] = audio.half(), video
-        audio, video = self.made[index]
-        return dict(audio=audio.float(), video=video, clip=index, bad='')
+        if self.drawn is None:
+            self.drawn = kept_clips(self)
+        there, audio, video = self.drawn
+        if not there[index]:
+            one, frames = render(self.scene(index), self.sizes)
+            audio[index], video[index] = one.half().numpy(), frames.numpy()
+            there[index] = 1                               # last: of two processes, neither reads half a clip
+        return dict(audio=torch.from_numpy(audio[index].astype(np.float32)),
+                    video=torch.from_numpy(video[index].copy()), clip=index, bad='')
+
+    def __getstate__(self):
+        return vars(self) | {'drawn': None}                # a process that loads clips maps the file for itself
 
 
-def stream(sizes, seed=0, clips_per_task=1000, test_clips=60, pretrain_clips=6000, max_silent=1):
-    """The stream of tasks; classes of no task are the initial pre-training set, as in the paper."""
+# ------------------------------------------------------------------------------- clips that are kept
+
+def kept_clips(shapes):
+    """Where the clips of a Shapes lie → there (n,) uint8, audio (n, t, f) float16, video (n, T, 3, S, S) uint8.
+
+    One file, mapped into memory and shared by all runs with these clips, also at the same time; its name says what they
+    depend on, and so does what draws them. Without a folder, or where it cannot be written, memory alone.
+    """
+    s, n = shapes.sizes, shapes.length
+    parts = [((n,), np.uint8), ((n, s.audio_frames, s.mel_bins), np.float16),
+             ((n, s.num_frames, 3, s.image_size, s.image_size), np.uint8)]
+    starts = np.cumsum([0] + [int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in parts])
+    content = np.zeros(starts[-1], np.uint8) if not shapes.folder else _mapped(shapes, int(starts[-1]))
+    return [content[a:b].view(dtype).reshape(shape) for a, b, (shape, dtype) in zip(starts, starts[1:], parts)]
+
+
+def _mapped(shapes, size):
+    """The file of so many bytes → all of them (size,) uint8, mapped."""
+    facts, code = _marks(shapes)
+    folder = Path(shapes.folder)
+    path = folder / f'shapes-{facts}-{code}.clips'
+    begun = Path(f'{path}.{os.getpid()}.tmp')
+    try:
+        if not path.exists() or path.stat().st_size != size:
+            folder.mkdir(parents=True, exist_ok=True)
+            with open(begun, 'wb') as file:
+                file.write(np.zeros(size, np.uint8))                   # now, for a mapped file cannot say "disk full"
+            for old in folder.glob(f'shapes-{facts}-*.clips'):
+                tqdm.write(f'{old} {"was cut short" if old == path else "was drawn by other code"}: drawn anew')
+                old.unlink(missing_ok=True)
+            os.replace(begun, path)
+        return np.memmap(path, np.uint8, 'r+')
+    except OSError as error:
+        tqdm.write(f'{path} cannot be kept ({error.strerror}): this run draws its clips for itself. Make room, or name '
+                   'another folder by --cache')
+        with contextlib.suppress(OSError):
+            begun.unlink()
+        return np.zeros(size, np.uint8)
+
+
+def _marks(shapes):
+    """Of the options that the clips depend on, and of the lines that draw them."""
+    s = shapes.sizes
+    facts = (shapes.length, [kind.name for kind in shapes.classes], shapes.max_silent, shapes.seed, s.image_size,
+             s.num_frames, s.audio_frames, s.mel_bins, s.frame_shift)
+    code = b''.join(Path(module).read_bytes() for module in (__file__, scenes.__file__, data.__file__))
+    return [hashlib.sha256(mark).hexdigest()[:12] for mark in (repr(facts).encode(), code)]
+
+
+# ---------------------------------------------------------------------------------------- the stream
+
+def stream(sizes, seed=0, clips_per_task=1000, test_clips=60, pretrain_clips=6000, max_silent=1, folder=''):
+    """The stream of tasks; classes of no task are the initial pre-training set, as in the paper. folder: where drawn
+    clips are kept; '': in memory"""
     classes = kinds()
     in_tasks = NUM_TASKS * CLASSES_PER_TASK
     own = [classes[i * CLASSES_PER_TASK:(i + 1) * CLASSES_PER_TASK] for i in range(NUM_TASKS)]
     # Each part draws from seeds of its own; training and test clips never share one.
-    part = lambda kinds_, length, number: Shapes(kinds_, length, sizes, max_silent, seed * 100 + number)
+    part = lambda kinds_, length, number: Shapes(kinds_, length, sizes, max_silent, seed * 100 + number, folder)
     test = [part(k, test_clips, 51 + i) for i, k in enumerate(own)]
     return Stream(names=list(NAMES), pretrain=part(classes[in_tasks:], pretrain_clips, 0),
                   train=[part(k, clips_per_task, 1 + i) for i, k in enumerate(own)], test=test, evaluate=list(test),

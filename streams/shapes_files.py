@@ -11,7 +11,8 @@ import av
 import numpy as np
 from tqdm import tqdm
 
-from data import AVE_SECONDS, SAMPLE_RATE
+from data import SAMPLE_RATE
+from streams.ave import AVE_SECONDS
 from streams.scenes import KNOT, draw_frames, draw_scene, other_waveform, source_waveform
 
 AUDIOSET_START = 30       # second of its video at which each clip of AudioSet begins; any will do

@@ -18,6 +18,7 @@ YouTube video each), so that they lie like this:
   {folder}/vggsound.csv
   {folder}/video/<id>_<start second, six digits>.mp4   (or .mkv, .webm, .avi)
 `--dataset shapes` needs no download."""
+SECONDS = 10      # of each clip
 
 
 def read_vggsound(folder):
@@ -37,7 +38,8 @@ def read_vggsound(folder):
         stem = f'{name}_{int(start):06d}'
         require(stem not in lines, table, line, f'the same clip as in line {lines.get(stem)}')
         lines[stem] = line
-        clips.append(Clip(find_file(videos, present, stem), (label,), line, name, float(start), split))
+        path = find_file(videos, present, stem)
+        clips.append(Clip(path, (label,), line, name, float(start), split, SECONDS, os.path.basename(path) in present))
     if not clips:
         raise UserError(f'{table}: lists no clips')
     return clips
@@ -57,7 +59,7 @@ def vggsound(folder, sizes: Sizes, tasks_csv=None, clips_per_class=400, retrieva
     paper = TASKS / 'vggsound.csv'
     tasks = read_tasks(tasks_csv or paper, {clip.labels[0] for clip in clips} | set(read_tasks(paper, None)))
     listed, notes = read_retrieval_list(retrieval_list, clips)
-    used, bad, more_notes = usable(folder, _wanted(clips, tasks, clips_per_class, folder), **scan)
+    used, bad, more_notes = usable(folder, _wanted(clips, tasks, clips_per_class), **scan)
     ours = [clip for clip in used if clip.labels[0] in tasks]
     initial = [clip for clip in used if clip.labels[0] not in tasks]
     notes += more_notes
@@ -68,12 +70,12 @@ def vggsound(folder, sizes: Sizes, tasks_csv=None, clips_per_class=400, retrieva
     return stream_of(folder, tasks, ours, listed, initial, sizes, bad, notes, max_roll)
 
 
-def _wanted(clips, tasks, clips_per_class, folder):
+def _wanted(clips, tasks, clips_per_class):
     """Of the tasks' classes the test clips and the first clips_per_class training clips that are there; of the other
     classes all training clips."""
-    wanted, per_class, present = [], Counter(), set(os.listdir(Path(folder) / 'video'))
+    wanted, per_class = [], Counter()
     for clip in clips:
-        per_class[clip.labels, clip.split] += os.path.basename(clip.path) in present   # YouTube's losses do not count
+        per_class[clip.labels, clip.split] += clip.there           # YouTube's losses do not count
         if clip.split == 'test':
             is_wanted = clip.labels[0] in tasks
         else:

@@ -15,10 +15,13 @@ NAMES = {path: '.'.join(path.relative_to(ROOT).with_suffix('').parts).removesuff
 
 
 def imported(tree):
-    """(name of a module of ours, whether inside a function) for every import of a file, wherever it stands"""
+    """(name of a module of ours, whether inside a function) for every import of a file, wherever it stands, but for
+    `if __name__ == '__main__':`, which an import does not run"""
+    of_command = {node for block in tree.body if isinstance(block, ast.If) and '__main__' in ast.unparse(block.test)
+                  for node in ast.walk(block)}
     inside = {node for function in ast.walk(tree) if isinstance(function, (ast.FunctionDef, ast.Lambda))
               for node in ast.walk(function)}
-    for node in ast.walk(tree):
+    for node in set(ast.walk(tree)) - of_command:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):

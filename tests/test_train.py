@@ -57,13 +57,18 @@ def test_every_method_runs_and_resumes(method, tmp_path, here, monkeypatch):
 
 def test_batches_are_planned_before_the_phase_begins():
     """Every clip once an epoch, in another order each; the seed decides; the last incomplete batch is dropped."""
-    batches = plan(clips=23, batch_size=5, epochs=3, max_steps=-1, seed=4)
-    assert [len(batch) for batch in batches] == [5] * 12 and batches == plan(23, 5, 3, -1, 4) != plan(23, 5, 3, -1, 5)
+    planned = lambda *numbers: list(plan(*numbers))
+    batches = planned(23, 5, 3, -1, 4)                 # clips, batch size, epochs, no cap, seed
+    assert len(plan(23, 5, 3, -1, 4)) == 12 and [len(batch) for batch in batches] == [5] * 12
+    assert batches == planned(23, 5, 3, -1, 4) != planned(23, 5, 3, -1, 5)
     epochs = [[clip for batch in batches[i:i + 4] for clip, _ in batch] for i in (0, 4, 8)]
     assert all(len(set(clips)) == 20 and set(clips) <= set(range(23)) for clips in epochs) and epochs[0] != epochs[1]
     assert len({seed for batch in batches for _, seed in batch}) == 60             # each clip augmented anew
-    assert plan(23, 5, 3, 7, 4) == batches[:7] and plan(23, 5, 3, 0, 4) == []
-    assert [len(batch) for batch in plan(3, 5, 2, -1, 4)] == [3, 3]                # a task smaller than a batch
+    assert planned(23, 5, 3, 7, 4) == batches[:7] and planned(23, 5, 3, 0, 4) == []
+    for done in (0, 3, 4, 9, 12):                                                  # a resumed run goes on anywhere
+        rest = plan(23, 5, 3, -1, 4).after(done)
+        assert list(rest) == batches[done:] and len(rest) == 12 - done
+    assert [len(batch) for batch in planned(3, 5, 2, -1, 4)] == [3, 3]                # a task smaller than a batch
 
 
 # -------------------------------------------------------------------------------- several processes

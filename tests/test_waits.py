@@ -1,7 +1,7 @@
 """On a GPU, a step makes the host wait for nothing: counted on fake CUDA tensors, which need no GPU.
 
-Fake tensors have a device, a shape and a dtype, but no values: whatever asks for one, as `.item()` and boolean masks do,
-fails. They also find operations on two devices, and dtypes that do not fit, under bf16 autocast.
+Fake tensors have a device, a shape and a dtype, but no values: whatever asks for one, as `.item()` and boolean masks
+do, fails. They also find operations on two devices, and dtypes that do not fit, under bf16 autocast.
 """
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -86,7 +86,7 @@ def test_a_step_waits_for_nothing(name, fake):
         assert loss.device.type == 'cuda' and loss.dtype == torch.float32 and loss.shape == ()
         assert all(part.device.type == 'cuda' for part in log.values())
     assert copies.waited == []
-    assert copies.sent <= 4                                # which rows are drawn and which are replaced: 48 numbers each
+    assert copies.sent <= 4                                # which rows are drawn, and which replaced: a number a pair
     if method.memory is not None:
         assert method.memory.device.type == 'cuda' and len(method.memory) == 18
 

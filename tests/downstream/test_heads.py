@@ -37,12 +37,15 @@ def test_learn_follows_the_schedule(epochs, warmup, monkeypatch):
     monkeypatch.setattr(torch.optim.AdamW, 'step', step)
     weight = nn.Parameter(torch.ones(3))
     plan = heads.Recipe(5e-4, epochs, 48)
-    heads.learn([weight], list(range(10 * epochs)), plan, lambda batch: (weight.square().sum(), 0.5), 'x')
+    probe = SimpleNamespace(title='a head', learning=lambda: [weight])
+    heads.learn([probe], list(range(10 * epochs)), plan, lambda batch: batch,
+                lambda probe, batch: (weight.square().sum(), 0.5), 'x')
     assert len(seen) == 10 * epochs
     assert torch.tensor(seen).argmax() in (10 * warmup - 1, 10 * warmup) and math.isclose(max(seen), 5e-4)
     assert math.isclose(seen[0], 5e-4 / (10 * warmup)) and seen[-1] < 0.06 * 5e-4
     with pytest.raises(UserError, match='smaller --lr'):
-        heads.learn([weight], [0], heads.Recipe(1, 1, 1), lambda batch: (weight.sum() * math.nan, 0), 'x')
+        heads.learn([probe], [0], heads.Recipe(1, 1, 1), lambda batch: batch,
+                    lambda probe, batch: (weight.sum() * math.nan, 0), 'x')
 
 
 def test_recipe_is_table_6_unless_told_otherwise():
@@ -114,12 +117,15 @@ class Numbers(torch.utils.data.Dataset):
 def test_predict_asks_each_readable_clip_once():
     run, sizes_seen = SimpleNamespace(workers=0), []
 
-    def logits_of(batch):
+    def logits_of(factor, batch):
         sizes_seen.append(len(batch['x']))
-        return 2 * batch['x']
+        return factor * batch['x']
 
-    logits, clips, bad = heads.predict(run, Numbers(9, broken=(3, 4, 5, 7)), logits_of, 3, 'clip', 'numbers')
-    assert clips.tolist() == [0, 1, 2, 6, 8] and logits[:, 0].tolist() == [0, 2, 4, 12, 16]
-    assert bad == ['3: gone', '4: gone', '5: gone', '7: gone'] and sizes_seen == [3, 2]
-    with pytest.raises(UserError, match='numbers: none of the clips can be read.*0: gone'):
-        heads.predict(run, Numbers(2, broken=(0, 1)), logits_of, 3, 'clip', 'numbers')
+    tasks, names = [Numbers(9, broken=(3, 4, 5, 7)), Numbers(2, broken=())], ['nine', 'two']
+    found, bad = heads.predict(run, [2, 3], tasks, names, logits_of, 3, 'clip')          # by two probes
+    for factor, ((logits, clips), (of_two, _)) in zip((2, 3), found):
+        assert clips.tolist() == [0, 1, 2, 6, 8] and logits[:, 0].tolist() == [factor * n for n in (0, 1, 2, 6, 8)]
+        assert of_two[:, 0].tolist() == [0, factor]
+    assert bad == ['3: gone', '4: gone', '5: gone', '7: gone'] and sizes_seen == [3, 3, 2, 2, 2, 2]
+    with pytest.raises(UserError, match='two: none of the clips can be read.*0: gone'):
+        heads.predict(run, [1], [Numbers(3, broken=()), Numbers(2, broken=(0, 1))], names, logits_of, 3, 'clip')

@@ -24,11 +24,11 @@ def test_audioset_rows_and_the_names_of_its_files(tmp_path):
     clips = read_audioset(folder, [*train_tables(folder), 'eval_segments.csv'])
     video = folder / 'video'
     assert clips == [
-        Clip(str(video / '-a_000030.webm'), ('Dog', 'Waves, surf'), 4, '-a', 30.0, 'train'),
-        Clip(str(video / 'b_1_0_10000.mkv'), ('Cat',), 5, 'b_1', 0.0, 'train'),
-        Clip(str(video / 'c_5500_15500.avi'), ('Dog',), 6, 'c', 5.5, 'train'),
-        Clip(str(video / 'd_000007.mp4'), ('Waves, surf',), 7, 'd', 7.0, 'train'),
-        Clip(str(video / 'e.mp4'), ('Dog',), 4, 'e', 1.0, 'test')]
+        Clip(str(video / '-a_000030.webm'), ('Dog', 'Waves, surf'), 4, '-a', 30.0, 'train', 10.0),
+        Clip(str(video / 'b_1_0_10000.mkv'), ('Cat',), 5, 'b_1', 0.0, 'train', 10.0),
+        Clip(str(video / 'c_5500_15500.avi'), ('Dog',), 6, 'c', 5.5, 'train', 10.0),
+        Clip(str(video / 'd_000007.mp4'), ('Waves, surf',), 7, 'd', 7.0, 'train', 9.02 - 7),
+        Clip(str(video / 'e.mp4'), ('Dog',), 4, 'e', 1.0, 'test', 10.0)]
     assert train_tables(folder) == ['balanced_train_segments.csv']
     (folder / 'unbalanced_train_segments.csv').write_text(COMMENTS + 'f, 1.0, 2.0, "/m/dog"\n')
     assert [clip.name for clip in read_audioset(folder, train_tables(folder))] == ['-a', 'b_1', 'c', 'd', 'f']
@@ -125,7 +125,7 @@ def test_audioset_starts_from_all_of_vggsound(written):
 
 
 def test_audioset_leaves_vggsounds_copies_of_its_test_clips_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(common, 'check_clip', lambda path: None)
+    monkeypatch.setattr(common, 'check_clip', lambda path, segment: (None, True))
     ours, theirs = tmp_path / 'audioset', tmp_path / 'vggsound'
     (ours / 'video').mkdir(parents=True), theirs.mkdir()
     (ours / 'class_labels_indices.csv').write_text('index,mid,display_name\n0,/m/h,Helicopter\n')

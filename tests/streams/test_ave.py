@@ -2,11 +2,10 @@
 import pytest
 import torch
 
-from data import read_windows
 from folders import SMALL
 from patches import SIZES, Sizes, UserError
 from streams import shapes, shapes_files
-from streams.ave import AVE, Event, ave, read_ave
+from streams.ave import AVE, Event, ave, read_ave, read_windows
 
 
 # ---------------------------------------------------------------- the lists

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from conftest import ROOT
+from folders import SMALL
 from patches import SIZES, Sizes
 from streams import scenes, shapes
 
@@ -60,3 +61,79 @@ def test_the_command_line_writes_files(tmp_path):
     assert done.returncode == 0 and done.stdout == f'python eval.py RUN --task ave --data {tmp_path}\n'
     assert 'Traceback' not in done.stderr and 'Warning' not in done.stderr
     assert len(list((tmp_path / 'AVE').glob('*.mp4'))) == 6 * 3
+
+
+# ----------------------------------------------------------------------------- clips that are kept
+
+def drawn_once(monkeypatch):
+    """From here on, how often a clip is drawn → a list that grows"""
+    render, drawn = shapes.render, []
+    monkeypatch.setattr(shapes, 'render', lambda scene, sizes: drawn.append(scene.seed) or render(scene, sizes))
+    return drawn
+
+
+def clips_of(stream, number=4):
+    return [dataset[index, 0] for dataset in (stream.train[1], stream.test[2]) for index in range(number)]
+
+
+def alike(one, other):
+    return all(torch.equal(a[name], b[name]) for a, b in zip(one, other) for name in ('audio', 'video'))
+
+
+def test_clips_are_drawn_once_for_all_runs(tmp_path, monkeypatch):
+    drawn = drawn_once(monkeypatch)
+    expected = clips_of(shapes.stream(SMALL, 3))
+    assert len(drawn) == 8
+    both = [shapes.stream(SMALL, 3, folder=tmp_path) for _ in range(2)]          # side by side
+    for first, second in ((0, 1), (1, 0)):
+        assert alike(clips_of(both[first], 2), clips_of(both[second], 2))
+    assert len(drawn) == 12 and alike(clips_of(both[0]), expected) and len(drawn) == 16
+    assert alike(clips_of(shapes.stream(SMALL, 3, folder=tmp_path)), expected) and len(drawn) == 16
+    assert len(list(tmp_path.iterdir())) == 2                                    # a file for each of the two
+    workers = torch.utils.data.DataLoader(shapes.stream(SMALL, 3, folder=tmp_path).test[2], sampler=[(0, 0), (3, 0)],
+                                          num_workers=1, multiprocessing_context='spawn')
+    assert alike([{name: value[0] for name, value in batch.items() if name in ('audio', 'video')} for batch in workers],
+                 [expected[4], expected[7]])
+
+
+def test_kept_clips_are_made_anew_where_they_are_not_those(tmp_path, monkeypatch):
+    """Another seed, another size, another way to draw them; and a file that was cut short."""
+    drawn = drawn_once(monkeypatch)
+    expected = clips_of(shapes.stream(SMALL, 3, folder=tmp_path))
+    for other in (dict(seed=4), dict(max_silent=2), dict(sizes=Sizes(**{**vars(SMALL), 'image_size': 48}))):
+        before = len(drawn)
+        clips_of(shapes.stream(**{**dict(sizes=SMALL, seed=3, folder=tmp_path), **other}))
+        assert len(drawn) == before + 8
+    for file in tmp_path.iterdir():
+        with file.open('r+b') as cut:
+            cut.truncate(1000)
+    before = len(drawn)
+    assert alike(clips_of(shapes.stream(SMALL, 3, folder=tmp_path)), expected) and len(drawn) == before + 8
+    (tmp_path / 'scenes.py').write_text('# drawn otherwise\n')
+    monkeypatch.setattr(shapes.scenes, '__file__', str(tmp_path / 'scenes.py'))
+    clips_of(shapes.stream(SMALL, 3, folder=tmp_path))
+    assert len(drawn) == before + 16
+
+
+@pytest.mark.parametrize('full', [True, False])
+def test_where_clips_cannot_be_kept_they_are_drawn_for_this_run(full, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / 'file' / 'cache'
+    if full:
+        def no_space(*arguments):
+            raise OSError(28, 'No space left on device')
+        monkeypatch.setattr('os.replace', no_space)
+    else:
+        (tmp_path / 'file').write_text('not a folder')
+    expected = clips_of(shapes.stream(SMALL, 3))
+    assert alike(clips_of(shapes.stream(SMALL, 3, folder=folder)), expected)
+    said = capsys.readouterr().out
+    assert 'cannot be kept (No space left on device)' in said if full else 'cannot be kept (Not a directory)' in said
+
+
+def test_data_seed_is_of_the_clips_alone(tmp_path):
+    from config import parse
+    from streams.catalogue import open_stream
+    few = ['--cache', str(tmp_path), '--clips-per-task', '6']
+    opened = lambda *words: clips_of(open_stream(parse([*few, *words])[0], 0))
+    plain = opened('--seed', '3')
+    assert alike(plain, opened('--seed', '7', '--data-seed', '3')) and not alike(plain, opened('--seed', '7'))

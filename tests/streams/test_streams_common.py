@@ -12,7 +12,7 @@ from data import check_clip, read_clip
 from folders import SMALL, folder, names_of
 from patches import UserError
 from streams import common, shapes
-from streams.common import Clip, Stream, VideoClips, clips_in_order, count_workers, reordered
+from streams.common import Clip, Stream, VideoClips, clips_in_order, reordered
 from streams.vggsound import vggsound
 
 
@@ -98,14 +98,6 @@ def test_clips_in_order_leave_the_masks_randomness_alone(three):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_workers(monkeypatch):
-    monkeypatch.setattr(os, 'cpu_count', lambda: 8)
-    assert [count_workers('vggsound', wanted) for wanted in (-1, 0, 3)] == [8, 0, 3]
-    assert [count_workers('shapes', wanted) for wanted in (-1, 0, 3)] == [0, 0, 3]
-    monkeypatch.setenv('LOCAL_WORLD_SIZE', '4')
-    assert count_workers('audioset', -1) == 2 and count_workers('audioset', 3) == 3
-
-
 # ---------------------------------------------------------------- testing the clips
 
 def test_bad_clips_are_left_out_up_to_a_share(folder, capfd):
@@ -128,7 +120,8 @@ def test_scan_is_remembered(folder, monkeypatch):
     first = vggsound(folder, SMALL, **options)
     assert [p.name for p in cache.parent.iterdir()] == ['scan.json'] and len(json.loads(cache.read_text())) == 8
     tested = []
-    monkeypatch.setattr(common, 'check_clip', lambda path: tested.append(Path(path).name) or check_clip(path))
+    monkeypatch.setattr(common, 'check_clip',
+                        lambda path, segment: tested.append(Path(path).name) or check_clip(path, segment))
     again = vggsound(folder, SMALL, **options)
     assert tested == [] and again.names == first.names
     (folder / 'video' / 'dog3_000000.mp4').write_bytes(b'no video')          # another size: tested again
@@ -145,11 +138,11 @@ def test_scan_is_remembered(folder, monkeypatch):
 def test_an_interrupted_scan_keeps_what_it_has(folder, monkeypatch):
     count = []
 
-    def interrupted(path):
+    def interrupted(path, segment):
         count.append(path)
         if len(count) == 4:
             raise KeyboardInterrupt
-        return check_clip(path)
+        return check_clip(path, segment)
     monkeypatch.setattr(common, 'check_clip', interrupted)
     with pytest.raises(KeyboardInterrupt):
         vggsound(folder, SMALL, folder / 'tasks.csv', cache=folder / 'scan.json')

@@ -80,7 +80,7 @@ def test_no_task_left(folder):
 def test_audioset_20k_joins_vggsounds_other_classes(tmp_path, monkeypatch):
     """Of the balanced clips those that have no label named as a class of the tasks, in either case, and are no test
     clip."""
-    monkeypatch.setattr(common, 'check_clip', lambda path: None)     # what the clips show does not matter here
+    monkeypatch.setattr(common, 'check_clip', lambda path, segment: (None, True))      # what they show is no matter
     ours, theirs = tmp_path / 'vggsound', tmp_path / 'audioset'
     ours.mkdir(), (theirs / 'video').mkdir(parents=True)
     vggsound_folder(ours, ['a,1,helicopter,train', 'b,2,helicopter,test', 'c,3,hail,train', 'd,4,hail,test'])
@@ -97,7 +97,7 @@ def test_audioset_20k_joins_vggsounds_other_classes(tmp_path, monkeypatch):
     assert stream.pretrain.labels == [('hail',), ('Rotor, wing',), ('Rotor, wing',)] and stream.names == ['vehicle']
     assert names_of(vggsound(ours, SMALL, tmp_path / 'tasks.csv').pretrain) == ['c_000003.mp4']
     # these clips are tested, too, and apart: bad ones among them do not hide in the larger set
-    monkeypatch.setattr(common, 'check_clip', lambda path: 'file missing' if 'a2' in path else None)
+    monkeypatch.setattr(common, 'check_clip', lambda path, _: ('file missing' if 'a2' in path else None, True))
     with pytest.raises(UserError, match=r'1 of 2 clips \(50%\) in .*audioset'):
         vggsound(ours, SMALL, tmp_path / 'tasks.csv', pretrain=pretrain)
     stream = vggsound(ours, SMALL, tmp_path / 'tasks.csv', pretrain=pretrain, max_bad=0.5)
