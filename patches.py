@@ -140,7 +140,7 @@ def image_statistics(device):
 def normalize_frames(frames):
     """(..., 3, H, W) uint8, a quarter of the bytes in a memory and on the way to a device → float32, normalized."""
     mean, std = (x.view(3, 1, 1) for x in image_statistics(frames.device))
-    return (frames.float() / 255 - mean) / std
+    return frames.float().div_(255).sub_(mean).div_(std)       # in place, for it is four times the bytes
 
 
 def normalized(patches, p):
@@ -148,16 +148,17 @@ def normalized(patches, p):
     more is left as it is."""
     if patches.x_v.dtype != torch.uint8:
         return patches
-    as_pictures = patches.x_v.unflatten(-1, (p, p, 3)).movedim(-1, -3)          # B,κ,3,p,p
-    return patches._replace(x_v=normalize_frames(as_pictures).movedim(-3, -1).flatten(-3))
+    mean, std = (x.repeat(p * p) for x in image_statistics(patches.x_v.device))    # the channel is the innermost
+    return patches._replace(x_v=patches.x_v.float().div_(255).sub_(mean).div_(std))
 
 
 # ------------------------------------------------------------------------------ choosing, joining
 
 def gather(x, index):
     """x (B, n, ...), index (B, k) → (B, k, ...): for each sample its own choice of rows."""
-    index = index.reshape(index.shape + (1,) * (x.dim() - 2)).expand(-1, -1, *x.shape[2:])
-    return x.gather(1, index)
+    B, n = x.shape[:2]
+    rows = index + torch.arange(0, B * n, n, device=x.device)[:, None]          # of x as one list of rows, which is
+    return x.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, index.shape)   # copied row by row
 
 
 def chosen(patches, kept_a, kept_v):
