@@ -92,7 +92,7 @@ class Config(Sizes):
     out: str = option('', 'folder of the run; without it, runs/DATASET-SIZE-METHOD-SEED')
     cache: str = option('cache', 'folder for what several runs share: initial pre-training, checked clips')
     keep_models: int = option(1, '1: keep the model after each task, for eval.py; 0: only the last')
-    save_every: int = option(100, 'steps between two checkpoints')
+    save_every: float = option(10., 'minutes between two checkpoints')
     log_every: int = option(10, 'steps between two lines of log.jsonl')
     device: str = option('', 'cuda or cpu; without it, cuda where there is one')
 
@@ -204,7 +204,7 @@ def with_older_defaults(saved):
 def check_config(cfg):
     """Refuse what cannot be trained, with the reason. Raises UserError."""
     check_sizes(cfg)
-    for name in ('batch_size', 'pretrain_batch_size', 'epochs', 'memory_size', 'save_every', 'log_every',
+    for name in ('batch_size', 'pretrain_batch_size', 'epochs', 'memory_size', 'log_every',
                  'mir_candidates'):
         if getattr(cfg, name) < 1:
             raise UserError(f'--{name.replace("_", "-")} {getattr(cfg, name)} must be at least 1')
@@ -213,6 +213,8 @@ def check_config(cfg):
         raise UserError(f'--selection {cfg.selection} is for --method flava; {cfg.method} does not select so')
     if cfg.selection == 'mats' and cfg.num_frames < 2:
         raise UserError('--selection mats needs two frames at least, to see what moves')
+    if not cfg.save_every >= 0:
+        raise UserError(f'--save-every {cfg.save_every}: minutes, 0 for every step')
     if cfg.lump_beta <= 0:
         raise UserError('--lump-beta must be over 0')
     if not 0 <= cfg.max_silent <= 2:
@@ -266,9 +268,10 @@ def open_device(name):
 
 
 def autocast(device):
-    """bf16 where a GPU computes in it; float32 elsewhere."""
+    """bf16 where a GPU computes in it; float32 elsewhere. No cast of a weight is kept: it might be of a pass without
+    gradient (`avm.score`), and a later pass through it would have none."""
     bf16 = device.type == 'cuda' and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+    return torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=False)
 
 
 @contextlib.contextmanager

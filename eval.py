@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from config import exit_politely
-from patches import normalize_frames
+from config import autocast, exit_politely
+from patches import gathered, normalize_frames
 from run import Recorded
 from streams.common import tasks_in_order
 
@@ -26,37 +26,46 @@ def embed_clips(backbones, datasets, device, batch_size, workers):
     """Embeddings of all tasks' clips by each backbone, in one pass over the clips, for decoding them takes longest.
 
     → of each backbone c_a, c_v (n, D), L2-normalized; task_of (n,), the task of each clip; and what could not be read
-    after all, as "name: reason", which is left out of the candidates.
+    after all, as "name: reason", which is left out of the candidates. Of several processes each embeds its share of the
+    batches, and all have the whole.
     """
-    rows, task_of, bad = [[] for _ in backbones], [], []
+    mine, bad = [], []
     with tqdm(total=sum(map(len, datasets)), desc='evaluating', unit='clip', leave=False, disable=None) as bar:
         for task, batch in tasks_in_order(datasets, batch_size, workers, bad):
             audio, video = batch['audio'].to(device), normalize_frames(batch['video'].to(device))
-            for backbone, own in zip(backbones, rows):
-                own.append([c.cpu() for c in backbone.embed(audio, video)])
-            task_of += [task] * len(audio)
+            with autocast(device):
+                pairs = [[c.float().cpu() for c in backbone.embed(audio, video)] for backbone in backbones]
+            mine.append((task, batch['clip'].tolist(), pairs))
             bar.update(len(audio))
+    found, bad = (sum(parts, []) for parts in zip(*gathered((mine, bad))))
+    found.sort(key=lambda part: part[:2])                          # in the order of the clips, as one process sees them
+    task_of = [task for task, clips, _ in found for _ in clips]
+    rows = [[pairs[number] for _, _, pairs in found] for number in range(len(backbones))]
     return [tuple(map(torch.cat, zip(*own))) for own in rows], torch.tensor(task_of), bad
 
 
 # ------------------------------------------------------------------------------------- retrieval
 
-def ranks(query, candidates):
+def ranks(query, candidates, chunk=4096):
     """At which place each query's own partner (the candidate of the same row) comes: (n,), the best being 1.
 
     query, candidates (n, D). A tie counts against the model, and so does NaN: a constant
-    or broken embedding must not score.
+    or broken embedding must not score. chunk: queries at a time, for 100,000 candidates make a row of 0.4 MB
     """
-    similarity = query @ candidates.T                       # n,n
-    return (~(similarity < similarity.diagonal()[:, None])).sum(1)
+    found = []
+    for start in range(0, len(query), chunk):
+        similarity = query[start:start + chunk] @ candidates.T          # chunk,n
+        own = similarity.diagonal(start)[:, None]
+        found.append((~(similarity < own)).sum(1).cpu())
+    return torch.cat(found)
 
 
-def retrieval(c_a, c_v, task_of, num_tasks):
+def retrieval(c_a, c_v, task_of, num_tasks, device='cpu'):
     """acc_{t,i} of §5.1 for one t: {direction: {'R@K': [percent for each task i], 'median_rank': [for each task i]}}
 
-    The candidates are the clips of all tasks; the queries of task i are averaged.
+    The candidates are the clips of all tasks; the queries of task i are averaged. device: where it is computed
     """
-    result = {}
+    result, c_a, c_v = {}, c_a.to(device), c_v.to(device)
     for direction, query, candidates in zip(DIRECTIONS, (c_a, c_v), (c_v, c_a)):
         rank = ranks(query, candidates)
         share = lambda i, k: 100 * (rank[task_of == i] <= k).double().mean().item()
@@ -135,7 +144,7 @@ def measure(run, args):
     for group in groups(run, models):
         found, task_of, bad = embed_clips([run.load(file)[0] for _, _, file in group], run.stream.test, run.device,
                                           run.cfg.batch_size, run.workers)
-        rows += [retrieval(c_a, c_v, task_of, len(run.stream.names)) for c_a, c_v in found]
+        rows += [retrieval(c_a, c_v, task_of, len(run.stream.names), run.device) for c_a, c_v in found]
     return dict(summarize(rows, run.stream.names, len(task_of)), after=[name for _, name, _ in models],
                 clips_left_out=len(bad))
 

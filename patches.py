@@ -9,6 +9,7 @@ Whatever is masked, or was not selected, is dropped rather than zeroed: that is 
 Letters, here and everywhere: B pairs in a batch; t, f spectrogram frames and mel bins; T frames of H × W pixels; p the
 side of a patch; M, N audio and video patches of a whole clip; κ_a, κ_v those that are kept.
 """
+import datetime
 import functools
 import math
 from dataclasses import dataclass, field
@@ -30,6 +31,21 @@ def rank():
 def world():
     """How many there are."""
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+@functools.cache
+def patient():
+    """All processes as a group on the CPU, for waits that may be long: for a slow disk, or a download. Gradients meet
+    elsewhere, where whoever is late for long is taken for dead."""
+    return dist.new_group(backend='gloo', timeout=datetime.timedelta(hours=6))
+
+
+def gathered(mine):
+    """What each of the processes has, in their order."""
+    found = [mine] * world()
+    if dist.is_initialized():
+        dist.all_gather_object(found, mine, group=patient())
+    return found
 
 
 # ---------------------------------------------------------------------------------------- sizes

@@ -6,12 +6,10 @@
     figures/        pictures                    eval/        what `eval.py` found
 """
 import dataclasses
-import datetime
-import gc
 import hashlib
 import json
+import math
 import os
-import signal
 import time
 from functools import cached_property
 from pathlib import Path
@@ -23,63 +21,11 @@ from tqdm import tqdm
 from avm import AVM
 from config import FREE_TO_CHANGE, OF_PRETRAINING, Config, open_device, with_older_defaults
 from model import AudioVideoMAE
-from patches import UserError, rank, world
+from patches import UserError, gathered, patient, rank, world
+from processes import say, wait_for_all
 from streams.catalogue import open_stream
 from streams.workers import count_workers
 from weights import load_weights, read_checkpoint, save_atomically, write_text
-
-
-# ------------------------------------------------------------------------ processes, signals, cache
-
-def say(line):
-    """A line for the user, from the first process, above any progress bar."""
-    if rank() == 0:
-        tqdm.write(line)
-
-
-def start_processes(cfg):
-    """Under torchrun, join the other processes. Returns this one's device."""
-    device = open_device(cfg.device)
-    if device.type == 'cuda':
-        torch.cuda.set_device(device if device.index is not None else int(os.environ.get('LOCAL_RANK', 0)))
-        device = torch.device('cuda', torch.cuda.current_device())
-    if 'RANK' in os.environ:
-        # The first process evaluates while the others wait: of a large test set on a slow disk, longer than usual.
-        dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo', timeout=datetime.timedelta(hours=6))
-    return device
-
-
-def leave_processes():
-    """The group's threads must be gone before Python is: killed in the middle of C++ they would abort the process."""
-    wait_for_all()
-    if dist.is_initialized():
-        gc.collect()                                   # what remains of DDP refers to itself, and holds the group
-        dist.destroy_process_group()
-
-
-def wait_for_all():
-    if dist.is_initialized():
-        dist.barrier()
-
-
-def agreed(answer):
-    """The first process's answer, for all: what one sees on the disk, the next may see a moment later."""
-    answers = [answer]
-    if dist.is_initialized():
-        dist.broadcast_object_list(answers)
-    return answers[0]
-
-
-def stop_gently(run):
-    """The first Ctrl-C, or SIGTERM, ends the step, saves and leaves; a second leaves at once. Several processes would
-    stop at different steps, so there it only leaves. Those that load clips hear of neither (`streams/workers.py`)."""
-    def handler(number, frame):
-        if run.stop or world() > 1 or not run.stepping:
-            raise KeyboardInterrupt
-        run.stop = True
-        tqdm.write('stopping after this step (again: at once)')
-    signal.signal(signal.SIGINT, handler)
-    signal.signal(signal.SIGTERM, handler)
 
 
 def pretraining_cache(cfg, device, clips):
@@ -112,7 +58,7 @@ class Run:
         self.phase, self.task, self.step = phase, 0, 0
         self.method = method.to(self.device)
         self.optimizer = torch.optim.Adam(method.parameters(), lr=lr, betas=(cfg.beta1, cfg.beta2),
-                                          weight_decay=cfg.weight_decay)
+                                          weight_decay=cfg.weight_decay, fused=self.device.type == 'cuda')
         # From here on nothing depends on whether the phase before was computed or read from the cache.
         torch.manual_seed((cfg.seed * 2 + (phase == 'stream')) * 10_007 + rank())     # masks: each process its own
         if checkpoint:
@@ -138,7 +84,11 @@ class Run:
         return self.out / f'last.process{process}.{self.phase}.step{self.global_step}.pt'
 
     def save(self):
-        """last.pt, and beside it a file of each further process: last.pt says which ones it goes with."""
+        """last.pt, and beside it a file of each further process: last.pt says which ones it goes with. Raises UserError
+        where the weights are not finite; then the checkpoint of before stays."""
+        if not all(x.isfinite().all() for x in self.method.parameters()):
+            raise UserError(f'step {self.step}: the weights are no longer finite; try a smaller --lr. The last '
+                            f'checkpoint is {self.out / "last.pt"}')
         if rank() > 0:
             save_atomically(self.own_state(), self.beside(rank()))
         wait_for_all()
@@ -202,10 +152,7 @@ class Run:
 
     def share_bad(self):
         """Every process met clips of its own."""
-        if dist.is_initialized():
-            found = [None] * world()
-            dist.all_gather_object(found, list(self.bad))
-            self.bad = {line: None for part in found for line in part}
+        self.bad = {line: None for part in gathered(list(self.bad)) for line in part}
 
 
 class Steps:
@@ -213,6 +160,7 @@ class Steps:
 
     def __init__(self, run, title, total):
         self.run, self.title, self.total, self.waits = run, title, total, []    # seconds that each batch was waited for
+        self.asked, self.saved = None, time.monotonic()
 
     def __enter__(self):
         self.bar = tqdm(total=self.total, initial=self.run.step, desc=self.title, unit='step',
@@ -222,6 +170,8 @@ class Steps:
 
     def __exit__(self, kind, *rest):
         self.bar.close()
+        if self.asked and kind is None:
+            self.asked[1].wait()
         self.run.stepping = kind is not None           # a stopped step stays stopped
 
     def count(self, pairs, loss, log):
@@ -230,6 +180,7 @@ class Steps:
         run.step, run.global_step = run.step + 1, run.global_step + 1
         self.samples += pairs * world()
         if run.step % run.cfg.log_every == 0 or run.step == self.total:
+            self.refuse_nan(loss.item())               # only here, for to look at it is to wait for the device
             now = time.perf_counter()
             speed, waited = self.samples / (now - self.since), sum(self.waits) / (now - self.since)
             self.since, self.samples, self.waits[:] = now, 0, []
@@ -238,10 +189,33 @@ class Steps:
             waiting = f', waited {100 * waited:.0f} %' if waited >= 0.01 else ''
             self.bar.set_postfix_str(f'loss {loss.item():.3f}, {speed:.1f} samples/s{waiting}')
         self.bar.update()
-        if run.stop or run.step % run.cfg.save_every == 0:
+        stop, save = self.wanted()
+        if stop or save:
             run.save()
-        if run.stop:
+            self.saved = time.monotonic()
+        if stop:
+            run.stop = True
             raise KeyboardInterrupt
+
+    def refuse_nan(self, loss):
+        """Raises UserError in all processes where the loss of one is not finite."""
+        wrong = [value for value in gathered(loss) if not math.isfinite(value)]
+        if wrong:
+            raise UserError(f'{self.title}, step {self.run.step}: the loss is {wrong[0]}; try a smaller --lr. '
+                            f'The last checkpoint is {self.run.out / "last.pt"}')
+
+    def wanted(self):
+        """Whether to stop, and whether to save. Of several processes, what any of them wanted a step ago: all know it
+        by now, and none waits for the slowest."""
+        mine = self.run.stop, rank() == 0 and time.monotonic() - self.saved >= 60 * self.run.cfg.save_every
+        if not dist.is_initialized():
+            return mine
+        before, answers = self.asked, torch.tensor(mine).int()
+        self.asked = answers, dist.all_reduce(answers, dist.ReduceOp.MAX, group=patient(), async_op=True)
+        if before is None:
+            return False, False
+        before[1].wait()
+        return before[0].bool().tolist()
 
 
 def open_run(cfg, resume, device):

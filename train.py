@@ -20,8 +20,8 @@ from baselines import build
 from config import autocast, exit_politely, parse
 from flava import InitialPretraining
 from patches import UserError, rank, world
-from run import (Steps, agreed, leave_processes, open_run, pretraining_cache, say, start_processes, stop_gently,
-                 wait_for_all)
+from processes import agreed, check_clips, check_shares, leave_processes, say, start_processes, stop_gently
+from run import Steps, open_run, pretraining_cache
 from streams.catalogue import open_stream
 from streams.common import Union
 from streams.prepare import advice
@@ -59,12 +59,9 @@ def take_steps(run, clips, batches, title):
         for batch in waiting(loader, steps.waits):
             run.note_bad(batch['bad'])
             batch = {name: batch[name].to(run.device, non_blocking=True) for name in ('audio', 'video')}
+            run.optimizer.zero_grad(set_to_none=True)          # now: the last step's need not outlive the forward pass
             with autocast(run.device):
                 loss, log = method(batch)                      # `flava.py`, `baselines.py`
-            if not torch.isfinite(loss):
-                raise UserError(f'{title}, step {run.step}: the loss is {loss.item()}; try a smaller --lr. '
-                                f'The last checkpoint is {run.out / "last.pt"}')
-            run.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             run.optimizer.step()
             if hasattr(run.method, 'after_step'):
@@ -148,16 +145,12 @@ def pretrain(run, stream, checkpoint):
 # ---------------------------------------------------------------------------------- what came of it
 
 def evaluate(run, stream):
-    """Retrieval with all tasks' clips as candidates, by the first process → a row of results, None in the others."""
-    row = None
-    if rank() == 0:
-        workers = count_workers(run.cfg.dataset, run.cfg.workers)
-        [(c_a, c_v)], task_of, bad = evaluation.embed_clips([run.evaluated()], stream.test, run.device,
-                                                            run.cfg.batch_size, workers)
-        run.note_bad(bad)
-        row = dict(evaluation.retrieval(c_a, c_v, task_of, len(stream.names)), candidates=len(task_of))
-    wait_for_all()
-    return row
+    """Retrieval with all tasks' clips as candidates → a row of results. Every process embeds its share of the clips."""
+    workers = count_workers(run.cfg.dataset, run.cfg.workers)
+    [(c_a, c_v)], task_of, bad = evaluation.embed_clips([run.evaluated()], stream.test, run.device,
+                                                        run.cfg.batch_size, workers)
+    run.note_bad(bad)
+    return dict(evaluation.retrieval(c_a, c_v, task_of, len(stream.names), run.device), candidates=len(task_of))
 
 
 def tell_recall(run, name):
@@ -189,13 +182,12 @@ def finish(run, stream):
 
 
 def open_data(cfg):
-    """The run's Stream. The first process tests the clips, for all: a disk that fails but now and then must not leave
-    them with different ones."""
-    workers = count_workers(cfg.dataset, cfg.workers)
-    stream = open_stream(cfg, workers) if rank() == 0 else None
-    if stream:
+    """The run's Stream; every process tests its share of the clips."""
+    stream = open_stream(cfg, count_workers(cfg.dataset, cfg.workers))
+    if rank() == 0:
         stream.notes.extend(advice(stream.train, cfg))
-    return agreed(stream)
+    check_clips(cfg, stream)
+    return stream
 
 
 def main(arguments=None):
@@ -204,6 +196,7 @@ def main(arguments=None):
         cfg, resume = parse(arguments)
         run, checkpoint = open_run(cfg, resume, start_processes(cfg))
         stop_gently(run)
+        check_shares(cfg)
         stream = open_data(cfg)
         run.open_folder(checkpoint)
         for note in stream.notes:

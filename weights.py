@@ -87,7 +87,7 @@ def from_image_mae(weights, sizes):
 def read_checkpoint(path):
     """`torch.load`, tensors and plain values only: a file that would run code is refused. Raises UserError."""
     try:
-        return torch.load(path, map_location='cpu', weights_only=True)
+        return torch.load(path, map_location='cpu', weights_only=True, mmap=True)
     except FileNotFoundError:
         raise UserError(f'{path}: there is no such file')
     except Exception as error:   # torch raises many kinds, for truncated files not always the same one

@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
 
+from config import autocast
 from downstream.pictures import OKABE_ITO, look
 from downstream.together import groups, in_one_pass, joined
 from patches import normalize_frames
@@ -48,8 +49,9 @@ def embeddings(run, models):
     """[model][task]: c_a, c_v (n, D), L2-normalized, on the CPU, of each task's clips by each of the models. Clips that
     cannot be read are left out."""
     def embed(backbone, task, batch):
-        c_a, c_v = backbone.embed(batch['audio'].to(run.device), normalize_frames(batch['video'].to(run.device)))
-        return c_a.cpu(), c_v.cpu()
+        with autocast(run.device):
+            c_a, c_v = backbone.embed(batch['audio'].to(run.device), normalize_frames(batch['video'].to(run.device)))
+        return c_a.float().cpu(), c_v.float().cpu()
 
     backbones = [run.load(file)[0] for _, _, file in models]
     found, bad = in_one_pass(run, run.stream.evaluate, run.cfg.batch_size, backbones, embed, 'modality gap')

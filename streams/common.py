@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from data import BadClip, check_clip, read_clip
-from patches import Sizes, UserError
+from patches import Sizes, UserError, gathered, rank, world
 from streams.workers import Loader, in_processes
 
 SHUFFLED = (                                                # Table 7
@@ -131,10 +131,11 @@ def clips_in_order(dataset, batch_size, workers, bad, indices=None):
 
 def tasks_in_order(datasets, batch_size, workers, bad):
     """All tasks' clips, one task after another → (task, a batch of it), as clips_in_order makes them. One loader
-    serves all, so that its processes start but once; a batch holds clips of one task alone."""
+    serves all, so that its processes start but once; a batch holds clips of one task alone. Of several processes that
+    ask, each gets its share of the batches."""
     union = Union(datasets)
     cut = [(task, batch) for task, start in enumerate(union.starts[:-1])
-           for batch in _cut(range(start, union.starts[task + 1]), batch_size)]
+           for batch in _cut(range(start, union.starts[task + 1]), batch_size)][rank()::world()]
     for batch, (task, _) in zip(Loader(union, [batch for _, batch in cut], workers), cut):
         for readable in _readable(batch, bad):
             yield task, dict(readable, clip=readable['clip'] - union.starts[task])
@@ -232,7 +233,8 @@ def usable(folder, clips, workers=0, max_bad=0.1, cache=None):
 
 
 def _scan(clips, workers, cache):
-    """check_clip on each clip → dict path → reason or None, and notes for the user."""
+    """check_clip on each clip → dict path → reason or None, and notes for the user. Of several processes each tests its
+    share, and all have what all found."""
     try:
         known = dict(json.loads(Path(cache).read_text()))
     except (TypeError, OSError, ValueError):    # no cache wanted, none there yet, or one that was damaged
@@ -243,6 +245,7 @@ def _scan(clips, workers, cache):
     # Caches of before the segment mattered have the stamp alone.
     reasons = {path: known.get(keys[path], known.get(stamp)) for path, stamp in stamps.items()}
     todo = [(path, segment) for path, segment in segments.items() if not {keys[path], stamps[path]} & known.keys()]
+    todo = list(dict.fromkeys(job for jobs in gathered(todo) for job in jobs if job[0] in segments))[rank()::world()]
     lost, saved = '', time.monotonic()
     results = in_processes(_check, todo, workers, FELLED) if workers and todo else map(_check, todo)
     try:
@@ -255,8 +258,13 @@ def _scan(clips, workers, cache):
                 if time.monotonic() - saved > SAVE_EVERY and cache is not None:
                     lost, saved = _remember(known, cache), time.monotonic()
     finally:   # also when interrupted: what was tested stays tested
-        if cache is not None and todo:
+        if cache is not None and todo and world() == 1:
             lost = _remember(known, cache)
+    if world() > 1:
+        for found, theirs in gathered(({path: reasons[path] for path, _ in todo}, known)):
+            reasons |= {path: reason for path, reason in found.items() if path in reasons}
+            known |= theirs
+        lost = _remember(known, cache) if cache is not None and rank() == 0 else ''
     return reasons, [lost] if lost else []
 
 

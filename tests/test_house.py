@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 
 CORE = {'patches', 'model', 'avm', 'selection', 'memory', 'flava', 'baselines', 'data', 'train', 'eval', 'config',
-        'weights', 'run'}
+        'weights', 'run', 'processes'}
 WINGS = ('streams', 'downstream', 'paper')
 FILES = {path: ast.parse(path.read_text()) for pattern in ('*.py', *(f'{wing}/*.py' for wing in WINGS))
          for path in sorted(ROOT.glob(pattern))}
@@ -37,7 +37,7 @@ IMPORTS = {NAMES[path]: list(imported(tree)) for path, tree in FILES.items()}
 ALL = [(name, other, inside) for name, others in IMPORTS.items() for other, inside in others]
 
 
-def test_thirteen_rooms_and_three_wings():
+def test_fourteen_rooms_and_three_wings():
     assert {path.stem for path in ROOT.glob('*.py')} == CORE
     for wing in WINGS:
         assert [type(node) for node in FILES[ROOT / wing / '__init__.py'].body] == [ast.Expr], 'a docstring and no more'

@@ -59,7 +59,7 @@ def run_script(folder, before, options):
 
 def test_kill_during_the_checkpoint_write_loses_only_that_checkpoint(tmp_path):
     """SIGKILL when half of the third checkpoint's bytes are written."""
-    options = [*TINY, '--steps', '3', '--pretrain-steps', '2', '--save-every', '1', '--out', 'run', '--method', 'er',
+    options = [*TINY, '--steps', '3', '--pretrain-steps', '2', '--save-every', '0', '--out', 'run', '--method', 'er',
                '--resume']
     killed = run_script(tmp_path, '''
 import io, os, signal, torch
@@ -97,14 +97,14 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
 
 def test_full_disk_keeps_the_last_checkpoint(tmp_path):
     """A limit on the size of files stands for the full disk: the write fails half-way."""
-    options = [*TINY, '--steps', '8', '--pretrain-steps', '0', '--save-every', '3', '--out', 'run',
+    options = [*TINY, '--steps', '8', '--pretrain-steps', '0', '--save-every', '0', '--out', 'run',
                '--memory-size', '400']
     done = run_script(tmp_path, '''
 import resource, run
 real, count = run.save_atomically, [0]
 def save(content, path):
     count[0] += 1
-    if count[0] == 4:            # models/0.pt, last.pt before the first step and after the third were the others
+    if count[0] == 6:            # models/0.pt, last.pt before the first step and after three were the others
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
     real(content, path)
 run.save_atomically = save

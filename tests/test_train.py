@@ -19,7 +19,7 @@ REPLAY = [method for method in METHODS if method not in ('finetune', 'multitask'
 
 @pytest.mark.parametrize('method', METHODS)
 def test_every_method_runs_and_resumes(method, tmp_path, here, monkeypatch):
-    options = [*TINY, '--steps', '3', '--pretrain-steps', '0', '--method', method, '--save-every', '2']
+    options = [*TINY, '--steps', '3', '--pretrain-steps', '0', '--method', method, '--save-every', '0']
     code, out, err = here([*options, '--out', 'run'], tmp_path)
     assert code == 0, err
     save, saves = Run.save, [0]

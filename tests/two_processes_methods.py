@@ -33,7 +33,7 @@ downstream.pictures.draw = lambda *run: []           # seconds each, and drawn i
 train.start_processes, train.leave_processes = start_once, lambda: None
 for method in methods:
     own = [*options, '--method', method, '--steps', '2', '--pretrain-steps', '0', '--cache', 'cache',
-           '--save-every', '1']
+           '--save-every', '0']
     train.main([*own, '--out', f'whole/{method}'])
     saves[0], Run.save = 0, save_and_stop
     try:
