@@ -1,20 +1,18 @@
 """The processes that torchrun started, one a GPU: how they begin, agree and end together (ours).
 
-In:  options, the clips that a process sees, signals.
+In:  options, signals.
 Out: a device; UserError, where the processes could not train together.
 """
 import gc
-import hashlib
 import os
 import signal
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
 from config import open_device
-from patches import UserError, gathered, patient, rank, world
+from patches import UserError, patient, rank, world
 
 
 def say(line):
@@ -85,20 +83,3 @@ def check_shares(cfg):
             raise UserError(f'--{name.replace("_", "-")} {size} is not for {world()} process{"es" * (world() > 1)}, '
                             + (f'which need 3 pairs each' if size < least else 'which cannot share it evenly')
                             + f': {fit} would do')
-
-
-def check_clips(cfg, stream):
-    """Refuse processes that see different clips: they may be of several machines, each with a folder of its own. Raises
-    UserError."""
-    datasets = {'pretrain': stream.pretrain, **dict(zip(stream.names, stream.train)),
-                **{f'{name}, test': dataset for name, dataset in zip(stream.names, stream.evaluate)}}
-    mine = {}
-    for name, dataset in datasets.items():
-        names = [Path(clip.path).name for clip in getattr(dataset, 'clips', ())]            # shapes have no files
-        mine[name] = len(dataset), hashlib.sha256('/'.join(names).encode()).hexdigest()
-    for number, theirs in enumerate(gathered(mine)):
-        for name in {**mine, **theirs}:
-            if mine.get(name) != theirs.get(name):
-                here, there = (found.get(name, (0,))[0] for found in (mine, theirs))
-                raise UserError(f'process {rank()} sees other clips than process {number}: of {name} {here}, and there '
-                                f'{there}. Each must find the same files in its --data {cfg.data}')

@@ -20,7 +20,7 @@ from baselines import build
 from config import autocast, exit_politely, parse
 from flava import InitialPretraining
 from patches import UserError, rank, world
-from processes import agreed, check_clips, check_shares, leave_processes, say, start_processes, stop_gently
+from processes import agreed, check_shares, leave_processes, say, start_processes, stop_gently
 from run import Steps, open_run, pretraining_cache
 from streams.catalogue import open_stream
 from streams.common import Union
@@ -186,7 +186,6 @@ def open_data(cfg):
     stream = open_stream(cfg, count_workers(cfg.dataset, cfg.workers))
     if rank() == 0:
         stream.notes.extend(advice(stream.train, cfg))
-    check_clips(cfg, stream)
     return stream
 
 

@@ -36,6 +36,10 @@ class Event(NamedTuple):
     end: int
 
     @property
+    def labels(self):
+        return (self.label,)
+
+    @property
     def segment(self):
         """Which part of a longer video is the clip: no list says where it is, so the beginning"""
         return 0, AVE_SECONDS

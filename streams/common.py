@@ -4,6 +4,7 @@ In:  lists of clips, as a data set's own file reads them.
 Out: a Stream, whose items are the tensors of `data.read_clip`; what cannot be used is left out and named.
 """
 import difflib
+import hashlib
 import itertools
 import json
 import os
@@ -223,7 +224,9 @@ def usable(folder, clips, workers=0, max_bad=0.1, cache=None):
     max_bad    share of clips that may be unusable: some always are, but many point to a mistake
     cache      file that remembers which clips were tested
     """
-    reasons, notes = _scan(clips, workers, cache)
+    stamps = {clip.path: _stamp(clip.path) for clip in clips}
+    compare(folder, clips, stamps)
+    reasons, notes = _scan(clips, stamps, workers, cache)
     bad = [f'{os.path.basename(path)}: {reason}' for path, reason in reasons.items() if reason]
     if len(bad) > max_bad * len(reasons):
         raise UserError(f'{len(bad)} of {len(reasons)} clips ({len(bad) / len(reasons):.0%}) in {folder} cannot be '
@@ -232,7 +235,22 @@ def usable(folder, clips, workers=0, max_bad=0.1, cache=None):
     return [clip for clip in clips if not reasons[clip.path]], bad, notes
 
 
-def _scan(clips, workers, cache):
+def compare(folder, clips, stamps):
+    """Refuses processes that see different clips: they may be of several machines, each with a folder of its own, of
+    which one has not been copied whole. stamps: path → `_stamp`. Raises UserError."""
+    facts = [f'{os.path.basename(clip.path)} {"|".join(stamps[clip.path].split("|")[-2:-1]) or "missing"} {clip.labels}'
+             for clip in clips]
+    marks = gathered(hashlib.sha256('\n'.join(facts).encode()).digest())
+    if len(set(marks)) > 1:
+        first, *others = gathered(facts)
+        other = next(other for other in others if other != first)
+        pairs = itertools.zip_longest(first, other, fillvalue='nothing')
+        here, there = next((one, two) for one, two in pairs if one != two)
+        raise UserError(f'the processes see different clips in {folder}: name, bytes and labels are "{here}" for the '
+                        f'first, and "{there}" for another. Each must find the same lists and files there')
+
+
+def _scan(clips, stamps, workers, cache):
     """check_clip on each clip → dict path → reason or None, and notes for the user. Of several processes each tests its
     share, and all have what all found."""
     try:
@@ -240,7 +258,6 @@ def _scan(clips, workers, cache):
     except (TypeError, OSError, ValueError):    # no cache wanted, none there yet, or one that was damaged
         known = {}
     segments = {clip.path: clip.segment for clip in clips}
-    stamps = {path: _stamp(path) for path in segments}
     keys = {path: f'{stamp}|{segments[path]}' for path, stamp in stamps.items()}
     # Caches of before the segment mattered have the stamp alone.
     reasons = {path: known.get(keys[path], known.get(stamp)) for path, stamp in stamps.items()}
