@@ -11,7 +11,8 @@ Out: a Markdown table, and with --out a JSON file; each figure also as a ratio t
 Peak memory is what the process takes beyond Python and torch: weights, gradients, moments, activations; on a CPU also
 the rehearsal memory of some batches, which otherwise lies beside the GPU's. All methods run in one process, in turn,
 round after round, so that what disturbs the machine disturbs all; a ratio is taken within a round, and medians are over
-rounds. Batches are random and lie on the device: steps are timed, loading is not. A sample is a pair of the current
+rounds. Batches are random and lie on the device: steps are timed, loading is not. What is kept for the backward pass,
+and how often a step waits for the device, is counted, and the same on every machine. A sample is a pair of the current
 stream; the replayed ones beside it are work done for it, as in the paper.
 """
 import argparse
@@ -21,20 +22,23 @@ import json
 import platform
 import statistics
 import time
+import weakref
 from pathlib import Path
 
 import torch
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from avm import AVM
+from avm import AVM, score
 from baselines import METHODS, WITHOUT_ATTENTION, build
 from config import PRESETS, Config, check_config, exit_politely, one_of, open_device
 from memory import Memory
 from model import AudioVideoMAE
 from paper import loading, printed
-from patches import UserError
+from patches import UserError, whole
 from run import write_text
 from streams.catalogue import DATASETS, open_stream
 from streams.common import Union
@@ -42,6 +46,7 @@ from streams.prepare import advice
 from streams.workers import count_workers
 
 NAMES = [name for name in METHODS if name != 'multitask'] + list(WITHOUT_ATTENTION)   # Multitask costs as Finetune does
+CLIPS, EPOCHS = {'VGGSound': 58_573, 'AudioSet': 155_643}, 10      # the tasks' training clips, Fig. 6 (c)
 ON_DISK = [name for name in DATASETS if name != 'shapes']
 
 
@@ -74,7 +79,8 @@ class Training:
         self.device, self.precision = device, precision
         backbone, avm = AudioVideoMAE(self.cfg), AVM(self.cfg.embed_dim, self.cfg.avm_heads)
         self.method = build(self.cfg, backbone, avm).to(device)
-        self.optimizer = torch.optim.Adam(self.method.parameters(), lr=1e-5, betas=(self.cfg.beta1, self.cfg.beta2))
+        self.optimizer = torch.optim.Adam(self.method.parameters(), lr=1e-5, betas=(self.cfg.beta1, self.cfg.beta2),
+                                          fused=device.type == 'cuda')
         self.batch = random_batch(self.cfg, batch, device)
         self.step()                                            # fills a first batch's rows of the memory …
         memory = self.method.memory
@@ -83,13 +89,16 @@ class Training:
         self.step()
 
     def step(self):
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == 'bf16'):
-            loss, _ = self.method(self.batch)
         self.optimizer.zero_grad(set_to_none=True)
+        with self.autocast():
+            loss, _ = self.method(self.batch)
         loss.backward()
         self.optimizer.step()
         if hasattr(self.method, 'after_step'):
             self.method.after_step()
+
+    def autocast(self):
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == 'bf16', cache_enabled=False)
 
     def learn(self, batch):
         """A step, to its end, on loaded clips {audio (B, t, f), video (B, T, 3, H, W)}"""
@@ -104,10 +113,74 @@ class Training:
             self.step()
         return counter.get_total_flops() / self.cfg.batch_size
 
+    def scoring(self):
+        """Of these, what the pass takes that scores all patches; 0 where a method has none."""
+        if 'avm' not in dict(self.method.named_children()):
+            return 0
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            score(self.cfg, self.method.backbone, self.method.avm, whole(self.batch, self.cfg.patch_size))
+        return counter.get_total_flops() / self.cfg.batch_size
+
+    def kept(self):
+        """Bytes per sample that autograd holds for the backward pass when the forward pass is done, weights aside."""
+        weights = {x.untyped_storage().data_ptr() for x in self.method.parameters()}
+        held = weakref.WeakSet()                               # what the graph lets go of leaves it
+
+        def pack(x):
+            one = lambda: x
+            held.add(one)
+            return one
+
+        with saved_tensors_hooks(pack, lambda one: one()), self.autocast():
+            loss, _ = self.method(self.batch)
+        gc.collect()
+        storages = {(part := one().untyped_storage()).data_ptr(): part.nbytes() for one in held}
+        return sum(size for at, size in storages.items() if at not in weights) / self.cfg.batch_size
+
+    def waits(self):
+        """How often a step makes the host wait for the device; the optimizer's, which is torch's, aside."""
+        with Waits() as counted, self.autocast():
+            self.method(self.batch)[0].backward()
+        return counted.number
+
+    def profile(self):
+        """The five operations that take most of a step: (name, share of the device's time)"""
+        gpu = self.device.type == 'cuda'
+        kinds = [torch.profiler.ProfilerActivity.CPU] + [torch.profiler.ProfilerActivity.CUDA] * gpu
+        with torch.profiler.profile(activities=kinds, acc_events=True) as profiler:
+            self.step()
+            wait(self.device)
+        own = lambda event: event.self_device_time_total if gpu else event.self_cpu_time_total
+        events = sorted(profiler.key_averages(), key=own, reverse=True)
+        return [(event.key, own(event) / max(1, sum(map(own, events)))) for event in events[:5]]
+
+    def counts(self):
+        """What need not be timed."""
+        return dict(operations=self.operations(), scoring=self.scoring(), kept=self.kept(), waits=self.waits(),
+                    memory_bytes=self.bytes_in_memory(), profile=self.profile())
+
     def bytes_in_memory(self):
         """Of the rehearsal memory at full size (--memory-size pairs; FLAVA+: as many more as fit)"""
         memory = self.method.memory or Memory(1)
         return memory.bytes * self.full_memory / self.cfg.memory_size
+
+
+class Waits(TorchDispatchMode):
+    """Counts what makes the host wait: numbers that it asks for, choices by a mask, copies that it stands by."""
+
+    def __init__(self):
+        super().__init__()
+        self.number = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        out, name = operation(*args, **(kwargs or {})), operation.name()
+        self.number += name in ('aten::_local_scalar_dense', 'aten::nonzero', 'aten::masked_select', 'aten::equal')
+        if name in ('aten::_to_copy', 'aten::copy_'):
+            source = args[name == 'aten::copy_']
+            here = getattr(source, 'device', out.device).type
+            asynchronous = (kwargs or {}).get('non_blocking', args[2] if len(args) > 2 else False)
+            self.number += here != out.device.type and not asynchronous
+        return out
 
 
 # -------------------------------------------------------------------------------- time and memory
@@ -152,7 +225,8 @@ def peak(device):
 
 
 def measure(names, size, batch, device, precision, rounds, steps):
-    """→ {method: {samples_per_s: [per round], peak_gb: [per round], operations, memory_bytes}}"""
+    """→ {method: {samples_per_s: [per round], peak_gb: [per round], operations, scoring, kept, waits, memory_bytes,
+    profile}}"""
     found = {name: dict(samples_per_s=[], peak_gb=[]) for name in names}
     forget_peak(device)
     idle = peak(device)                                        # on a CPU: Python and torch themselves
@@ -165,7 +239,7 @@ def measure(names, size, batch, device, precision, rounds, steps):
                 found[name]['samples_per_s'].append(timed(training, steps))
                 found[name]['peak_gb'].append(peak(device) - idle)
                 if number == 0:
-                    found[name].update(operations=training.operations(), memory_bytes=training.bytes_in_memory())
+                    found[name] |= training.counts()
                 del training
                 bar.update()
     return found
@@ -197,6 +271,7 @@ def table(found, beside_paper):
     reference = found.get('der++')
     paper = ' | paper' if beside_paper else ''
     header = (f'| method | samples/s | ÷ DER++{paper} | peak GB | ÷ DER++{paper} | Gop/sample | ÷ DER++ '
+              '| of which scoring | kept for backward, MB/sample | ÷ DER++ | waits/step '
               '| rehearsal memory, GB | ÷ DER++ |')
     lines = [header, '| --- ' * (header.count('|') - 1) + '|']
     for name, of in found.items():
@@ -208,11 +283,31 @@ def table(found, beside_paper):
             cells.append(f'{statistics.median(ratios):.2f}' if reference else '–')
             if beside_paper:
                 cells.append(printed_ratio(name, key))
-        for key in ('operations', 'memory_bytes'):
-            cells.append(f'{of[key] / 1e9:.3f}')
-            cells.append(f'{of[key] / reference[key]:.2f}' if reference and reference[key] else '–')
+        ratio = lambda key: f'{of[key] / reference[key]:.2f}' if reference and reference[key] else '–'
+        cells += [f'{of["operations"] / 1e9:.3f}', ratio('operations'), f'{of["scoring"] / 1e9:.3f}']
+        cells += [f'{of["kept"] / 1e6:.1f}', ratio('kept'), str(of['waits'])]
+        cells += [f'{of["memory_bytes"] / 1e9:.3f}', ratio('memory_bytes')]
         lines.append('| ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines) + '\n\n' + (PRINTED if beside_paper else NOT_PRINTED)
+
+
+def largest_costs(found):
+    """A line a method: its five largest operations."""
+    return '\n'.join(f'{name}: ' + ', '.join(f'{100 * share:.0f} % {key}' for key, share in of['profile'])
+                     for name, of in found.items())
+
+
+# ------------------------------------------------------------------------------ the paper's schedule
+
+def schedule(found):
+    """How long training by the paper's schedule would take here: (clips that the tasks train on × 10 epochs) samples;
+    without the initial pre-training, evaluation and loading."""
+    lines = []
+    for name, clips in CLIPS.items():
+        hours = ', '.join(f'{method} {clips * EPOCHS / statistics.median(of["samples_per_s"]) / 3600:.0f}'
+                          for method, of in found.items())
+        lines.append(f'{name}, {clips * EPOCHS:,} samples ({clips:,} clips, {EPOCHS} epochs), hours: {hours}')
+    return '\n'.join(lines)
 
 
 # -------------------------------------------------------------------------------- beside loading
@@ -250,6 +345,7 @@ def options(arguments):
     parser.add_argument('--precision', choices=['fp32', 'bf16'], help='default: bf16 on GPUs that have it, else fp32')
     parser.add_argument('--methods', nargs='+', type=one_of(NAMES), metavar='NAME',
                         help='default: all; with --data, flava')
+    parser.add_argument('--profile', action='store_true', help='name the five largest costs of a step')
     parser.add_argument('--rounds', type=int, default=5, help='how often each method has its turn (default 5)')
     parser.add_argument('--steps', type=int, default=10, help='timed steps a turn (default 10)')
     parser.add_argument('--out', type=Path, help='write the figures to this JSON file')
@@ -288,6 +384,12 @@ def main(arguments=None):
         else:
             found = dict(found=measure(args.methods, args.size, args.batch, device, precision, args.rounds, args.steps))
             print(table(found['found'], as_in_table_2(args.size, args.batch, device)))
+            if args.profile:
+                print('\nLargest costs of a step:', largest_costs(found['found']), sep='\n')
+            if args.size == 'base':
+                print('\nAt this rate:', schedule(found['found']), sep='\n')
+            if precision == 'bf16' and {'mir', 'gmed'} & set(args.methods):
+                print("\nMIR's and GMED's virtual steps stay in float32: --precision fp32 compares like with like")
         if args.out:
             given = {name: value for name, value in vars(args).items() if value is not None}
             said = dict(given, out=str(args.out), device=str(device), precision=precision, machine=machine)

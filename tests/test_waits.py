@@ -17,6 +17,7 @@ from avm import AVM
 from baselines import METHODS, WITHOUT_ATTENTION, CLSER, build
 from config import PRESETS, Config
 from flava import InitialPretraining
+from conftest import ODD
 from model import AudioVideoMAE
 
 B = 6
@@ -107,3 +108,24 @@ def test_nothing_is_copied_where_no_pair_won_a_slot(monkeypatch):
     monkeypatch.setattr(memory.Memory, 'draw_slots', lambda self, number: ([], []))
     held.add(audio=torch.zeros(4, 2, 2))
     assert (held.sample(4, 'cpu')['audio'] == 1).all()
+
+
+@pytest.mark.parametrize('name', [*METHODS, *WITHOUT_ATTENTION, 'initial'])
+def test_in_bf16_every_parameter_that_learns_gets_a_gradient(name):
+    """Also those that the scoring pass, which needs none, was the first to cast."""
+    named = dict(method='flava', selection=name) if name in WITHOUT_ATTENTION else dict(method=name)
+    cfg = Config(**{**ODD, **(named if name != 'initial' else {}), 'batch_size': B, 'memory_size': 40})
+    backbone, avm = AudioVideoMAE(cfg), AVM(cfg.embed_dim, cfg.avm_heads)
+    method = InitialPretraining(cfg, backbone, avm) if name == 'initial' else build(cfg, backbone, avm)
+    for _ in range(2):                                     # the second replays
+        batch = dict(audio=torch.randn(B, cfg.audio_frames, cfg.mel_bins), video=torch.randint(
+            0, 256, (B, cfg.num_frames, 3, cfg.image_size, cfg.image_size), dtype=torch.uint8))
+        with torch.autocast('cpu', torch.bfloat16, cache_enabled=False):
+            loss, _ = method(batch)
+        method.zero_grad()
+        loss.backward()
+    without = [name for name, x in method.named_parameters() if x.requires_grad and x.grad is None]
+    assert not without
+    learns_attention = name in ('flava', 'flava+', 'initial')
+    assert all(x.grad.isfinite().all() and x.grad.abs().sum() > 0 for x in backbone.parameters())
+    assert not learns_attention or all(x.grad.abs().sum() > 0 for n, x in avm.named_parameters())

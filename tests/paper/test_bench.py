@@ -48,7 +48,8 @@ def test_operations_count_attention():
 
 
 def test_ratios_are_taken_within_a_round():
-    of = lambda speeds: dict(samples_per_s=speeds, peak_gb=[2.0, 2.0, 2.0], operations=1e9, memory_bytes=0)
+    of = lambda speeds: dict(samples_per_s=speeds, peak_gb=[2.0, 2.0, 2.0], operations=1e9, scoring=0, kept=2e6,
+                             waits=0, memory_bytes=0)
     found = {'der++': of([10, 1, 10]), 'er': of([20, 2, 22])}
     text = bench.table(found, beside_paper=True)
     assert f'| er | 20.00 (2.00 … 22.00) | 2.00 | {18.10 / 17.01:.2f} |' in text and 'one V100, in batches of 9' in text
