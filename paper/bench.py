@@ -127,7 +127,7 @@ class Training:
         held = weakref.WeakSet()                               # what the graph lets go of leaves it
 
         def pack(x):
-            one = lambda: x
+            one = lambda x=x.detach(): x                       # not x, which would hold the graph that holds it
             held.add(one)
             return one
 
@@ -173,13 +173,14 @@ class Waits(TorchDispatchMode):
         self.number = 0
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        out, name = operation(*args, **(kwargs or {})), operation.name()
+        kwargs, name = kwargs or {}, operation.name()
+        out = operation(*args, **kwargs)
         self.number += name in ('aten::_local_scalar_dense', 'aten::nonzero', 'aten::masked_select', 'aten::equal')
+        if name.startswith('aten::index') and isinstance(args[1], (list, tuple)):
+            self.number += any(getattr(index, 'dtype', None) is torch.bool for index in args[1])
         if name in ('aten::_to_copy', 'aten::copy_'):
-            source = args[name == 'aten::copy_']
-            here = getattr(source, 'device', out.device).type
-            asynchronous = (kwargs or {}).get('non_blocking', args[2] if len(args) > 2 else False)
-            self.number += here != out.device.type and not asynchronous
+            elsewhere = getattr(args[name == 'aten::copy_'], 'device', out.device).type != out.device.type
+            self.number += elsewhere and not kwargs.get('non_blocking', args[2] if len(args) > 2 else False)
         return out
 
 
@@ -225,8 +226,7 @@ def peak(device):
 
 
 def measure(names, size, batch, device, precision, rounds, steps):
-    """→ {method: {samples_per_s: [per round], peak_gb: [per round], operations, scoring, kept, waits, memory_bytes,
-    profile}}"""
+    """→ {method: {samples_per_s: [per round], peak_gb: [per round], and what `Training.counts` finds}}"""
     found = {name: dict(samples_per_s=[], peak_gb=[]) for name in names}
     forget_peak(device)
     idle = peak(device)                                        # on a CPU: Python and torch themselves

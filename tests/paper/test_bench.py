@@ -76,3 +76,36 @@ def test_mistakes(capsys):
     with pytest.raises(SystemExit) as stopped:
         bench.main(['--rounds', '0'])
     assert stopped.value.code == 2 and 'at least 1' in capsys.readouterr().err
+
+
+def test_what_is_kept_for_backward_is_counted_and_given_back():
+    """By hand: the input, the pre-activation and the hidden layer of a tiny network; weights are not of it."""
+    import gc
+    import weakref
+    training = bench.Training('finetune', 'small', 2, torch.device('cpu'), 'fp32')
+    first, hidden = torch.nn.Linear(4, 8), torch.nn.Linear(8, 1)
+    net = torch.nn.Sequential(first, torch.nn.GELU(), hidden)
+
+    class Method(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, batch):
+            return self.net(batch).sum(), {}
+    training.method, training.batch = Method(), torch.randn(6, 4)
+    training.cfg.batch_size = 1
+    assert training.kept() == 4 * (6 * 4 + 6 * 8 + 6 * 8)
+    weight = weakref.ref(first.weight)
+    assert training.waits() == 0
+    del net, first, hidden, training
+    gc.collect()
+    assert weight() is None
+
+
+def test_waits_are_counted():
+    x = torch.rand(5)
+    for ask, expected in ((lambda: x.sum().item(), 1), (lambda: x[x > 0.5], 1), (lambda: x * 2, 0)):
+        with bench.Waits() as counted:
+            ask()
+        assert counted.number == expected
