@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import difflib
 import errno
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import torch
 
 from baselines import METHODS, WITHOUT_ATTENTION
-from patches import SIZES, Sizes, UserError, count, option
+from patches import SIZES, Sizes, UserError, count, option, world
 from selection import AUDIO_SELECTIONS, SELECTIONS
 from streams.catalogue import DATASETS
 from streams.workers import why_loading_failed
@@ -300,5 +301,7 @@ def exit_politely(advice=''):
               + (f'; the last checkpoint is intact, and {advice}' if advice else ' and try again'), file=sys.stderr)
         code = 2
     if code:
-        sys.stderr.flush()
+        sys.stdout.flush(), sys.stderr.flush()
+        if world() > 1:
+            os._exit(code)             # or this process would wait, at its end, for answers of those that wait for it
         sys.exit(code)
