@@ -123,9 +123,9 @@ def gradient_of_batch(cfg, backbone, patches):
     loss = objective(cfg, autoencode(cfg, backbone, patches)).mean()
     gradient = torch.autograd.grad(loss, list(backbone.parameters()))
     if dist.is_initialized():
-        whole = torch.cat([part.flatten() for part in gradient])      # one message, not one a weight
-        dist.all_reduce(whole)
-        parts = (whole / world()).split([x.numel() for x in gradient])
+        total = torch.cat([part.flatten() for part in gradient])      # one message, not one a weight
+        dist.all_reduce(total)
+        parts = (total / world()).split([x.numel() for x in gradient])
         gradient = [part.view_as(x) for part, x in zip(parts, gradient)]
     return gradient
 

@@ -91,11 +91,14 @@ class Config(Sizes):
                        'and base otherwise')
 
     out: str = option('', 'folder of the run; without it, runs/DATASET-SIZE-METHOD-SEED')
-    cache: str = option('cache', 'folder for what several runs share: initial pre-training, checked clips')
+    cache: str = option('cache', 'folder for what several runs share: initial pre-training, checked clips, clips of '
+                                 'shapes')
     keep_models: int = option(1, '1: keep the model after each task, for eval.py; 0: only the last')
     save_every: float = option(10., 'minutes between two checkpoints')
     log_every: int = option(10, 'steps between two lines of log.jsonl')
     device: str = option('', 'cuda or cpu; without it, cuda where there is one')
+    compile: int = option(0, '1: the backbone\'s blocks go through torch.compile, where it can: faster on a GPU after a '
+                          'minute or two')
 
     @property
     def kappa_a(self):
@@ -124,7 +127,7 @@ OF_PRETRAINING = set(Sizes.__dataclass_fields__) | {   # what the result of the 
     'pretrain_lr', 'pretrain_batch_size', 'pretrain_data', 'pretrain_mask_ratio', 'lam', 'tau', 'beta', 'max_silent',
     'data_seed', 'clips_per_class', 'max_roll'}
 FREE_TO_CHANGE = {   # when a run is resumed
-    'workers', 'keep_models', 'save_every', 'log_every', 'device', 'out', 'cache', 'max_bad'}
+    'workers', 'keep_models', 'save_every', 'log_every', 'device', 'compile', 'out', 'cache', 'max_bad'}
 
 
 # ------------------------------------------------------------------------- from words to a Config

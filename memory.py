@@ -107,11 +107,31 @@ class Memory:
         filled = {name: rows[:len(self)].to('cpu', copy=True) for name, rows in self.rows.items()}
         return dict(capacity=self.capacity, seen=self.seen, rows=filled)
 
-    def load_state_dict(self, state, device='cpu'):
+    def load_state_dict(self, state, device):
+        """state_dict's rows, to lie where batches on this device will be"""
         self.capacity, self.seen = state['capacity'], state['seen']
         self.allocate({name: (x.shape[1:], x.dtype) for name, x in state['rows'].items()}, torch.device(device))
         for name, filled in state['rows'].items():
             self.rows[name][:len(filled)] = filled
+
+
+def split_anew(states, part, parts, capacity):
+    """The `state_dict`s of all processes' memories → that of process `part` of `parts`, of so many pairs each.
+
+    Each reservoir is a uniform sample of what its process saw, of as many pairs as the others saw; so is their union of
+    what all saw, and so is a share of it that is dealt out at random. Statistically nothing changes.
+    """
+    seen, number = sum(state['seen'] for state in states), sum(len(rows_of(state)) for state in states)
+    mine = torch.randperm(number, generator=torch.Generator().manual_seed(seen))[part::parts]
+    rows = {name: torch.cat([state['rows'][name] for state in states])[mine[:capacity]] for name in states[0]['rows']}
+    full = seen > number                               # otherwise all that was seen is there
+    return dict(capacity=min(capacity, len(mine)) if full else capacity, seen=seen // parts if full else len(mine),
+                rows=rows)
+
+
+def rows_of(state):
+    """One of a state's tensors: as many rows as there are pairs."""
+    return next(iter(state['rows'].values()), ())
 
 
 def sent(x, device):

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from patches import (SIZES, Sizes, all_positions, draw_masks, gather, normalized, patchify_a, patchify_v, rank,
                      world)
@@ -25,6 +26,15 @@ def take(position, at):
     """position (1, all, D), at (B, n) → (B, n, D). As an embedding, since the gradient of plain indexing adds up in
     whatever order threads come: then no run could be repeated to the bit."""
     return F.embedding(at, position[0])
+
+
+def computed_again(part, *inputs):
+    """part(*inputs), of which only the inputs are kept for the backward pass, which computes the rest once more.
+
+    For E_f, which goes over the same tokens twice, once for each loss: its four passes of two would be a quarter of what
+    the encoders' and its blocks keep, and are a fiftieth of the operations.
+    """
+    return checkpoint(part, *inputs, use_reentrant=False, preserve_rng_state=False)      # nothing in it is random
 
 
 # -------------------------------------------------------------------------------------- blocks
@@ -225,13 +235,13 @@ class AudioVideoMAE(nn.Module):
         at_a, at_v = kept_a.gather(1, see_a), kept_v.gather(1, see_v)
         o_a, o_v = self.encode(gather(x_a, see_a), gather(x_v, see_v), at_a, at_v)
 
-        joint_a, joint_v = self.fuse(o_a, o_v, at_a, at_v)
+        joint_a, joint_v = computed_again(self.fuse, o_a, o_v, at_a, at_v)
         guess_a = self.decode(self.norm(joint_a), self.mask_token_a, self.decoder_pos_a, self.decoder_modality_a,
                               self.head_a, at_a, kept_a.gather(1, hide_a))
         guess_v = self.decode(self.norm(joint_v), self.mask_token_v, self.decoder_pos_v, self.decoder_modality_v,
                               self.head_v, at_v, kept_v.gather(1, hide_v))
 
-        c_a, c_v = self.pool(o_a, o_v, at_a, at_v)
+        c_a, c_v = computed_again(self.pool, o_a, o_v, at_a, at_v)
         return Losses(reconstruction_loss(guess_a, gather(x_a, hide_a)),
                       reconstruction_loss(guess_v, gather(x_v, hide_v)), contrastive_loss(c_a, c_v, tau), c_a, c_v)
 
@@ -316,6 +326,22 @@ def logged(losses, **more):
     """Means of what is worth logging. Tensors still: a GPU need not stop for numbers that nobody prints."""
     parts = dict(mae_a=losses.mae_a, mae_v=losses.mae_v, contrastive=losses.contrastive, **more)
     return {name: part.detach().mean() for name, part in parts.items()}
+
+
+def compile_blocks(backbone):
+    """`--compile`: each block goes through torch.compile, which takes it once for all blocks alike. → what to say of
+    it; where it cannot be had, all is as without."""
+    blocks = [*backbone.encoder_a, *backbone.encoder_v, *backbone.fusion, *backbone.decoder]
+    x = torch.zeros(2, 3, backbone.sizes.embed_dim, device=backbone.pos_a.device, requires_grad=True)
+    try:
+        torch.compile(blocks[0])(x).sum().backward()
+    except Exception as error:     # of many kinds: no compiler, no Triton, an old GPU
+        reason = (str(error).splitlines() or [''])[0][:150]
+        return f'--compile: the blocks cannot be compiled here, and run as they are ({type(error).__name__}: {reason})'
+    backbone.zero_grad()
+    for block in blocks:
+        block.compile()
+    return f'--compile: {len(blocks)} blocks are compiled'
 
 
 def print_parameters(size):

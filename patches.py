@@ -156,7 +156,7 @@ def image_statistics(device):
 def normalize_frames(frames):
     """(..., 3, H, W) uint8, a quarter of the bytes in a memory and on the way to a device → float32, normalized."""
     mean, std = (x.view(3, 1, 1) for x in image_statistics(frames.device))
-    return frames.float().div_(255).sub_(mean).div_(std)       # in place, for it is four times the bytes
+    return frames.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)    # in place: it is four times the bytes
 
 
 def normalized(patches, p):

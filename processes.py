@@ -80,6 +80,6 @@ def check_shares(cfg):
         if size % world() or size < least:
             below = size // world() * world()
             fit = ' or '.join(str(n) for n in (below, below + world()) if n >= least and n != size) or least
+            why = f'of which each needs {least // world()}' if size < least else 'which cannot share it evenly'
             raise UserError(f'--{name.replace("_", "-")} {size} is not for {world()} process{"es" * (world() > 1)}, '
-                            + (f'which need 3 pairs each' if size < least else 'which cannot share it evenly')
-                            + f': {fit} would do')
+                            f'{why}: {fit} would do')

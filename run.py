@@ -20,7 +20,8 @@ from tqdm import tqdm
 
 from avm import AVM
 from config import FREE_TO_CHANGE, OF_PRETRAINING, Config, open_device, with_older_defaults
-from model import AudioVideoMAE
+from memory import split_anew
+from model import AudioVideoMAE, compile_blocks
 from patches import UserError, gathered, patient, rank, world
 from processes import say, wait_for_all
 from streams.catalogue import open_stream
@@ -49,6 +50,8 @@ class Run:
         torch.manual_seed(cfg.seed)                    # the same weights in every process
         self.backbone, self.avm = AudioVideoMAE(cfg).to(device), AVM(cfg.embed_dim, cfg.avm_heads).to(device)
         self.phase, self.task, self.step, self.global_step = 'pretrain', 0, 0, 0
+        if cfg.compile:
+            say(compile_blocks(self.backbone))
         self.rows, self.bad, self.method = [], {}, None    # retrieval after each task; clips left out, with reasons
         self.stepping, self.stop = False, False        # between two steps it can be stopped; set by Ctrl-C
 
@@ -83,12 +86,16 @@ class Run:
         are at the same step, and last.pt may be older than what lies beside it."""
         return self.out / f'last.process{process}.{self.phase}.step{self.global_step}.pt'
 
-    def save(self):
-        """last.pt, and beside it a file of each further process: last.pt says which ones it goes with. Raises UserError
-        where the weights are not finite; then the checkpoint of before stays."""
+    def refuse_nan(self):
+        """Before anything is saved. Raises UserError."""
         if not all(x.isfinite().all() for x in self.method.parameters()):
             raise UserError(f'step {self.step}: the weights are no longer finite; try a smaller --lr. The last '
                             f'checkpoint is {self.out / "last.pt"}')
+
+    def save(self):
+        """last.pt, and beside it a file of each further process: last.pt says which ones it goes with. Raises UserError
+        where the weights are not finite: then the checkpoint of before stays."""
+        self.refuse_nan()
         if rank() > 0:
             save_atomically(self.own_state(), self.beside(rank()))
         wait_for_all()
@@ -108,12 +115,19 @@ class Run:
         torch.nn.ModuleDict({'backbone': self.backbone, 'avm': self.avm}).load_state_dict(state['weights'])
         self.method.load_state_dict(state['method'])
         self.optimizer.load_state_dict(state['optimizer'])
-        own = state['own'] if rank() == 0 else read_checkpoint(self.beside(rank()))
-        torch.set_rng_state(own['random']['torch'])
-        if self.device.type == 'cuda' and 'cuda' in own['random']:
-            torch.cuda.set_rng_state(own['random']['cuda'], self.device)
-        if own['memory'] is not None:
-            self.method.memory.load_state_dict(own['memory'])
+        if state['processes'] == world():
+            own = state['own'] if rank() == 0 else read_checkpoint(self.beside(rank()))
+            torch.set_rng_state(own['random']['torch'])
+            if self.device.type == 'cuda' and 'cuda' in own['random']:
+                torch.cuda.set_rng_state(own['random']['cuda'], self.device)
+            memory = own['memory']
+        else:
+            torch.manual_seed(torch.initial_seed() + 1_000_003 * self.global_step)     # not what was drawn before
+            memories = [state['own']['memory']] + [read_checkpoint(self.beside(number))['memory']
+                                                   for number in range(1, state['processes'])]
+            memory = memories[0] and split_anew(memories, rank(), world(), self.method.memory.capacity)
+        if memory is not None:
+            self.method.memory.load_state_dict(memory, self.device)
 
     def keep_model(self, tasks):
         """models/t.pt: the model after t tasks, for `eval.py`"""
@@ -233,7 +247,8 @@ def open_run(cfg, resume, device):
         if other:
             raise UserError(f'{out} was started with other options: {"; ".join(other[:3])}')
         if checkpoint['processes'] != world():
-            raise UserError(f'{out} was started with {checkpoint["processes"]} processes, not {world()}')
+            say(f'{out} was saved by {checkpoint["processes"]} process{"es" * (checkpoint["processes"] > 1)} and goes on '
+                f'with {world()}: its memory is dealt out anew, and the results are as good, but not the same to the bit')
     elif resume:
         say(f'{out} has no checkpoint yet: starting')
     return Run(cfg, device), checkpoint

@@ -136,6 +136,7 @@ def pretrain(run, stream, checkpoint):
     run.start_phase('pretrain', InitialPretraining(own, run.backbone, run.avm), cfg.pretrain_lr, checkpoint)
     batches = plan(len(stream.pretrain), cfg.pretrain_batch_size, cfg.pretrain_epochs, cfg.pretrain_steps, cfg.seed)
     take_steps(run, stream.pretrain, batches, 'initial pre-training')
+    run.refuse_nan()
     if rank() == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_atomically(run.weights(), path)
@@ -149,7 +150,8 @@ def evaluate(run, stream):
     workers = count_workers(run.cfg.dataset, run.cfg.workers)
     [(c_a, c_v)], task_of, bad = evaluation.embed_clips([run.evaluated()], stream.test, run.device,
                                                         run.cfg.batch_size, workers)
-    run.note_bad(bad)
+    if rank() == 0:                                            # all have what all found, and one says it
+        run.note_bad(bad)
     return dict(evaluation.retrieval(c_a, c_v, task_of, len(stream.names), run.device), candidates=len(task_of))
 
 

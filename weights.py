@@ -6,6 +6,7 @@ Out: backbone and AVM with the weights that fit, and one line that says what was
 Nothing but tensors and plain values is ever read: a file that would run code is refused.
 """
 import os
+import zipfile
 from pathlib import Path
 
 import torch
@@ -87,7 +88,8 @@ def from_image_mae(weights, sizes):
 def read_checkpoint(path):
     """`torch.load`, tensors and plain values only: a file that would run code is refused. Raises UserError."""
     try:
-        return torch.load(path, map_location='cpu', weights_only=True, mmap=True)
+        return torch.load(path, map_location='cpu', weights_only=True,
+                          mmap=zipfile.is_zipfile(path))            # older files have another format
     except FileNotFoundError:
         raise UserError(f'{path}: there is no such file')
     except Exception as error:   # torch raises many kinds, for truncated files not always the same one

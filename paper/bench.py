@@ -36,13 +36,11 @@ from avm import AVM, score
 from baselines import METHODS, WITHOUT_ATTENTION, build
 from config import PRESETS, Config, check_config, exit_politely, one_of, open_device
 from memory import Memory
-from model import AudioVideoMAE
+from model import AudioVideoMAE, compile_blocks
 from paper import loading, printed
 from patches import UserError, whole
 from run import write_text
-from streams.catalogue import DATASETS, open_stream
-from streams.common import Union
-from streams.prepare import advice
+from streams.catalogue import DATASETS
 from streams.workers import count_workers
 
 NAMES = [name for name in METHODS if name != 'multitask'] + list(WITHOUT_ATTENTION)   # Multitask costs as Finetune does
@@ -73,12 +71,13 @@ def random_batch(s, batch, device):
 class Training:
     """One method, ready to step: its memory is full and its optimizer has its moments."""
 
-    def __init__(self, name, size, batch, device, precision):
+    def __init__(self, name, size, batch, device, precision, compiled=False):
         self.cfg, self.full_memory = options_of(name, size, batch)
         torch.manual_seed(0)
         self.device, self.precision = device, precision
         backbone, avm = AudioVideoMAE(self.cfg), AVM(self.cfg.embed_dim, self.cfg.avm_heads)
         self.method = build(self.cfg, backbone, avm).to(device)
+        self.said = compile_blocks(backbone) if compiled else ''
         self.optimizer = torch.optim.Adam(self.method.parameters(), lr=1e-5, betas=(self.cfg.beta1, self.cfg.beta2),
                                           fused=device.type == 'cuda')
         self.batch = random_batch(self.cfg, batch, device)
@@ -106,20 +105,17 @@ class Training:
         self.step()
         wait(self.device)
 
-    def operations(self):
-        """Floating-point operations of one step, forward and backward, per sample. Attention as plain products: not
-        every fused kernel is known to the counter."""
+    def operations(self, part):
+        """Floating-point operations per sample of what `part` does. Attention as plain products: not every fused kernel
+        is known to the counter."""
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            self.step()
+            part()
         return counter.get_total_flops() / self.cfg.batch_size
 
-    def scoring(self):
-        """Of these, what the pass takes that scores all patches; 0 where a method has none."""
-        if 'avm' not in dict(self.method.named_children()):
-            return 0
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    def score(self):
+        """What scores all patches, where a method does."""
+        if hasattr(self.method, 'avm'):
             score(self.cfg, self.method.backbone, self.method.avm, whole(self.batch, self.cfg.patch_size))
-        return counter.get_total_flops() / self.cfg.batch_size
 
     def kept(self):
         """Bytes per sample that autograd holds for the backward pass when the forward pass is done, weights aside."""
@@ -154,10 +150,11 @@ class Training:
         events = sorted(profiler.key_averages(), key=own, reverse=True)
         return [(event.key, own(event) / max(1, sum(map(own, events)))) for event in events[:5]]
 
+    @torch.compiler.set_stance('force_eager')
     def counts(self):
-        """What need not be timed."""
-        return dict(operations=self.operations(), scoring=self.scoring(), kept=self.kept(), waits=self.waits(),
-                    memory_bytes=self.bytes_in_memory(), profile=self.profile())
+        """What need not be timed, of blocks that are not compiled."""
+        return dict(operations=self.operations(self.step), scoring=self.operations(self.score), kept=self.kept(),
+                    waits=self.waits(), memory_bytes=self.bytes_in_memory(), profile=self.profile())
 
     def bytes_in_memory(self):
         """Of the rehearsal memory at full size (--memory-size pairs; FLAVA+: as many more as fit)"""
@@ -225,7 +222,7 @@ def peak(device):
     return int(status.split('VmHWM:')[1].split()[0]) * 1024 / 1e9
 
 
-def measure(names, size, batch, device, precision, rounds, steps):
+def measure(names, size, batch, device, precision, rounds, steps, compiled=False):
     """→ {method: {samples_per_s: [per round], peak_gb: [per round], and what `Training.counts` finds}}"""
     found = {name: dict(samples_per_s=[], peak_gb=[]) for name in names}
     forget_peak(device)
@@ -235,7 +232,9 @@ def measure(names, size, batch, device, precision, rounds, steps):
             for name in names:
                 bar.set_description(f'round {number + 1}/{rounds}: {name}')
                 forget_peak(device)
-                training = Training(name, size, batch, device, precision)
+                training = Training(name, size, batch, device, precision, compiled)
+                if compiled and number == 0:
+                    tqdm.write(f'{name}: {training.said}')
                 found[name]['samples_per_s'].append(timed(training, steps))
                 found[name]['peak_gb'].append(peak(device) - idle)
                 if number == 0:
@@ -312,22 +311,10 @@ def schedule(found):
 
 # -------------------------------------------------------------------------------- beside loading
 
-def clips_of(args):
-    """The folder's training clips, of all tasks, listed and tested as for training. What there is to say of them is
-    said. Raises UserError."""
-    cfg = Config(**{**PRESETS[args.size], 'size': args.size, 'dataset': args.dataset, 'data': args.data,
-                    'tasks': args.tasks or ''})
-    stream = open_stream(cfg, args.workers)
-    clips = Union(stream.train)
-    for note in [*stream.notes, *advice(stream.train, cfg), f'{len(clips)} training clips\n']:
-        print(note)
-    return clips
-
-
 def beside_loading(args, device, precision):
     """→ what `loading.measure` finds of the folder's clips"""
-    ready = lambda name: Training(name, args.size, args.batch, device, precision)
-    return loading.measure(clips_of(args), args.batch, args.workers, args.methods, ready, args.rounds, args.steps,
+    ready = lambda name: Training(name, args.size, args.batch, device, precision, args.compile)
+    return loading.measure(loading.clips_of(args), args.batch, args.workers, args.methods, ready, args.rounds, args.steps,
                            pin=device.type == 'cuda')
 
 
@@ -343,6 +330,7 @@ def options(arguments):
     parser.add_argument('--batch', type=int, default=9, help='current pairs a step (default 9, as in Table 2)')
     parser.add_argument('--device', default='', help='cuda or cpu; without it, cuda where there is one')
     parser.add_argument('--precision', choices=['fp32', 'bf16'], help='default: bf16 on GPUs that have it, else fp32')
+    parser.add_argument('--compile', action='store_true', help='the backbone\'s blocks go through torch.compile')
     parser.add_argument('--methods', nargs='+', type=one_of(NAMES), metavar='NAME',
                         help='default: all; with --data, flava')
     parser.add_argument('--profile', action='store_true', help='name the five largest costs of a step')
@@ -376,13 +364,15 @@ def main(arguments=None):
         precision = args.precision or ('bf16' if bf16 else 'fp32')
         machine = (torch.cuda.get_device_name(device) if device.type == 'cuda'
                    else f'{platform.machine()}, {threads} threads')
-        print(f'size {args.size}, batches of {args.batch}, {precision}, {machine}, torch {torch.__version__}; '
+        kind = precision + ', compiled' * args.compile
+        print(f'size {args.size}, batches of {args.batch}, {kind}, {machine}, torch {torch.__version__}; '
               f'{args.rounds} rounds of {args.steps} steps\n')
         if args.data is not None:
             found = dict(loading=beside_loading(args, device, precision))
             print(loading.table(found['loading']), loading.limits(found['loading']), sep='\n\n')
         else:
-            found = dict(found=measure(args.methods, args.size, args.batch, device, precision, args.rounds, args.steps))
+            found = dict(found=measure(args.methods, args.size, args.batch, device, precision, args.rounds, args.steps,
+                                       args.compile))
             print(table(found['found'], as_in_table_2(args.size, args.batch, device)))
             if args.profile:
                 print('\nLargest costs of a step:', largest_costs(found['found']), sep='\n')

@@ -15,10 +15,26 @@ import time
 import torch
 from tqdm import tqdm
 
+from config import PRESETS, Config
+from streams.catalogue import open_stream
+from streams.common import Union
+from streams.prepare import advice
 from streams.workers import Loader, waiting
 
 AHEAD = 3          # batches a process: one is loaded before the clock starts, and two are under way when it stops
 MATTERS = 0.1      # share of waiting from which on it is loading that limits
+
+
+def clips_of(args):
+    """The folder's training clips, of all tasks, listed and tested as for training. What there is to say of them is
+    said. Raises UserError."""
+    cfg = Config(**{**PRESETS[args.size], 'size': args.size, 'dataset': args.dataset, 'data': args.data,
+                    'tasks': args.tasks or ''})
+    stream = open_stream(cfg, args.workers)
+    clips = Union(stream.train)
+    for note in [*stream.notes, *advice(stream.train, cfg), f'{len(clips)} training clips\n']:
+        print(note)
+    return clips
 
 
 # -------------------------------------------------------------------------------- time and waiting

@@ -1,13 +1,14 @@
 """The rehearsal memory: chance, precision, bytes."""
 import math
 
+import pytest
 import torch
 
 import memory
 from avm import AVM
 from config import parse
 from flava import FLAVA
-from memory import Memory, patch_capacity, penalty
+from memory import Memory, patch_capacity, penalty, split_anew
 from model import AudioVideoMAE
 from one_step import batch, make
 from patches import Sizes
@@ -89,6 +90,33 @@ def test_patch_capacity_of_unequal_shares():
     assert patch_capacity(2000, s, 512, 784) == 2000
     few = patch_capacity(2000, s, 512 * 3 // 8, 784 // 2)
     assert few * (192 * 512 + 392 * 768) <= 2000 * (512 * 512 + 784 * 768) < (few + 1) * (192 * 512 + 392 * 768)
+
+
+@pytest.mark.parametrize('pairs, before, after, batches', [
+    (12, 4, 2, 20), (12, 2, 4, 20), (10, 4, 3, 20), (10, 1, 4, 20), (12, 4, 2, 1), (12, 1, 3, 0)])
+def test_a_memory_is_dealt_out_anew(pairs, before, after, batches):
+    """What several processes held, others hold: nothing twice, no more than fits, and each part goes on as a reservoir."""
+    held = [Memory(pairs // before) for _ in range(before)]
+    for number in range(batches):
+        for process, memory in enumerate(held):
+            memory.add(audio=torch.tensor([[float(1 + number * before + process)]]))
+    states, seen = [memory.state_dict() for memory in held], batches * before
+    parts = [Memory(pairs // after) for _ in range(after)]
+    for process, memory in enumerate(parts):
+        memory.load_state_dict(split_anew(states, process, after, memory.capacity), 'cpu')
+    rows = [memory.rows['audio'][:len(memory)].flatten().tolist() for memory in parts if memory.rows]
+    there = {x for state in states if state['rows'] for x in state['rows']['audio'].flatten().tolist()}
+    found = sum(rows, [])
+    assert len(set(found)) == len(found) and set(found) <= there
+    assert len(found) >= min(len(there), pairs // after * after) - after
+    assert all(len(own) <= pairs // after for own in rows)
+    assert seen - after < sum(memory.seen for memory in parts) <= seen
+    for memory in parts:
+        for number in range(30):
+            memory.add(audio=torch.tensor([[1000. + number]]))
+        kept = memory.sample(100, 'cpu')['audio']
+        assert len(kept) == len(memory) == memory.capacity and (kept > 0).all()
+        assert memory.seen > 30 or batches == 0
 
 
 def test_penalty_literally():

@@ -2,9 +2,10 @@
 import math
 import re
 
+import pytest
 import torch
 
-from model import AudioVideoMAE, contrastive_loss, print_parameters, reconstruction_loss
+from model import AudioVideoMAE, compile_blocks, contrastive_loss, print_parameters, reconstruction_loss
 from patches import all_positions, draw_visible, gather, patchify_a, patchify_v
 
 
@@ -95,3 +96,38 @@ def test_embeddings_are_the_means_of_each_modalitys_own_tokens(sizes):
         torch.testing.assert_close(c, mean / mean.norm(dim=1, keepdim=True))
     alone = model.tokens(o_a, torch.randn_like(o_v), at_a, at_v)
     assert torch.equal(alone[0], tokens_a) and not torch.allclose(alone[1], tokens_v)      # neither sees the other
+
+
+def test_compiled_blocks_give_the_same_losses_and_gradients(sizes):
+    """Of more than one shape of a batch; and weights keep their names."""
+    model = AudioVideoMAE(sizes)
+    names, before = list(model.state_dict()), [losses_and_gradients(model, pairs) for pairs in (3, 5)]
+    said = compile_blocks(model)
+    if 'cannot be compiled' in said:
+        pytest.skip(said)
+    assert said == '--compile: 6 blocks are compiled' and list(model.state_dict()) == names
+    for pairs, expected in zip((3, 5), before):
+        assert all(torch.allclose(x, y, atol=1e-4) for x, y in zip(losses_and_gradients(model, pairs), expected))
+
+
+def test_where_blocks_cannot_be_compiled_they_run_as_they_are(sizes, monkeypatch):
+    def fails(block):
+        raise RuntimeError('no compiler\nat all')
+    model = AudioVideoMAE(sizes)
+    before = losses_and_gradients(model, 3)
+    monkeypatch.setattr(torch, 'compile', fails)
+    assert compile_blocks(model) == ('--compile: the blocks cannot be compiled here, and run as they are (RuntimeError: '
+                                     'no compiler)')
+    assert all(torch.equal(x, y) for x, y in zip(losses_and_gradients(model, 3), before))
+
+
+def losses_and_gradients(model, pairs):
+    generator = torch.Generator().manual_seed(pairs)
+    random = lambda *shape: torch.randn(pairs, *shape, generator=generator)
+    order = lambda n, k: torch.rand(pairs, n, generator=generator).argsort(1)[:, :k]
+    kept_a, kept_v = order(model.sizes.num_patches_a, 20), order(model.sizes.num_patches_v, 20)
+    slots = [(seen[:, :7], seen[:, 7:]) for seen in (order(20, 20), order(20, 20))]
+    p2 = model.sizes.patch_size ** 2
+    losses = model.losses(random(20, p2), random(20, 3 * p2), kept_a, kept_v, *slots, 0.05)
+    total = losses.each(0.7).mean()
+    return [*losses, *torch.autograd.grad(total, list(model.parameters()))]

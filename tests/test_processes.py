@@ -24,9 +24,10 @@ from running import METHODS, ONE_THREAD, TINY, TORCHRUN, on_files, start, train
 
 @pytest.mark.parametrize('number, options, words', [
     (1, {}, None), (8, dict(batch_size=48), None), (8, dict(batch_size=36), 'share it evenly: 32 or 40 would do'),
-    (16, dict(batch_size=32), 'need 3 pairs each: 48 would do'),
-    (1, dict(batch_size=2), 'need 3 pairs each: 3 would do'),
+    (16, dict(batch_size=32), 'each needs 3: 48 would do'),
+    (1, dict(batch_size=2), 'each needs 3: 3 would do'),
     (2, dict(batch_size=2, method='er'), None), (2, dict(batch_size=3, method='er'), '2 or 4 would do'),
+    (4, dict(batch_size=2, method='er'), 'each needs 1: 4 would do'),
     (3, dict(pretrain_batch_size=4), '--pretrain-batch-size 4'),
     (4, dict(pretrain_batch_size=4, pretrain_steps=0), None)])
 def test_batches_that_cannot_be_shared(number, options, words, monkeypatch):

@@ -94,6 +94,7 @@ def test_two_processes_run_and_resume(files, tmp_path):
         assert process.poll() is None, process.communicate()
     process.send_signal(signal.SIGTERM)                    # torchrun kills its processes
     process.communicate(timeout=60)
+    shutil.copytree(tmp_path / 'killed', tmp_path / 'alone')
     code, _, err = train(arguments, tmp_path, TORCHRUN)
     assert code == 0, err
     assert (tmp_path / 'whole/results.json').read_bytes() == (tmp_path / 'killed/results.json').read_bytes()
@@ -103,6 +104,14 @@ def test_two_processes_run_and_resume(files, tmp_path):
     step = torch.load(tmp_path / 'killed/last.pt', weights_only=True)['global_step']
     beside = [file.name for file in (tmp_path / 'killed').glob('last.process*')]
     assert beside == [f'last.process1.stream.step{step}.pt']
+
+    code, out, err = train([*arguments, '--out', 'alone'], tmp_path)            # as one process
+    assert code == 0 and 'was saved by 2 processes and goes on with 1: its memory is dealt out anew' in out, err
+    state = torch.load(tmp_path / 'alone/last.pt', weights_only=True)
+    seen = torch.load(tmp_path / 'whole/last.pt', weights_only=True)['own']['memory']['seen']
+    assert state['own']['memory']['capacity'] == 20 and state['own']['memory']['seen'] == 2 * seen
+    assert state['global_step'] == step and not list((tmp_path / 'alone').glob('last.process*'))
+    assert (tmp_path / 'alone/results.json').exists()
 
 
 def test_every_method_runs_under_two_processes(tmp_path):
