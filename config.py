@@ -97,8 +97,8 @@ class Config(Sizes):
     save_every: float = option(10., 'minutes between two checkpoints')
     log_every: int = option(10, 'steps between two lines of log.jsonl')
     device: str = option('', 'cuda or cpu; without it, cuda where there is one')
-    compile: int = option(0, '1: the backbone\'s blocks go through torch.compile, where it can: faster on a GPU after a '
-                          'minute or two')
+    compile: int = option(0, '1: the backbone\'s blocks go through torch.compile, which takes a minute or two at the '
+                          'start; where it cannot be had, it is said')
 
     @property
     def kappa_a(self):

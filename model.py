@@ -13,13 +13,12 @@ Whatever is masked, or was not selected, is dropped before the first layer rathe
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from patches import (SIZES, Sizes, all_positions, draw_masks, gather, normalized, patchify_a, patchify_v, rank,
-                     world)
+from patches import (SIZES, Sizes, all_positions, draw_masks, gather, gather_processes, normalized, patchify_a,
+                     patchify_v, rank)
 
 
 def take(position, at):
@@ -31,8 +30,8 @@ def take(position, at):
 def computed_again(part, *inputs):
     """part(*inputs), of which only the inputs are kept for the backward pass, which computes the rest once more.
 
-    For E_f, which goes over the same tokens twice, once for each loss: its four passes of two would be a quarter of what
-    the encoders' and its blocks keep, and are a fiftieth of the operations.
+    For E_f, which goes over the same tokens twice, once for each loss: a quarter of what encoders and fusion would
+    keep, and a fiftieth of the operations.
     """
     return checkpoint(part, *inputs, use_reentrant=False, preserve_rng_state=False)      # nothing in it is random
 
@@ -286,27 +285,6 @@ def contrastive_loss(c_a, c_v, tau):
         to_video = F.cross_entropy(c_a @ all_v.T / tau, own, reduction='none')
         to_audio = F.cross_entropy(c_v @ all_a.T / tau, own, reduction='none')
     return (to_video + to_audio) / 2
-
-
-class _GatherProcesses(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        parts = [torch.empty_like(x) for _ in range(world())]
-        dist.all_gather(parts, x.contiguous())
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(ctx, grad):
-        # x was a negative in every process's loss: its gradient is the sum over all of them. The mean over
-        # processes that DDP takes afterwards makes it the gradient of the mean loss.
-        grad = grad.clone(memory_format=torch.contiguous_format)   # autograd may still need the one it gave
-        dist.all_reduce(grad)
-        return grad.chunk(world())[rank()]
-
-
-def gather_processes(x):
-    """x (B, ...) of each process → (processes · B, ...) in order of rank, gradients included. Alone: x itself."""
-    return _GatherProcesses.apply(x) if dist.is_initialized() else x
 
 
 # ------------------------------------------------------------------- one pass, as methods take it

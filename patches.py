@@ -48,6 +48,27 @@ def gathered(mine):
     return found
 
 
+class _GatherProcesses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        parts = [torch.empty_like(x) for _ in range(world())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, grad):
+        # x was a negative in every process's loss: its gradient is the sum over all of them. The mean over
+        # processes that DDP takes afterwards makes it the gradient of the mean loss.
+        grad = grad.clone(memory_format=torch.contiguous_format)   # autograd may still need the one it gave
+        dist.all_reduce(grad)
+        return grad.chunk(world())[rank()]
+
+
+def gather_processes(x):
+    """x (B, ...) of each process → (processes · B, ...) in order of rank, gradients included. Alone: x itself."""
+    return _GatherProcesses.apply(x) if dist.is_initialized() else x
+
+
 # ---------------------------------------------------------------------------------------- sizes
 
 def option(default, meaning):

@@ -247,8 +247,9 @@ def open_run(cfg, resume, device):
         if other:
             raise UserError(f'{out} was started with other options: {"; ".join(other[:3])}')
         if checkpoint['processes'] != world():
-            say(f'{out} was saved by {checkpoint["processes"]} process{"es" * (checkpoint["processes"] > 1)} and goes on '
-                f'with {world()}: its memory is dealt out anew, and the results are as good, but not the same to the bit')
+            before = f'{checkpoint["processes"]} process{"es" * (checkpoint["processes"] > 1)}'
+            say(f'{out} was saved by {before} and goes on with {world()}: its memory is dealt out anew, and the '
+                'results are as good, but not the same to the bit')
     elif resume:
         say(f'{out} has no checkpoint yet: starting')
     return Run(cfg, device), checkpoint

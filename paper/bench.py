@@ -314,8 +314,8 @@ def schedule(found):
 def beside_loading(args, device, precision):
     """→ what `loading.measure` finds of the folder's clips"""
     ready = lambda name: Training(name, args.size, args.batch, device, precision, args.compile)
-    return loading.measure(loading.clips_of(args), args.batch, args.workers, args.methods, ready, args.rounds, args.steps,
-                           pin=device.type == 'cuda')
+    return loading.measure(loading.clips_of(args), args.batch, args.workers, args.methods, ready, args.rounds,
+                           args.steps, pin=device.type == 'cuda')
 
 
 # ------------------------------------------------------------------------------- the command line

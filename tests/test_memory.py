@@ -48,7 +48,7 @@ def test_empty_memory_and_saved_memory():
     assert m.sample(3, 'cpu') == {} and len(m) == 0
     m.add(x=torch.arange(3.0)[:, None])
     other = Memory(1)
-    other.load_state_dict(m.state_dict())
+    other.load_state_dict(m.state_dict(), 'cpu')
     for chosen in (m, other):
         torch.manual_seed(7)
         chosen.add(x=torch.arange(3.0, 20.0)[:, None])
@@ -95,7 +95,7 @@ def test_patch_capacity_of_unequal_shares():
 @pytest.mark.parametrize('pairs, before, after, batches', [
     (12, 4, 2, 20), (12, 2, 4, 20), (10, 4, 3, 20), (10, 1, 4, 20), (12, 4, 2, 1), (12, 1, 3, 0)])
 def test_a_memory_is_dealt_out_anew(pairs, before, after, batches):
-    """What several processes held, others hold: nothing twice, no more than fits, and each part goes on as a reservoir."""
+    """What several processes held, others hold: nothing twice, no more than fits; each part goes on as a reservoir."""
     held = [Memory(pairs // before) for _ in range(before)]
     for number in range(batches):
         for process, memory in enumerate(held):

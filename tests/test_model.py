@@ -1,8 +1,8 @@
 """Eq. 1, 8, 9 against slow, literal versions; parameters; what was dropped has no influence."""
 import math
 import re
+from functools import partial
 
-import pytest
 import torch
 
 from model import AudioVideoMAE, compile_blocks, contrastive_loss, print_parameters, reconstruction_loss
@@ -98,13 +98,13 @@ def test_embeddings_are_the_means_of_each_modalitys_own_tokens(sizes):
     assert torch.equal(alone[0], tokens_a) and not torch.allclose(alone[1], tokens_v)      # neither sees the other
 
 
-def test_compiled_blocks_give_the_same_losses_and_gradients(sizes):
-    """Of more than one shape of a batch; and weights keep their names."""
+def test_compiled_blocks_give_the_same_losses_and_gradients(sizes, monkeypatch):
+    """Of more than one shape of a batch; and weights keep their names. All but the last stage of the compiler, which
+    takes half a minute."""
+    monkeypatch.setattr(torch, 'compile', partial(torch.compile, backend='aot_eager'))
     model = AudioVideoMAE(sizes)
     names, before = list(model.state_dict()), [losses_and_gradients(model, pairs) for pairs in (3, 5)]
     said = compile_blocks(model)
-    if 'cannot be compiled' in said:
-        pytest.skip(said)
     assert said == '--compile: 6 blocks are compiled' and list(model.state_dict()) == names
     for pairs, expected in zip((3, 5), before):
         assert all(torch.allclose(x, y, atol=1e-4) for x, y in zip(losses_and_gradients(model, pairs), expected))
@@ -116,8 +116,8 @@ def test_where_blocks_cannot_be_compiled_they_run_as_they_are(sizes, monkeypatch
     model = AudioVideoMAE(sizes)
     before = losses_and_gradients(model, 3)
     monkeypatch.setattr(torch, 'compile', fails)
-    assert compile_blocks(model) == ('--compile: the blocks cannot be compiled here, and run as they are (RuntimeError: '
-                                     'no compiler)')
+    said = '--compile: the blocks cannot be compiled here, and run as they are (RuntimeError: no compiler)'
+    assert compile_blocks(model) == said
     assert all(torch.equal(x, y) for x, y in zip(losses_and_gradients(model, 3), before))
 
 
