@@ -17,13 +17,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 import eval as evaluation
 from baselines import build
-from config import autocast, exit_politely, parse
+from config import autocast, exit_politely, parse, without_effect
 from flava import InitialPretraining
 from patches import UserError, rank, world
-from processes import agreed, check_shares, leave_processes, say, start_processes, stop_gently
+from processes import (agreed, check_memory, check_shares, claimed, leave_processes, say, start_processes,
+                       stop_gently)
 from run import Steps, open_run, pretraining_cache
 from streams.catalogue import open_stream
-from streams.common import Union
+from streams.common import Union, check_batches
 from streams.prepare import advice
 from streams.workers import Loader, count_workers, waiting
 from weights import load_weights, save_atomically, write_text
@@ -186,34 +187,45 @@ def finish(run, stream):
 def open_data(cfg):
     """The run's Stream; every process tests its share of the clips."""
     stream = open_stream(cfg, count_workers(cfg.dataset, cfg.workers))
+    check_batches(cfg, dict(zip(stream.names, map(len, stream.train))), len(stream.pretrain))
     if rank() == 0:
         stream.notes.extend(advice(stream.train, cfg))
     return stream
 
 
+def run_all(run, checkpoint):
+    """Data → initial pre-training → stream → table, or what is left of it after the checkpoint."""
+    cfg = run.cfg
+    stop_gently(run)
+    stream = open_data(cfg)
+    run.open_folder(checkpoint)
+    for note in stream.notes:
+        say(note)
+    if rank() == 0:
+        run.note_bad(stream.bad)
+    if cfg.init and not checkpoint:
+        say(f'--init {load_weights(cfg.init, run.backbone, run.avm)}')
+    if not checkpoint or checkpoint['phase'] == 'pretrain':
+        pretrain(run, stream, checkpoint)
+        checkpoint = None
+    learn_stream(run, stream, checkpoint)
+    run.share_bad()
+    if rank() == 0:
+        finish(run, stream)
+
+
 def main(arguments=None):
-    """Options → data → initial pre-training → stream → table. arguments: the command line's words, or sys.argv's"""
+    """Options → a run. arguments: the command line's words, or sys.argv's"""
     with exit_politely('the same command with --resume goes on'):
         cfg, resume = parse(arguments)
-        run, checkpoint = open_run(cfg, resume, start_processes(cfg))
-        stop_gently(run)
+        device = start_processes(cfg)
+        for line in without_effect(arguments, cfg):
+            say(line)
         check_shares(cfg)
-        stream = open_data(cfg)
-        run.open_folder(checkpoint)
-        for note in stream.notes:
-            say(note)
-        if rank() == 0:
-            run.note_bad(stream.bad)
-        if cfg.init and not checkpoint:
-            say(f'--init {load_weights(cfg.init, run.backbone, run.avm)}')
-        if not checkpoint or checkpoint['phase'] == 'pretrain':
-            pretrain(run, stream, checkpoint)
-            checkpoint = None
-        learn_stream(run, stream, checkpoint)
-        run.share_bad()
-        if rank() == 0:
-            finish(run, stream)
-        leave_processes()
+        check_memory(cfg, device)
+        with claimed(cfg):
+            run_all(*open_run(cfg, resume, device))
+            leave_processes()
 
 
 if __name__ == '__main__':
