@@ -271,8 +271,7 @@ class Recorded:
 
     @cached_property
     def stream(self):
-        quiet = dataclasses.replace(self.cfg, batch_size=1, pretrain_steps=0)      # no word on what a step would take
-        return open_stream(quiet, self.workers)
+        return open_stream(dataclasses.replace(self.cfg, batch_size=1, pretrain_steps=0), self.workers)    # no steps
 
     def models(self):
         """[(t, name, file)]: the model after t tasks, the name being that of the task just learned."""
@@ -291,8 +290,9 @@ class Recorded:
     def load(self, file):
         """→ backbone, avm, on the device, without gradients"""
         saved = read_checkpoint(file)
-        edited = 'config' in saved and changed(saved['config'], vars(self.cfg), Sizes.__dataclass_fields__)
-        if edited:                                             # of which shapes of weights need not tell
+        theirs = saved.get('config') if isinstance(saved, dict) else None
+        edited = theirs and changed(theirs, vars(self.cfg), Sizes.__dataclass_fields__)
+        if edited:                                             # of which the shapes of weights need not tell
             raise UserError(f'{self.folder / "config.json"} is not of {file}: {"; ".join(edited[:3])}')
         backbone, avm = AudioVideoMAE(self.cfg), AVM(self.cfg.embed_dim, self.cfg.avm_heads)
         load_weights(file, backbone, avm)

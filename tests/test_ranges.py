@@ -33,9 +33,9 @@ RANGES = {name: allowed for name, allowed in ALLOWED.items() if isinstance(allow
 SENSELESS = '''
 chunk 0, patch-size 0, num-heads 0, avm-heads 0, mask-ratio nan, chunk -2, patch-size -16, embed-dim 0, encoder-depth
 -1, fusion-depth 0, frame-shift 0, frame-shift nan, lr nan, lr -1, lr inf, tau 0, beta 0, beta1 2, weight-decay -1,
-lam nan, alpha nan, mae-weight -1, seed -1, steps -5, workers -7, max-bad 3, clips-per-task 0, test-clips 0, clips-
-per-class 0, cls-er-r-p 3, pretrain-lr nan, keep-models 7, batch-size 0, memory-size 0, epochs 0, log-every 0, mir-
-candidates 0, pretrain-batch-size 0, lump-beta 0, max-silent 3, save-every nan, mask-ratio 1, rho-a 0, rho-v 1.5'''
+lam nan, alpha nan, mae-weight -1, seed -1, steps -5, workers -7, max-bad 3, clips-per-task 0, test-clips 0,
+clips-per-class 0, cls-er-r-p 3, pretrain-lr nan, keep-models 7, batch-size 0, memory-size 0, epochs 0, log-every 0,
+mir-candidates 0, pretrain-batch-size 0, lump-beta 0, max-silent 3, save-every nan, mask-ratio 1, rho-a 0, rho-v 1.5'''
 SENSELESS = [f'--{words}'.split() for words in SENSELESS.replace('\n', ' ').strip().split(', ')]
 SENSELESS += ['--method er --rho-a 2'.split()]
 RELATED = {*Sizes.__dataclass_fields__, 'mask_ratio', 'pretrain_mask_ratio', 'rho_a', 'rho_v', 'chunk'}   # to others
