@@ -16,89 +16,105 @@ from pathlib import Path
 import torch
 
 from baselines import METHODS, WITHOUT_ATTENTION
-from patches import SIZES, Sizes, UserError, count, option, world
+from patches import (AT_LEAST_0, CAP, COUNT, MANY, PART, POSITIVE, SEED, SHARE, SIZES, SWITCH, WORKERS, Names, Range,
+                     Sizes, UserError, check_ranges, count, option, spelled, world)
 from selection import AUDIO_SELECTIONS, SELECTIONS
 from streams.catalogue import DATASETS
 from streams.workers import why_loading_failed
+
+FILES, REPLAY, PRETRAINING = 'clips of files', 'methods with a memory', 'initial pre-training'    # see `circumstances`
+SELECTS, SCORES = 'flava, flava+, random, mats', 'flava, flava+'
 
 
 @dataclass
 class Config(Sizes):
     """Every option. Defaults are the paper's for VGGSound, where it names one; `--size small` has its own (PRESETS)."""
-    dataset: str = option('shapes', ', '.join(DATASETS) + '; shapes are built in')
-    data: str = option('', 'folder of the clips, see streams/README.md; without it, data/DATASET')
-    tasks: str = option('', 'CSV "class,task"; without it, the paper\'s 8 or 7 tasks (App. B)')
+    dataset: str = option('shapes', 'shapes are built in', Names(DATASETS))
+    data: str = option('', 'folder of the clips, see streams/README.md; without it, data/DATASET', of=FILES)
+    tasks: str = option('', 'CSV "class,task"; without it, the paper\'s 8 or 7 tasks (App. B)', of=FILES)
     order: str = option('', 'of the tasks: names with commas between, or "shuffled" for that of Table 7')
     retrieval_list: str = option('', 'JSON list of retrieval clips, in CAV-MAE\'s format; without it, the whole '
-                                 'test split')
+                                 'test split', of=FILES)
     pretrain_data: str = option('', 'a second folder for the initial pre-training (App. B): for vggsound that of '
-                                'AudioSet, whose balanced clips join it; for audioset that of VGGSound, all of it')
-    clips_per_class: int = option(400, 'at most so many training clips of a class; App. B')
-    clips_per_task: int = option(1000, 'training clips of a task of shapes')
-    test_clips: int = option(60, 'retrieval clips of a task of shapes')
+                                'AudioSet, whose balanced clips join it; for audioset that of VGGSound, all of it',
+                                of=FILES)
+    clips_per_class: int = option(400, 'at most so many training clips of a class; App. B', COUNT, of='vggsound')
+    clips_per_task: int = option(1000, 'training clips of a task of shapes', MANY, of='shapes')
+    test_clips: int = option(60, 'retrieval clips of a task of shapes', MANY, of='shapes')
     max_roll: int = option(-1, 'the noise of training clips rolls their spectrogram in time by at most so many frames '
-                           'either way; -1: by any number, as released; 10 keeps sound in step with the picture')
-    max_silent: int = option(1, 'silent objects in a clip of shapes, at most')
-    data_seed: int = option(-1, 'of the clips of shapes, so that methods and seeds can share them; -1: as --seed')
-    max_bad: float = option(0.1, 'stop when more than this share of the clips cannot be used')
-    workers: int = option(-1, 'processes that load clips; -1: by the cores that may be used, and none for shapes')
+                           'either way; -1: by any number, as released; 10 keeps sound in step with the picture',
+                           Range(int, -1, 10 ** 6), of=FILES)
+    max_silent: int = option(1, 'silent objects in a clip of shapes, at most; its task has two classes beside its own',
+                             Range(int, 0, 2), of='shapes')
+    data_seed: int = option(-1, 'of the clips of shapes, so that methods and seeds can share them; -1: as --seed',
+                            SEED._replace(low=-1), of='shapes')
+    max_bad: float = option(0.1, 'stop when more than this share of the clips cannot be used', SHARE, of=FILES)
+    workers: int = option(-1, 'processes that load clips; -1: by the cores that may be used, and none for shapes',
+                          WORKERS)
 
-    method: str = option('flava', ', '.join(METHODS))
-    mask_ratio: float = option(0.8, 'share of all patches that is masked; App. C')
-    lam: float = option(0.1, 'λ, weight of the contrastive loss ℓ^c; as released')
-    tau: float = option(0.05, 'τ of Eq. 9; as released')
+    method: str = option('flava', 'App. A; FLAVA is of §4', Names(METHODS))
+    mask_ratio: float = option(0.8, 'share of all patches that is masked; App. C', Range(float, 0, 1, (0, 1)))
+    lam: float = option(0.1, 'λ, weight of the contrastive loss ℓ^c; as released', AT_LEAST_0)
+    tau: float = option(0.05, 'τ of Eq. 9; as released', POSITIVE)
     mae_weight: float = option(1.0, 'weight of ℓ^r in the stream; 0 leaves it out (Fig. 11); the initial pre-training '
-                               'keeps it')
-    memory_size: int = option(2000, 'pairs in the rehearsal memory, over all processes; §5.2')
-    alpha: float = option(0.5, 'α, weight of the penalty ℓ^p, for DER++ and FLAVA; Table 5, damaged')
-    beta: float = option(0.4, 'β of Eq. 2, for the scores that select; Table 10')
-    rho_a: float = option(0.5, 'ρ_a, share of audio patches that is selected; Table 9')
-    rho_v: float = option(0.5, 'ρ_v, share of video patches that is selected; Table 9')
-    chunk: int = option(4, 'L_c of Algorithm 2, in audio patches along time; §4.3')
-    selection: str = option('both', 'of patches, for flava (Table 3): ' + ', '.join([*SELECTIONS, *WITHOUT_ATTENTION]))
-    audio_selection: str = option('time', 'of audio patches (Fig. 10 b): time (chunks), frequency, none (no '
-                                  'constraint)')
+                               'keeps it', AT_LEAST_0)
+    memory_size: int = option(2000, 'pairs in the rehearsal memory, over all processes; §5.2', COUNT, of=REPLAY)
+    alpha: float = option(0.5, 'α, weight of the penalty ℓ^p, for DER++ and FLAVA; Table 5, damaged', AT_LEAST_0,
+                          of='der++, ' + SELECTS)
+    beta: float = option(0.4, 'β of Eq. 2, for the scores that select; Table 10', POSITIVE,
+                         of=f'{SCORES}, {PRETRAINING}')
+    rho_a: float = option(0.5, 'ρ_a, share of audio patches that is selected; Table 9', PART, of=SELECTS)
+    rho_v: float = option(0.5, 'ρ_v, share of video patches that is selected; Table 9', PART, of=SELECTS)
+    chunk: int = option(4, 'L_c of Algorithm 2, in audio patches along time; §4.3', COUNT, of=SCORES)
+    selection: str = option('both', 'of patches, for flava; Table 3', Names([*SELECTIONS, *WITHOUT_ATTENTION]),
+                            of=SELECTS)
+    audio_selection: str = option('time', 'of audio patches: chunks of time, of frequency, or no constraint; Fig. 10 b',
+                                  Names(AUDIO_SELECTIONS), of=SCORES)
     mir_candidates: int = option(5, 'MIR: pairs drawn from the memory to choose from, in batches; the paper does not '
-                                 'say')
-    gmed_alpha: float = option(0.1, 'GMED: α, edit step; Table 5, damaged')
-    gmed_beta: float = option(0.05, 'GMED: β, regularizer of the edit; Table 5, damaged')
-    gmed_gamma: float = option(1.0, 'GMED: γ, decay of the edited clip; Table 5')
-    cls_er_alpha_p: float = option(0.999, 'CLS-ER: α_P, decay of the plastic copy; Table 5')
-    cls_er_alpha_s: float = option(0.999, 'CLS-ER: α_S, decay of the stable copy; Table 5, damaged')
-    cls_er_r_p: float = option(0.8, 'CLS-ER: r_P, share of the steps that update the plastic copy; Table 5')
-    cls_er_r_s: float = option(0.6, 'CLS-ER: r_S, share of the steps that update the stable copy; Table 5')
-    cls_er_lam: float = option(0.1, 'CLS-ER: λ, weight of the consistency; Table 5, damaged')
-    lump_beta: float = option(0.05, 'LUMP: mixing ratios come from Beta(this, this); Table 5, damaged')
+                                 'say', COUNT, of='mir')
+    gmed_alpha: float = option(0.1, 'GMED: α, edit step; Table 5, damaged', AT_LEAST_0, of='gmed')
+    gmed_beta: float = option(0.05, 'GMED: β, regularizer of the edit; Table 5, damaged', AT_LEAST_0, of='gmed')
+    gmed_gamma: float = option(1.0, 'GMED: γ, decay of the edited clip; Table 5', SHARE, of='gmed')
+    cls_er_alpha_p: float = option(0.999, 'CLS-ER: α_P, decay of the plastic copy; Table 5', SHARE, of='cls-er')
+    cls_er_alpha_s: float = option(0.999, 'CLS-ER: α_S, decay of the stable copy; Table 5, damaged', SHARE, of='cls-er')
+    cls_er_r_p: float = option(0.8, 'CLS-ER: r_P, share of the steps that update the plastic copy; Table 5', SHARE,
+                               of='cls-er')
+    cls_er_r_s: float = option(0.6, 'CLS-ER: r_S, share of the steps that update the stable copy; Table 5', SHARE,
+                               of='cls-er')
+    cls_er_lam: float = option(0.1, 'CLS-ER: λ, weight of the consistency; Table 5, damaged', AT_LEAST_0, of='cls-er')
+    lump_beta: float = option(0.05, 'LUMP: mixing ratios come from Beta(this, this); Table 5, damaged', POSITIVE,
+                              of='lump')
 
-    lr: float = option(1e-4, 'constant; Table 6')
-    beta1: float = option(0.95, 'Adam; Table 6')
-    beta2: float = option(0.999, 'Adam; Table 6')
-    weight_decay: float = option(5e-7, 'Table 6')
-    batch_size: int = option(48, 'current pairs a step, over all processes; as many are replayed; Table 6')
-    epochs: int = option(10, 'of each task; Table 6')
-    steps: int = option(-1, 'at most so many steps a task; -1: no cap')
-    seed: int = option(0, 'of weights, data order, masks and selection')
+    lr: float = option(1e-4, 'constant; Table 6', POSITIVE)
+    beta1: float = option(0.95, 'Adam; Table 6', Range(float, 0, 1, (1,)))
+    beta2: float = option(0.999, 'Adam; Table 6', Range(float, 0, 1, (1,)))
+    weight_decay: float = option(5e-7, 'Table 6', AT_LEAST_0)
+    batch_size: int = option(48, 'current pairs a step, over all processes; as many are replayed; Table 6', COUNT)
+    epochs: int = option(10, 'of each task; Table 6', MANY)
+    steps: int = option(-1, 'at most so many steps a task; -1: no cap', CAP)
+    seed: int = option(0, 'of weights, data order, masks and selection', SEED)
     init: str = option('', 'weights to start from: the authors\', an ImageNet MAE ViT-B, or one of this project\'s')
-    pretrain_epochs: int = option(10, 'of the initial pre-training (App. B); the paper does not say how many')
+    pretrain_epochs: int = option(10, 'of the initial pre-training (App. B); the paper does not say how many', MANY,
+                                  of=PRETRAINING)
     pretrain_steps: int = option(-1, 'at most so many steps of initial pre-training; 0 leaves it out, -1: no cap. '
                                  'Small shapes start from weights/shapes_small.pt where no option of the pre-training '
-                                 'is given')
-    pretrain_lr: float = option(1e-4, 'in the initial pre-training')
-    pretrain_batch_size: int = option(48, 'in the initial pre-training')
-    pretrain_mask_ratio: float = option(0.8, 'in the initial pre-training')
+                                 'is given', CAP)
+    pretrain_lr: float = option(1e-4, 'in the initial pre-training', POSITIVE, of=PRETRAINING)
+    pretrain_batch_size: int = option(48, 'in the initial pre-training', COUNT, of=PRETRAINING)
+    pretrain_mask_ratio: float = option(0.8, 'in the initial pre-training', Range(float, 0, 1, (0, 1)), of=PRETRAINING)
 
-    size: str = option('', 'base (the paper\'s) or small, which the following can change; without it, small for shapes '
-                       'and base otherwise')
+    size: str = option('', 'base is the paper\'s; the following can change either; without it, small for shapes and '
+                       'base otherwise', Names(SIZES))
 
     out: str = option('', 'folder of the run; without it, runs/DATASET-SIZE-METHOD-SEED')
     cache: str = option('cache', 'folder for what several runs share: initial pre-training, checked clips, clips of '
                                  'shapes')
-    keep_models: int = option(1, '1: keep the model after each task, for eval.py; 0: only the last')
-    save_every: float = option(10., 'minutes between two checkpoints')
-    log_every: int = option(10, 'steps between two lines of log.jsonl')
+    keep_models: int = option(1, '1: keep the model after each task, for eval.py; 0: only the last', SWITCH)
+    save_every: float = option(10., 'minutes between two checkpoints; 0: after every step', AT_LEAST_0)
+    log_every: int = option(10, 'steps between two lines of log.jsonl', COUNT)
     device: str = option('', 'cuda or cpu; without it, cuda where there is one')
     compile: int = option(0, '1: the backbone\'s blocks go through torch.compile, which takes a minute or two at the '
-                          'start; where it cannot be had, it is said')
+                          'start; where it cannot be had, it is said', SWITCH)
 
     @property
     def kappa_a(self):
@@ -143,10 +159,6 @@ def one_of(names):
     return check
 
 
-CHOICES = {'method': list(METHODS), 'dataset': list(DATASETS), 'size': list(PRESETS),
-           'selection': [*SELECTIONS, *WITHOUT_ATTENTION], 'audio_selection': list(AUDIO_SELECTIONS)}
-
-
 def shown_default(field):
     """' (default 3; small: 2)'; nothing for an option that is empty unless given, whose meaning says what that means"""
     presets = {'small': PRESETS['small'], **OF_DATASET}
@@ -165,8 +177,9 @@ def make_parser():
     group = groups['size']                                     # dataclasses put the fields of Sizes first
     for field in sorted(dataclasses.fields(Config), key=lambda field: field.name != 'size'):     # --size before them
         group = groups.get(field.name, group)
-        name, meaning = '--' + field.name.replace('_', '-'), field.metadata['help'] + shown_default(field)
-        group.add_argument(name, type=one_of(CHOICES[field.name]) if field.name in CHOICES else field.type,
+        name, can_be = spelled(field.name), field.metadata['allowed']
+        meaning = field.metadata['help'] + (f'; {can_be}' if can_be else '') + shown_default(field)
+        group.add_argument(name, type=one_of(can_be) if isinstance(can_be, Names) else field.type,
                            default=argparse.SUPPRESS, metavar=name[2:].upper(), help=meaning.replace('%', '%%'))
     groups['out'].add_argument('--resume', action='store_true', help='go on from the last checkpoint of this run')
     return parser
@@ -198,31 +211,47 @@ def parse(arguments):
     return cfg, resume
 
 
+def circumstances(cfg):
+    """All that an option can be `of`: the data set, the method (or the selection that takes its place), and more."""
+    found = {cfg.dataset: True, cfg.selection if cfg.selection in WITHOUT_ATTENTION else cfg.method: True,
+             FILES: cfg.dataset != 'shapes', PRETRAINING: cfg.pretrain_steps != 0,
+             REPLAY: getattr(METHODS[cfg.method], 'memory', True) is not None}
+    return {name for name, there in found.items() if there}
+
+
+def without_effect(arguments, cfg):
+    """The words of a command line → a sentence for each option of it that does nothing in the run that they ask for."""
+    given = vars(make_parser().parse_args(arguments))
+    return [f'{spelled(field.name)} has no effect here: it is for {field.metadata["of"]}'
+            for field in dataclasses.fields(Config) if field.name in given and field.metadata['of']
+            and not circumstances(cfg) & set(field.metadata['of'].split(', '))]
+
+
 def with_older_defaults(saved):
     """Options as a run saved them → the same, with those that were not options yet, as things were then."""
     return {'max_roll': -1 if saved.get('dataset', 'shapes') == 'shapes' else 10, 'data_seed': -1} | saved
+
+
+def changed(was, now, names=None):
+    """Two dicts of options, as runs save them → in words, in which of these names they differ, or of all that matter to
+    the results."""
+    was, now = ({**with_older_defaults(of), 'init': Path(of.get('init', '')).name} for of in (was, now))   # may move
+    value = lambda options, name: repr(options[name]) if name in options else 'not there'
+    return [f'{spelled(name)} was {value(was, name)}, now {value(now, name)}' for name in names or {**now, **was}
+            if name not in FREE_TO_CHANGE and value(was, name) != value(now, name)]
 
 
 # --------------------------------------------------------------------- what cannot be trained, and why
 
 def check_config(cfg):
     """Refuse what cannot be trained, with the reason. Raises UserError."""
+    check_ranges(cfg)
     check_sizes(cfg)
-    for name in ('batch_size', 'pretrain_batch_size', 'epochs', 'memory_size', 'log_every',
-                 'mir_candidates'):
-        if getattr(cfg, name) < 1:
-            raise UserError(f'--{name.replace("_", "-")} {getattr(cfg, name)} must be at least 1')
     by_attention = cfg.selection not in WITHOUT_ATTENTION
     if cfg.selection != 'both' and not (cfg.method == 'flava' or cfg.method == 'flava+' and by_attention):
         raise UserError(f'--selection {cfg.selection} is for --method flava; {cfg.method} does not select so')
     if cfg.selection == 'mats' and cfg.num_frames < 2:
         raise UserError('--selection mats needs two frames at least, to see what moves')
-    if not cfg.save_every >= 0:
-        raise UserError(f'--save-every {cfg.save_every}: minutes, 0 for every step')
-    if cfg.lump_beta <= 0:
-        raise UserError('--lump-beta must be over 0')
-    if not 0 <= cfg.max_silent <= 2:
-        raise UserError('--max-silent must be 0, 1 or 2: a task of shapes has two classes beside the one that sounds')
     check_masks(cfg)
 
 
@@ -236,7 +265,7 @@ def check_sizes(cfg):
     for heads, dim in (('num_heads', cfg.embed_dim), ('avm_heads', cfg.embed_dim),
                        ('decoder_num_heads', cfg.decoder_embed_dim)):
         if dim % getattr(cfg, heads):
-            raise UserError(f'--{heads.replace("_", "-")} {getattr(cfg, heads)} does not divide the width {dim}')
+            raise UserError(f'{spelled(heads)} {getattr(cfg, heads)} does not divide the width {dim}')
 
 
 def check_masks(cfg):
@@ -251,9 +280,9 @@ def check_masks(cfg):
     if cfg.audio_selection == 'time' and cfg.grid_a[0] % cfg.chunk:
         raise UserError(f'--chunk {cfg.chunk} must divide the {cfg.grid_a[0]} time steps of the spectrogram\'s patches')
     for name, rho, patches in (('a', cfg.rho_a, cfg.num_patches_a), ('v', cfg.rho_v, cfg.num_patches_v)):
-        if not 0 < rho <= 1 or count(rho, patches) <= count(1 - cfg.mask_ratio, patches):
+        if count(rho, patches) <= count(1 - cfg.mask_ratio, patches):
             raise UserError(f'--rho-{name} {rho} with --mask-ratio {cfg.mask_ratio} leaves nothing to predict: of the '
-                            'share ρ that is selected, 1 − mask is seen, so mask must be over 1 − ρ, and ρ at most 1')
+                            'share ρ that is selected, 1 − mask is seen, so mask must be over 1 − ρ')
 
 
 # ------------------------------------------------------------------------- what every command needs

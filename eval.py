@@ -13,9 +13,10 @@ import torch
 from tqdm import tqdm
 
 from config import autocast, exit_politely
-from patches import gathered, normalize_frames
+from patches import COUNT, POSITIVE, SEED, WORKERS, gathered, normalize_frames
 from run import Recorded
 from streams.common import tasks_in_order
+from weights import check_writable
 
 K = (1, 5, 10)
 DIRECTIONS = ('audio_to_video', 'video_to_audio')
@@ -179,12 +180,12 @@ def read_options(arguments):
     option('--last', action='store_true', help='only the model after the last task')
     option('--data', default='', help='ave: folder of AVE (Annotations.txt, trainSet.txt, …, AVE/*.mp4)')
     option('--finetune', action='store_true', help='classification, ave: train the backbone too')
-    option('--clips', type=int, help='classification, ave: at most so many training clips a task')
-    option('--epochs', type=int, help='classification, ave: default 15 (Table 6)')
-    option('--batch-size', type=int, help='classification, ave: default 48, AudioSet 36, AVE 12 (Table 6)')
-    option('--lr', type=float, help='classification, ave: default 5e-4, AVE 1e-3 (Table 6)')
-    option('--seed', type=int, default=0, help='of the heads')
-    option('--workers', type=int, default=-1, help='processes that load clips; default: by the cores that may be used')
+    option('--clips', **COUNT.asked('classification, ave: at most so many training clips a task'))
+    option('--epochs', **COUNT.asked('classification, ave: default 15 (Table 6)'))
+    option('--batch-size', **COUNT.asked('classification, ave: default 48, AudioSet 36, AVE 12 (Table 6)'))
+    option('--lr', **POSITIVE.asked('classification, ave: default 5e-4, AVE 1e-3 (Table 6)'))
+    option('--seed', default=0, **SEED.asked('of the heads'))
+    option('--workers', default=-1, **WORKERS.asked('processes that load clips; default: by the cores to be used'))
     option('--device', default='', help='cuda or cpu; without it, cuda where there is one')
     return parser.parse_args(arguments)
 
@@ -201,6 +202,7 @@ def main(arguments=None):
             return
         for path in args.runs:
             run = Recorded(path, args.workers, args.device, args.last)
+            check_writable(run.folder / 'eval')
             results, markdown, figure = answer(run, args.task, args)
             print(markdown)
             name = args.task + ('-finetuned' if results.get('finetune') else '')     # beside that of a frozen backbone

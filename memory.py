@@ -27,6 +27,12 @@ STORED_AS = {'video': torch.uint8, 'patches_v': torch.uint8, 'kept_a': torch.int
              'edited_a': torch.float32, 'edited_v': torch.float32}   # GMED's edits are far smaller than a byte's step
 OTHERWISE = torch.float16   # audio, patches_a, query_*, pooled_*
 COMES_BACK_AS = {torch.float16: torch.float32, torch.int16: torch.int64}
+# What each method stores of a pair. `full` goes by it, before there is a memory; the memory takes what it is given.
+PAIR, POOLED, QUERIES = ('audio', 'video'), ('pooled_a', 'pooled_v'), ('query_a', 'query_v')
+SCORES = ('importance_a', 'importance_v', 'prune_a', 'prune_v')
+STORED_BY = {'er': PAIR, 'mir': PAIR, 'cls-er': PAIR, 'lump': PAIR, 'der++': PAIR + POOLED, 'random': PAIR + POOLED,
+             'mats': PAIR + POOLED, 'gmed': ('edited_a', 'edited_v'), 'flava': PAIR + SCORES + QUERIES + POOLED,
+             'flava+': ('patches_a', 'patches_v', 'kept_a', 'kept_v') + QUERIES + POOLED}
 
 
 class Memory:
@@ -97,8 +103,7 @@ class Memory:
         """kinds {name: (shape of a row, dtype)} → empty rows: on the device where they take at most a quarter of it,
         else beside it, in memory that the GPU can fetch from by itself."""
         needed = sum(self.capacity * math.prod(shape) * dtype.itemsize for shape, dtype in kinds.values())
-        on_gpu = device.type == 'cuda' and needed <= torch.cuda.get_device_properties(device).total_memory / 4
-        where = dict(device=device) if on_gpu else dict(pin_memory=device.type == 'cuda')
+        where = dict(device=device) if fits_gpu(needed, device) else dict(pin_memory=device.type == 'cuda')
         self.rows = {name: torch.empty(self.capacity, *shape, dtype=dtype, **where)
                      for name, (shape, dtype) in kinds.items()}
 
@@ -164,22 +169,39 @@ def patch_capacity(pairs, sizes, kappa_a, kappa_v):
     return int(pairs * whole / patches)
 
 
+def fits_gpu(needed, device):
+    """Whether so many bytes are kept on the GPU, if the device is one."""
+    return device.type == 'cuda' and needed <= torch.cuda.get_device_properties(device).total_memory / 4
+
+
+def numbers_of(s, kappa_a, kappa_v):
+    """{name: how many numbers a pair has of it}, of the sizes s and κ selected patches"""
+    M, N, p = s.num_patches_a, s.num_patches_v, s.patch_size
+    return dict(audio=s.audio_frames * s.mel_bins, video=s.num_frames * 3 * s.image_size ** 2,
+                importance_a=M, importance_v=N, prune_a=M, prune_v=N, query_a=s.embed_dim, query_v=s.embed_dim,
+                pooled_a=s.embed_dim, pooled_v=s.embed_dim, edited_a=M * p * p, edited_v=N * p * p * 3,
+                patches_a=kappa_a * p * p, patches_v=kappa_v * p * p * 3, kept_a=kappa_a, kept_v=kappa_v)
+
+
+def full(cfg, method):
+    """→ pairs, and bytes of each, in the memory of one process when it is full; of methods not in STORED_BY, 0 bytes.
+    method: its name, or that of the selection in its place"""
+    numbers, pairs = numbers_of(cfg, cfg.kappa_a, cfg.kappa_v), cfg.memory_size
+    if method == 'flava+':
+        pairs = patch_capacity(pairs, cfg, cfg.kappa_a, cfg.kappa_v)
+    return share_of_process(pairs), sum(numbers[name] * STORED_AS.get(name, OTHERWISE).itemsize
+                                        for name in STORED_BY.get(method, ()))
+
+
 def main():
     """The bytes of the paper's 2,000 pairs of full size, added up by the memory itself."""
     s = Sizes()
-    both = lambda name, *shape: {f'{name}_{n}': torch.empty(1, *shape) for n in 'av'}
-    embeddings = {**both('query', s.avm_heads, s.embed_dim // s.avm_heads), **both('pooled', s.embed_dim)}
-    M, N, p = s.num_patches_a, s.num_patches_v, s.patch_size
-    pair = dict(audio=torch.empty(1, s.audio_frames, s.mel_bins),
-                video=torch.empty(1, s.num_frames, 3, s.image_size, s.image_size))
-    scores = {f'{name}_{n}': torch.empty(1, patches) for name in ('importance', 'prune')
-              for n, patches in (('a', M), ('v', N))}
-    patches = dict(patches_a=torch.empty(1, M // 2, p * p), patches_v=torch.empty(1, N // 2, p * p * 3),
-                   kept_a=torch.empty(1, M // 2), kept_v=torch.empty(1, N // 2))
-    for name, pairs, stored in (('FLAVA', 2000, {**pair, **scores, **embeddings}),
-                                ('FLAVA+', patch_capacity(2000, s, M // 2, N // 2), {**patches, **embeddings})):
+    kappa = s.num_patches_a // 2, s.num_patches_v // 2
+    numbers = numbers_of(s, *kappa)
+    for name, method, pairs in (('FLAVA', 'flava', 2000), ('FLAVA+', 'flava+', patch_capacity(2000, s, *kappa))):
         memory = Memory(pairs)
-        memory.add(**stored)      # one pair; the rows of all are allocated, and the untouched ones cost nothing yet
+        memory.add(**{each: torch.empty(1, numbers[each]) for each in STORED_BY[method]})
+        # one pair; the rows of all are allocated, and the untouched ones cost nothing yet
         print(f'{name:<7}{pairs:>6,} pairs of {memory.bytes // pairs:>9,} bytes = {memory.bytes / 1e9:.3f} GB')
 
 

@@ -9,6 +9,8 @@ Whatever is masked, or was not selected, is dropped rather than zeroed: that is 
 Letters, here and everywhere: B pairs in a batch; t, f spectrogram frames and mel bins; T frames of H × W pixels; p the
 side of a patch; M, N audio and video patches of a whole clip; κ_a, κ_v those that are kept.
 """
+import argparse
+import dataclasses
 import datetime
 import functools
 import math
@@ -69,30 +71,96 @@ def gather_processes(x):
     return _GatherProcesses.apply(x) if dist.is_initialized() else x
 
 
+# --------------------------------------------------------------------------- options, and what they can be
+
+class Range(NamedTuple):
+    """The numbers of a kind, int or float, from low to high, without those of `without`; infinity and NaN are none of
+    them. As text, what is said to the user."""
+    kind: type
+    low: float
+    high: float = math.inf
+    without: tuple = ()
+
+    def __contains__(self, value):
+        return (type(value) in (int, self.kind) and self.low <= value <= self.high
+                and value not in (*self.without, math.inf))
+
+    def __str__(self):
+        ends = ('over' if self.low in self.without else 'at least') + f' {self.low:,}'
+        if self.high < math.inf:
+            ends += (' and under' if self.high in self.without else ' and at most') + f' {self.high:,}'
+        return 'a whole number, ' * (self.kind is int) + ends
+
+    def read(self, word):
+        """An argparse type: a word of a command line → the number."""
+        try:
+            value = self.kind(word)
+        except ValueError:
+            value = None
+        if value not in self:
+            raise argparse.ArgumentTypeError(f'{word} must be {self}')
+        return value
+
+    def asked(self, meaning):
+        """What `add_argument` is told of an option that can be such numbers."""
+        return dict(type=self.read, help=f'{meaning}; {self}')
+
+
+class Names(tuple):
+    """The words that an option can be."""
+
+    def __str__(self):
+        return f'one of {", ".join(self)}'
+
+
+COUNT, MANY = Range(int, 1), Range(int, 1, 10 ** 6)     # MANY: of which lists are made
+AT_LEAST_0, CAP = Range(float, 0), Range(int, -1)       # CAP: -1 is for none
+POSITIVE, SHARE, PART = Range(float, 0, without=(0,)), Range(float, 0, 1), Range(float, 0, 1, without=(0,))
+WORKERS, SWITCH = Range(int, -1, 1000), Range(int, 0, 1)
+FRAME_SHIFT = Range(float, 0.0625, 10_000)     # from a sample of 16 kHz to a whole clip
+SEED = Range(int, 0, 2 ** 32 - 1)              # products with it must fit into 63 bits
+
+
+def option(default, meaning, allowed=None, of=''):
+    """A field of a configuration. What `--help` says of it stands beside its default, and so does what it can be: a
+    Range, Names, or None for any word. of: 'er, mir', the methods, data sets or other circumstances that it has an
+    effect on (`config.circumstances`); '' for all."""
+    return field(default=default, metadata={'help': meaning, 'allowed': allowed, 'of': of})
+
+
+def spelled(name):
+    """A field's name → the option's"""
+    return '--' + name.replace('_', '-')
+
+
+def check_ranges(options):
+    """Every field of a configuration against what it can be, beside its default. Raises UserError that names the
+    option, its value and what is allowed."""
+    for each in dataclasses.fields(options):
+        value, allowed = getattr(options, each.name), each.metadata['allowed']
+        if value != each.default and (value not in allowed if allowed else not isinstance(value, each.type)):
+            raise UserError(f'{spelled(each.name)} {value} must be {allowed or f"of type {each.type.__name__}"}')
+
+
 # ---------------------------------------------------------------------------------------- sizes
-
-def option(default, meaning):
-    """A field of a configuration: what `--help` says of it stands beside its default."""
-    return field(default=default, metadata={'help': meaning})
-
 
 @dataclass
 class Sizes:
     """Every number that a tensor's shape depends on. The defaults are the paper's (`--size base`)."""
-    image_size: int = option(224, 'H = W, pixels; App. B')
-    num_frames: int = option(4, 'T, frames one second apart')
-    audio_frames: int = option(1024, 't, spectrogram frames: ten seconds and a little')
-    mel_bins: int = option(128, 'f, spectrogram bins')
-    frame_shift: float = option(10.0, 'milliseconds from one spectrogram frame to the next')
-    patch_size: int = option(16, 'p; §3.1')
-    embed_dim: int = option(768, 'D, the width of ViT-B')
-    num_heads: int = option(12, 'heads of E_a, E_v and E_f')
-    encoder_depth: int = option(10, 'blocks of E_a, and again of E_v; App. C')
-    fusion_depth: int = option(2, 'blocks of E_f; App. C')
-    decoder_embed_dim: int = option(512, 'width of the decoder D; App. C')
-    decoder_depth: int = option(8, 'blocks of the decoder')
-    decoder_num_heads: int = option(16, 'heads of the decoder')
-    avm_heads: int = option(12, 'H, heads of the AVM; App. D')
+    image_size: int = option(224, 'H = W, pixels; App. B', COUNT)
+    num_frames: int = option(4, 'T, frames one second apart', COUNT)
+    audio_frames: int = option(1024, 't, spectrogram frames: ten seconds and a little', COUNT)
+    mel_bins: int = option(128, 'f, spectrogram bins', Range(int, 4))
+    frame_shift: float = option(10.0, 'milliseconds from one spectrogram frame to the next', FRAME_SHIFT)
+    patch_size: int = option(16, 'p; §3.1', COUNT)
+    embed_dim: int = option(768, 'D, the width of ViT-B', COUNT)
+    num_heads: int = option(12, 'heads of E_a, E_v and E_f', COUNT)
+    encoder_depth: int = option(10, 'blocks of E_a, and again of E_v; App. C', COUNT)
+    fusion_depth: int = option(2, 'blocks of E_f; App. C', COUNT)
+    decoder_embed_dim: int = option(512, 'width of the decoder D; App. C', COUNT)
+    decoder_depth: int = option(8, 'blocks of the decoder', COUNT)
+    decoder_num_heads: int = option(16, 'heads of the decoder', COUNT)
+    avm_heads: int = option(12, 'H, heads of the AVM; App. D', COUNT)
 
     @property
     def grid_a(self):

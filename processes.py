@@ -1,18 +1,24 @@
 """The processes that torchrun started, one a GPU: how they begin, agree and end together (ours).
 
 In:  options, signals.
-Out: a device; UserError, where the processes could not train together.
+Out: a device, a folder of their own; UserError, where the processes could not train together.
 """
+import contextlib
+import fcntl
 import gc
 import os
+import re
 import signal
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from config import open_device
-from patches import UserError, patient, rank, world
+from config import circumstances, open_device
+from memory import fits_gpu, full
+from patches import UserError, gathered, patient, rank, world
+from weights import check_writable
 
 
 def say(line):
@@ -83,3 +89,73 @@ def check_shares(cfg):
             why = f'of which each needs {least // world()}' if size < least else 'which cannot share it evenly'
             raise UserError(f'--{name.replace("_", "-")} {size} is not for {world()} process{"es" * (world() > 1)}, '
                             f'{why}: {fit} would do')
+
+
+def check_memory(cfg, device):
+    """Refuse a rehearsal memory that this machine has no room for; say so where other programs have taken the room.
+    Raises UserError."""
+    found = [full(cfg, name) for name in circumstances(cfg)]
+    pairs, each = max(found, key=lambda full: full[1])             # of what is no method, 0 bytes
+    here = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+    needed, (there, free) = here * pairs * each, machine_memory()
+    if fits_gpu(pairs * each, device) or needed <= free:
+        return
+    told = (f'--memory-size {cfg.memory_size}: {here * pairs:,} pairs of {each:,} bytes are {needed / 1e9:,.2f} GB, '
+            f'and this machine has {there / 1e9:.2f} GB')
+    if needed > there:
+        raise UserError(told)
+    say(f'{told}, of which {free / 1e9:.2f} GB are free now')
+
+
+def machine_memory():
+    """Bytes that this machine has, and that are free of them; at most as many as a container may have. Where it is not
+    Linux, all are taken as free."""
+    there = free = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    if Path('/proc/meminfo').exists():
+        free = 1024 * int(re.search(r'MemAvailable: *(\d+) kB', Path('/proc/meminfo').read_text())[1])
+    limit = Path('/sys/fs/cgroup/memory.max')
+    words = limit.read_text().split() if limit.exists() else ['max']
+    most = there if words == ['max'] else int(words[0])
+    return min(there, most), min(free, most)
+
+
+# ------------------------------------------------------------------------------ a folder of their own
+
+@contextlib.contextmanager
+def claimed(cfg):
+    """As long as it lasts, the run's folder is this run's alone. Raises UserError, in all processes, where it is
+    another run's, or where one of them cannot write to it or to the cache."""
+    with contextlib.ExitStack() as held:
+        wrong = ''
+        try:
+            check_writable(cfg.out, '--out ')
+            if rank() == 0:
+                held.enter_context(alone(Path(cfg.out)))
+            check_writable(cfg.cache, '--cache ')
+        except (UserError, OSError) as error:
+            wrong = str(error)
+        wrong = [of for of in gathered(wrong) if of]
+        if wrong:
+            raise UserError(wrong[0])
+        yield
+
+
+@contextlib.contextmanager
+def alone(folder):
+    """A lock on a run's folder, which ends with this process at the latest, however that ends. A run that never began
+    leaves no folder. Raises UserError where another process has the lock."""
+    lock = folder / '.lock'
+    with open(lock, 'w') as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)    # not flock: processes that load clips would inherit
+        except (BlockingIOError, PermissionError):              # it, and may outlive a killed run by seconds
+            raise UserError(f'another run is at work in {folder}: wait until it ends, or name another folder by --out')
+        except OSError:
+            say(f'{folder} is on a disk that knows no locks: take care that no other run writes there')
+        try:
+            yield
+        finally:
+            if not (folder / 'config.json').exists():
+                lock.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    folder.rmdir()

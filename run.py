@@ -6,10 +6,8 @@
     figures/        pictures                    eval/        what `eval.py` found
 """
 import dataclasses
-import hashlib
 import json
 import math
-import os
 import time
 from functools import cached_property
 from pathlib import Path
@@ -19,25 +17,14 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from avm import AVM
-from config import FREE_TO_CHANGE, OF_PRETRAINING, Config, open_device, with_older_defaults
+from config import FREE_TO_CHANGE, Config, changed, check_config, open_device, with_older_defaults
 from memory import split_anew
 from model import AudioVideoMAE, compile_blocks
-from patches import UserError, gathered, patient, rank, world
+from patches import Sizes, UserError, gathered, patient, rank, world
 from processes import say, wait_for_all
 from streams.catalogue import open_stream
-from streams.workers import count_workers
+from streams.workers import count_workers, say_once
 from weights import load_weights, read_checkpoint, save_atomically, write_text
-
-
-def pretraining_cache(cfg, device, clips):
-    """The file that holds this initial pre-training on so many clips: its name depends on all that its result does."""
-    folders = [folder for folder in (cfg.data, cfg.pretrain_data) if folder]
-    lists = [path for folder in folders for path in sorted(Path(folder).glob('*.csv'))]
-    files = [path for path in (cfg.init, cfg.tasks, *lists) if path and os.path.exists(path)]
-    text = json.dumps([{name: getattr(cfg, name) for name in sorted(OF_PRETRAINING)}, world(), device.type, clips,
-                       [(os.path.getsize(file), os.path.getmtime(file)) for file in files]])
-    name = f'initial-{cfg.dataset}-{cfg.size}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.pt'
-    return Path(cfg.cache) / name
 
 
 # ----------------------------------------------------------------------------------- a run, written
@@ -239,13 +226,12 @@ def open_run(cfg, resume, device):
         if not resume:
             raise UserError(f'{out} holds a run already: go on with it by --resume, or name another folder by --out')
         checkpoint = read_checkpoint(out / 'last.pt')
-        mine, theirs = dataclasses.asdict(cfg), with_older_defaults(checkpoint['config'])
-        for options in (mine, theirs):
-            options['init'] = Path(options['init']).name       # the checkout may have moved
-        other = [f'--{n.replace("_", "-")} was {theirs.get(n)!r}, now {v!r}' for n, v in mine.items()
-                 if n not in FREE_TO_CHANGE and theirs.get(n) != v]
+        other = changed(checkpoint['config'], dataclasses.asdict(cfg))
         if other:
             raise UserError(f'{out} was started with other options: {"; ".join(other[:3])}')
+        edited = (out / 'config.json').exists() and changed(checkpoint['config'], vars(read_config(out)))
+        if edited:
+            say(f'{out / "config.json"} was edited ({"; ".join(edited[:3])}): that changes nothing, and is undone')
         if checkpoint['processes'] != world():
             before = f'{checkpoint["processes"]} process{"es" * (checkpoint["processes"] > 1)}'
             say(f'{out} was saved by {before} and goes on with {world()}: its memory is dealt out anew, and the '
@@ -272,7 +258,7 @@ class Recorded:
 
     @cached_property
     def stream(self):
-        return open_stream(self.cfg, self.workers)
+        return open_stream(dataclasses.replace(self.cfg, batch_size=1, pretrain_steps=0), self.workers)    # no steps
 
     def models(self):
         """[(t, name, file)]: the model after t tasks, the name being that of the task just learned."""
@@ -290,6 +276,11 @@ class Recorded:
 
     def load(self, file):
         """→ backbone, avm, on the device, without gradients"""
+        saved = read_checkpoint(file)
+        theirs = saved.get('config') if isinstance(saved, dict) else None
+        edited = theirs and changed(theirs, vars(self.cfg), Sizes.__dataclass_fields__)
+        if edited:                                             # of which the shapes of weights need not tell
+            raise UserError(f'{self.folder / "config.json"} is not of {file}: {"; ".join(edited[:3])}')
         backbone, avm = AudioVideoMAE(self.cfg), AVM(self.cfg.embed_dim, self.cfg.avm_heads)
         load_weights(file, backbone, avm)
         return tuple(module.to(self.device).eval().requires_grad_(False) for module in (backbone, avm))
@@ -325,12 +316,22 @@ class Recorded:
 
 
 def read_config(folder):
-    """RUN/config.json → Config. Raises UserError."""
-    file = Path(folder) / 'config.json'
+    """RUN/config.json → Config. What is no option here, and what it lacks, is said. Raises UserError, also where it has
+    what no run can have."""
+    file, known = Path(folder) / 'config.json', Config.__dataclass_fields__
     try:
-        saved = with_older_defaults(json.loads(file.read_text()))
-    except (OSError, ValueError) as error:
+        saved = with_older_defaults(dict(json.loads(file.read_text())))
+    except (OSError, ValueError, TypeError) as error:
         reason = 'is not there' if isinstance(error, FileNotFoundError) else 'cannot be read'
         raise UserError(f'{folder} is no run of train.py: {file} {reason}')
-    known = {field.name for field in dataclasses.fields(Config)}
-    return Config(**{name: value for name, value in saved.items() if name in known})
+    for names, means in (([name for name in saved if name not in known], 'no option here, and left aside'),
+                         ([name for name in known if name not in {*saved, *FREE_TO_CHANGE}], 'not there: its default')):
+        if names and rank() == 0:
+            more = f' and {len(names) - 3} more' if names[3:] else ''
+            say_once(f'{file}, edited or of another version: {", ".join(names[:3])}{more}: {means}')
+    cfg = Config(**{name: value for name, value in saved.items() if name in known})
+    try:
+        check_config(cfg)
+    except UserError as error:
+        raise UserError(f'{file}: {error}')
+    return cfg

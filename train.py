@@ -9,7 +9,10 @@ Out: a run's folder (`run.py` says what is in it), from whose last.pt `--resume`
      CPU to the same results bit for bit.
 """
 import dataclasses
+import hashlib
 import json
+import os
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -17,13 +20,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 import eval as evaluation
 from baselines import build
-from config import autocast, exit_politely, parse
+from config import OF_PRETRAINING, autocast, exit_politely, parse, without_effect
 from flava import InitialPretraining
 from patches import UserError, rank, world
-from processes import agreed, check_shares, leave_processes, say, start_processes, stop_gently
-from run import Steps, open_run, pretraining_cache
+from processes import (agreed, check_memory, check_shares, claimed, leave_processes, say, start_processes,
+                       stop_gently)
+from run import Steps, open_run
 from streams.catalogue import open_stream
-from streams.common import Union
+from streams.common import Union, check_batches
 from streams.prepare import advice
 from streams.workers import Loader, count_workers, waiting
 from weights import load_weights, save_atomically, write_text
@@ -143,6 +147,17 @@ def pretrain(run, stream, checkpoint):
         say(f'initial pre-training is kept in {path}')
 
 
+def pretraining_cache(cfg, device, clips):
+    """The file that holds this initial pre-training on so many clips: its name depends on all that its result does."""
+    folders = [folder for folder in (cfg.data, cfg.pretrain_data) if folder]
+    lists = [path for folder in folders for path in sorted(Path(folder).glob('*.csv'))]
+    files = [path for path in (cfg.init, cfg.tasks, *lists) if path and os.path.exists(path)]
+    text = json.dumps([{name: getattr(cfg, name) for name in sorted(OF_PRETRAINING)}, world(), device.type, clips,
+                       [(os.path.getsize(file), os.path.getmtime(file)) for file in files]])
+    name = f'initial-{cfg.dataset}-{cfg.size}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.pt'
+    return Path(cfg.cache) / name
+
+
 # ---------------------------------------------------------------------------------- what came of it
 
 def evaluate(run, stream):
@@ -186,34 +201,45 @@ def finish(run, stream):
 def open_data(cfg):
     """The run's Stream; every process tests its share of the clips."""
     stream = open_stream(cfg, count_workers(cfg.dataset, cfg.workers))
+    check_batches(cfg, dict(zip(stream.names, map(len, stream.train))), len(stream.pretrain))
     if rank() == 0:
         stream.notes.extend(advice(stream.train, cfg))
     return stream
 
 
+def run_all(run, checkpoint):
+    """Data → initial pre-training → stream → table, or what is left of it after the checkpoint."""
+    cfg = run.cfg
+    stop_gently(run)
+    stream = open_data(cfg)
+    run.open_folder(checkpoint)
+    for note in stream.notes:
+        say(note)
+    if rank() == 0:
+        run.note_bad(stream.bad)
+    if cfg.init and not checkpoint:
+        say(f'--init {load_weights(cfg.init, run.backbone, run.avm)}')
+    if not checkpoint or checkpoint['phase'] == 'pretrain':
+        pretrain(run, stream, checkpoint)
+        checkpoint = None
+    learn_stream(run, stream, checkpoint)
+    run.share_bad()
+    if rank() == 0:
+        finish(run, stream)
+
+
 def main(arguments=None):
-    """Options → data → initial pre-training → stream → table. arguments: the command line's words, or sys.argv's"""
+    """Options → a run. arguments: the command line's words, or sys.argv's"""
     with exit_politely('the same command with --resume goes on'):
         cfg, resume = parse(arguments)
-        run, checkpoint = open_run(cfg, resume, start_processes(cfg))
-        stop_gently(run)
+        device = start_processes(cfg)
+        for line in without_effect(arguments, cfg):
+            say(line)
         check_shares(cfg)
-        stream = open_data(cfg)
-        run.open_folder(checkpoint)
-        for note in stream.notes:
-            say(note)
-        if rank() == 0:
-            run.note_bad(stream.bad)
-        if cfg.init and not checkpoint:
-            say(f'--init {load_weights(cfg.init, run.backbone, run.avm)}')
-        if not checkpoint or checkpoint['phase'] == 'pretrain':
-            pretrain(run, stream, checkpoint)
-            checkpoint = None
-        learn_stream(run, stream, checkpoint)
-        run.share_bad()
-        if rank() == 0:
-            finish(run, stream)
-        leave_processes()
+        check_memory(cfg, device)
+        with claimed(cfg):
+            run_all(*open_run(cfg, resume, device))
+            leave_processes()
 
 
 if __name__ == '__main__':

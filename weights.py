@@ -6,6 +6,7 @@ Out: backbone and AVM with the weights that fit, and one line that says what was
 Nothing but tensors and plain values is ever read: a file that would run code is refused.
 """
 import os
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -164,6 +165,16 @@ def save_atomically(content, path):
         kept = f'; the last checkpoint, {path}, is intact' if Path(path).exists() else ''
         raise UserError(f'could not write {path}: {getattr(error, "strerror", None) or "is the disk full?"}{kept}. '
                         'Make room and go on with --resume.')
+
+
+def check_writable(folder, named=''):
+    """Makes the folder, where there is none, and tries to write to it. named: '--out ' if so asked for. Raises
+    UserError."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(f'{named}{folder} cannot be written: {error.strerror}')
 
 
 def write_text(path, text):

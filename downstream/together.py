@@ -5,14 +5,11 @@ Out: which models are held in memory together; what each of them makes of each b
 
 Decoding takes longer than anything that a model does with a clip, so it is not done again for the next model.
 """
-import os
-import re
-from pathlib import Path
-
 import torch
 from tqdm import tqdm
 
 from patches import UserError
+from processes import machine_memory
 from streams.common import tasks_in_order
 
 
@@ -31,11 +28,7 @@ def free_memory(device):
     """Bytes that are free: of the GPU, or else of this machine and within what a container may have."""
     if device.type == 'cuda':
         return torch.cuda.mem_get_info(device)[0]
-    free, limit = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE'), Path('/sys/fs/cgroup/memory.max')
-    if Path('/proc/meminfo').exists():                                     # else not Linux: take the whole as free
-        free = 1024 * int(re.search(r'MemAvailable: *(\d+) kB', Path('/proc/meminfo').read_text())[1])
-    words = limit.read_text().split() if limit.exists() else ['max']
-    return free if words == ['max'] else min(free, int(words[0]))
+    return machine_memory()[1]
 
 
 @torch.no_grad()

@@ -38,10 +38,11 @@ from config import PRESETS, Config, check_config, exit_politely, one_of, open_de
 from memory import Memory
 from model import AudioVideoMAE, compile_blocks
 from paper import loading, printed
-from patches import UserError, whole
+from patches import COUNT, WORKERS, UserError, whole
 from run import write_text
 from streams.catalogue import DATASETS
 from streams.workers import count_workers
+from weights import check_writable
 
 NAMES = [name for name in METHODS if name != 'multitask'] + list(WITHOUT_ATTENTION)   # Multitask costs as Finetune does
 CLIPS, EPOCHS = {'VGGSound': 58_573, 'AudioSet': 155_643}, 10      # the tasks' training clips, Fig. 6 (c)
@@ -327,21 +328,21 @@ def options(arguments):
     parser.error = lambda message: parser.exit(2, f'error: {message}; see --help\n')
     parser.add_argument('--size', type=one_of(list(PRESETS)),
                         help='base (the paper\'s) or small; default: base on a GPU, small without')
-    parser.add_argument('--batch', type=int, default=9, help='current pairs a step (default 9, as in Table 2)')
+    parser.add_argument('--batch', default=9, **COUNT.asked('current pairs a step (default 9, as in Table 2)'))
     parser.add_argument('--device', default='', help='cuda or cpu; without it, cuda where there is one')
     parser.add_argument('--precision', choices=['fp32', 'bf16'], help='default: bf16 on GPUs that have it, else fp32')
     parser.add_argument('--compile', action='store_true', help='the backbone\'s blocks go through torch.compile')
     parser.add_argument('--methods', nargs='+', type=one_of(NAMES), metavar='NAME',
                         help='default: all; with --data, flava')
     parser.add_argument('--profile', action='store_true', help='name the five largest costs of a step')
-    parser.add_argument('--rounds', type=int, default=5, help='how often each method has its turn (default 5)')
-    parser.add_argument('--steps', type=int, default=10, help='timed steps a turn (default 10)')
+    parser.add_argument('--rounds', default=5, **COUNT.asked('how often each method has its turn (default 5)'))
+    parser.add_argument('--steps', default=10, **COUNT.asked('timed steps a turn (default 10)'))
     parser.add_argument('--out', type=Path, help='write the figures to this JSON file')
     group = parser.add_argument_group('loading', 'with --data: loading clips and training beside it, not Table 2')
     group.add_argument('--data', help='folder of the clips, see streams/README.md')
     group.add_argument('--dataset', type=one_of(ON_DISK), help=' or '.join(ON_DISK) + ' (default vggsound)')
     group.add_argument('--tasks', help='CSV "class,task"; without it, the paper\'s tasks')
-    group.add_argument('--workers', type=int, help='processes that load; without it, as many as for training')
+    group.add_argument('--workers', **WORKERS.asked('processes that load; without it, as many as for training'))
     args = parser.parse_args(arguments)
     if args.data is not None:
         args.dataset, args.methods = args.dataset or 'vggsound', args.methods or ['flava']
@@ -356,8 +357,10 @@ def main(arguments=None):
     """The command line."""
     args = options(arguments)
     with exit_politely():
-        if min(args.batch, args.rounds, args.steps) < 1:
-            raise UserError('--batch, --rounds and --steps must be at least 1')
+        if args.out:
+            check_writable(args.out.parent, '--out ')
+            if args.out.is_dir():
+                raise UserError(f'--out {args.out} is a folder, where a file is to be')
         device, threads = open_device(args.device), torch.get_num_threads()
         args.size = args.size or ('base' if device.type == 'cuda' else 'small')
         bf16 = device.type == 'cuda' and torch.cuda.is_bf16_supported(including_emulation=False)

@@ -21,6 +21,7 @@ from paper.groups import (NAMES, Missing, classified, command, compared, evaluat
                           with_value)
 from paper.looks import HATCHES, PRINT, STYLES, bars, legend_below, look, spans, ticks_of_tasks
 from paper.tables import TABLES
+from weights import check_writable
 
 
 # ----------------------------------------------------------------------------- memory size: Figure 9
@@ -157,7 +158,6 @@ FIGURES = {2: attention.figure_2, 3: attention.figure_3, 5: gaps.figure_5, 9: fi
 
 def write(found, out):
     """Every figure and table that these groups allow → lines that say where each is, or what it needs."""
-    out.mkdir(parents=True, exist_ok=True)
     jobs = [('figure', 'png', *job) for job in FIGURES.items()] + [('table', 'md', *job) for job in TABLES.items()]
     lines = []
     for kind, ending, number, make in tqdm(jobs, desc='drawing', leave=False, disable=None):
@@ -197,6 +197,7 @@ def main(arguments=None):
     parser.add_argument('--out', type=Path, default=Path('figures'), help='folder to write (default figures)')
     args = parser.parse_args(arguments)
     with exit_politely():
+        check_writable(args.out, '--out ')
         found = groups(args.runs)
         print('\n'.join(write(found, args.out) + incomplete(found)))
 

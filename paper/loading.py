@@ -29,7 +29,7 @@ def clips_of(args):
     """The folder's training clips, of all tasks, listed and tested as for training. What there is to say of them is
     said. Raises UserError."""
     cfg = Config(**{**PRESETS[args.size], 'size': args.size, 'dataset': args.dataset, 'data': args.data,
-                    'tasks': args.tasks or ''})
+                    'tasks': args.tasks or '', 'batch_size': args.batch, 'pretrain_steps': 0})
     stream = open_stream(cfg, args.workers)
     clips = Union(stream.train)
     for note in [*stream.notes, *advice(stream.train, cfg), f'{len(clips)} training clips\n']:

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from patches import Sizes
-from streams.common import Clip, stream_of, usable
+from streams.common import Clip, check_nothing, counts, stream_of, usable
 from streams.tables import TASKS, demand, find_file, read_retrieval_list, read_tasks, require, require_id, rows
 
 AUDIOSET_LAYOUT = """\
@@ -81,7 +81,8 @@ def read_mids(folder):
     return names
 
 
-def audioset(folder, sizes: Sizes, tasks_csv=None, retrieval_list='', pretrain=None, max_roll=-1, **scan):
+def audioset(folder, sizes: Sizes, tasks_csv=None, retrieval_list='', pretrain=None, max_roll=-1,
+             counted=check_nothing, **scan):
     """AudioSet as a Stream (App. B): seven tasks. Clips with labels of two tasks are left out; of the labels of the
     others, those of their task are kept.
 
@@ -89,6 +90,7 @@ def audioset(folder, sizes: Sizes, tasks_csv=None, retrieval_list='', pretrain=N
     retrieval_list  JSON file of the clips to retrieve, in CAV-MAE's format; '': the whole test split
     pretrain        (folder of VGGSound, its clips), whose training clips are the initial pre-training set; None: none
     max_roll        of training clips: see `data.augment_audio`
+    counted         is told how many clips there are to learn from at most: see `check_batches`
     scan            how clips are tested: see `usable`
     """
     clips = read_audioset(folder, [*train_tables(folder), TESTED])
@@ -104,11 +106,13 @@ def audioset(folder, sizes: Sizes, tasks_csv=None, retrieval_list='', pretrain=N
             ours.append(clip._replace(labels=labels))
     if between:
         notes.append(f'{between} clips with labels of two tasks or more are left out')
-    ours, bad, more_notes = usable(folder, ours, **scan)
-    initial, notes = [], notes + more_notes
+    initial, tested = [], {clip.name for clip in clips if clip.split == 'test'}
     if pretrain:   # no test clip may come in by the other data set: both are of YouTube
-        tested, (their_folder, theirs) = {clip.name for clip in clips if clip.split == 'test'}, pretrain
-        initial, more_bad, more_notes = usable(their_folder, [
-            clip for clip in theirs if clip.split == 'train' and clip.name not in tested], **scan)
+        initial = [clip for clip in pretrain[1] if clip.split == 'train' and clip.name not in tested]
+    counted(*counts(ours, tasks, initial))
+    ours, bad, more_notes = usable(folder, ours, **scan)
+    notes += more_notes
+    if pretrain:
+        initial, more_bad, more_notes = usable(pretrain[0], initial, **scan)
         bad, notes = bad + more_bad, notes + more_notes
     return stream_of(folder, tasks, ours, listed, initial, sizes, bad, notes, max_roll)

@@ -3,11 +3,12 @@
 In:  a run's options, among them the `Sizes`.
 Out: a Stream. Another data set is one more file beside this one, and one more line in DATASETS.
 """
+import functools
 from pathlib import Path
 
 from streams import shapes
 from streams.audioset import BALANCED, audioset, read_audioset
-from streams.common import reordered
+from streams.common import check_batches, reordered
 from streams.vggsound import read_vggsound, vggsound
 
 
@@ -36,9 +37,11 @@ def open_audioset(cfg, workers):
 
 
 def _given(cfg, workers):
-    """What both take: the lists that the user names, how training clips roll, and how clips are tested."""
-    return dict(tasks_csv=cfg.tasks or None, retrieval_list=cfg.retrieval_list, max_roll=cfg.max_roll, workers=workers,
-                max_bad=cfg.max_bad, cache=Path(cfg.cache) / 'checked-clips.json')
+    """What both take: the lists that the user names, how training clips roll, and how clips are counted
+    and tested."""
+    return dict(tasks_csv=cfg.tasks or None, retrieval_list=cfg.retrieval_list, max_roll=cfg.max_roll,
+                counted=functools.partial(check_batches, cfg), workers=workers, max_bad=cfg.max_bad,
+                cache=Path(cfg.cache) / 'checked-clips.json')
 
 
 DATASETS = {   # --dataset: (options, workers) → Stream

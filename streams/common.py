@@ -10,6 +10,7 @@ import json
 import os
 import time
 from bisect import bisect_right
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from data import BadClip, check_clip, read_clip
 from patches import Sizes, UserError, gathered, rank, world
-from streams.workers import Loader, in_processes
+from streams.workers import Loader, in_processes, say_once
 
 SHUFFLED = (                                                # Table 7
     ('music', 'others_part1', 'home_nature', 'sports', 'others_part2', 'vehicle', 'animals', 'people'),
@@ -213,6 +214,39 @@ def near(name, known):
     """'; did you mean …?' where there is a name like it, else '.'"""
     alike = ' or '.join(map(repr, difflib.get_close_matches(name, known, 3)))
     return f'; did you mean {alike}?' if alike else '.'
+
+
+def counts(clips, tasks, pretrain):
+    """What `check_batches` asks of clips that are to be tested. tasks: class → task; pretrain: further clips of the
+    initial pre-training"""
+    learned = [tasks.get(clip.labels[0]) for clip in clips if clip.split == 'train']
+    found = Counter(learned)
+    return {task: found[task] for task in dict.fromkeys(tasks.values()) if found[task]}, found[None] + len(pretrain)
+
+
+def check_nothing(clips, pretrain):
+    """Instead of `check_batches`, for who takes no steps."""
+
+
+def check_batches(cfg, clips, pretrain):
+    """How many clips there are against how many a step takes, before any of them is drawn or decoded: what is odd is
+    said. Raises UserError where the processes cannot share them.
+
+    clips     {task: how many training clips it has, or will have at most}
+    pretrain  how many the initial pre-training has
+    """
+    if cfg.method == 'multitask':
+        clips = {'all tasks': sum(clips.values())}
+    initial = {'initial pre-training': pretrain} if pretrain and cfg.pretrain_steps != 0 else {}
+    for name, size, parts in (('--batch-size', cfg.batch_size, clips),
+                              ('--pretrain-batch-size', cfg.pretrain_batch_size, initial)):
+        few = [f'{part} has {number}' for part, number in parts.items() if number < size]
+        for part, number in parts.items():
+            if number < world():
+                raise UserError(f'{part} has {number} training clips, too few for {world()} processes')
+        if few and rank() == 0:
+            more = f' (and {len(few) - 1} more of {len(parts)})' if few[1:] else ''
+            say_once(f'{name} {size} is more than there is: {few[0]} training clips{more}, so its batches have as many')
 
 
 # ---------------------------------------------------------------------------- testing the clips

@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from data import BadClip, read_clip
-from patches import UserError
+from patches import SHARE, WORKERS, UserError
 from streams.audioset import BALANCED, MIDS, read_audioset
 from streams.ave import read_ave
 from streams.small import is_prepared, small_clip
@@ -219,10 +219,11 @@ def main(arguments=None):
         'prepare', help='write them again, small and quick to read',
         description='Write the clips of VGGSound, AudioSet or AVE again, small and quick to read, with the same lists '
                     'and names. The same command again does what is missing or changed.')
+    words.error = parser.error = lambda message: parser.exit(2, f'error: {message}; see --help\n')
     words.add_argument('--data', type=Path, required=True, help='folder of the data set, see streams/README.md')
     words.add_argument('--out', type=Path, required=True, help='folder to write: then --data of train.py and eval.py')
-    words.add_argument('--workers', type=int, default=-1, help='processes; -1: as for training (default -1)')
-    words.add_argument('--max-bad', type=float, default=0.1, help='share of clips that may be left out (default 0.1)')
+    words.add_argument('--workers', default=-1, **WORKERS.asked('processes; -1: as for training (default -1)'))
+    words.add_argument('--max-bad', default=0.1, **SHARE.asked('share of clips that may be left out (default 0.1)'))
     words.add_argument('--shard', default='1/1', help='part to do, for many machines: 1/n, 2/n … n/n (default 1/1)')
     args = parser.parse_args(arguments)
     parts = re.fullmatch('([0-9]{1,6})/([0-9]{1,6})', args.shard)

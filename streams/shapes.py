@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 import data
-from patches import SIZES, Sizes
+from patches import MANY, SEED, SIZES, Range, Sizes, UserError
 from streams import scenes
 from streams.common import Stream
 from streams.scenes import draw_scene, kinds, render
@@ -125,23 +125,32 @@ def stream(sizes, seed=0, clips_per_task=1000, test_clips=60, pretrain_clips=600
                   bad=[], notes=[], classes=[[k.name for k in kinds_] for kinds_ in own])
 
 
-def main():
-    """The command line: write the clips as files."""
+def main(arguments=None):
+    """The command line: write the clips as files. arguments: its words, or sys.argv's. Raises UserError."""
     parser = argparse.ArgumentParser(prog='python -m streams.shapes',
                                      description='Write the built-in clips as mp4 files, laid out as a known data set.')
+    parser.error = lambda message: parser.exit(2, f'error: {message}; see --help\n')
     parser.add_argument('--out', type=Path, required=True, help='folder to write')
     parser.add_argument('--layout', choices=list(LAYOUTS), default='vggsound', help='(default vggsound)')
-    parser.add_argument('--train', type=int, default=60, help='training clips a task (default 60)')
-    parser.add_argument('--test', type=int, default=18,
-                        help='test clips a task; for AVE as many for validation (default 18)')
-    parser.add_argument('--pretrain', type=int, default=180,
-                        help='clips of classes of no task; none for AVE (default 180)')
-    parser.add_argument('--size', type=int, default=96, help='pixels (default 96)')
-    parser.add_argument('--seed', type=int, default=0)
-    args = parser.parse_args()
+    parser.add_argument('--train', default=60, **MANY.asked('training clips a task (default 60)'))
+    parser.add_argument('--test', default=18,
+                        **MANY.asked('test clips a task; for AVE as many for validation (default 18)'))
+    parser.add_argument('--pretrain', default=180,
+                        **MANY._replace(low=0).asked('clips of classes of no task; none for AVE (default 180)'))
+    parser.add_argument('--size', default=96, **Range(int, 16, 4096).asked('pixels, an even number (default 96)'))
+    parser.add_argument('--seed', default=0, **SEED.asked('of the clips (default 0)'))
+    args = parser.parse_args(arguments)
+    if args.size % 2:
+        raise UserError(f'--size {args.size}: H.264 needs an even number of pixels')
     shown = stream(Sizes(**SIZES['small']), args.seed, args.train, args.test, args.pretrain)
-    print(write(args.layout, args.out, shown, args.size, args.seed))
+    try:
+        print(write(args.layout, args.out, shown, args.size, args.seed))
+    except OSError as error:
+        raise UserError(f'--out {args.out} cannot be written: {error.strerror}')
 
 
-if __name__ == '__main__':
-    main()
+if __name__ == '__main__':                             # not when imported: what is streamed knows no options
+    from config import exit_politely
+
+    with exit_politely():
+        main()

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 from patches import Sizes, UserError
-from streams.common import Clip, stream_of, usable
+from streams.common import Clip, check_nothing, counts, stream_of, usable
 from streams.tables import TASKS, demand, find_file, read_retrieval_list, read_tasks, require, require_id, rows
 
 VGGSOUND_LAYOUT = """\
@@ -46,26 +46,30 @@ def read_vggsound(folder):
 
 
 def vggsound(folder, sizes: Sizes, tasks_csv=None, clips_per_class=400, retrieval_list='', pretrain=None, max_roll=-1,
-             **scan):
+             counted=check_nothing, **scan):
     """VGGSound as a Stream (App. B): eight tasks of up to 20 classes, the other classes for the pre-training.
 
     tasks_csv       class → task, in the order of the tasks; None: the paper's
     retrieval_list  JSON file of the clips to retrieve, in CAV-MAE's format; '': the whole test split
     pretrain        (folder of AudioSet, its balanced clips), AudioSet-20k, which joins the pre-training; None: none
     max_roll        of training clips: see `data.augment_audio`
+    counted         is told how many clips there are to learn from at most: see `check_batches`
     scan            how clips are tested: see `usable`
     """
     clips = read_vggsound(folder)
     paper = TASKS / 'vggsound.csv'
     tasks = read_tasks(tasks_csv or paper, {clip.labels[0] for clip in clips} | set(read_tasks(paper, None)))
     listed, notes = read_retrieval_list(retrieval_list, clips)
-    used, bad, more_notes = usable(folder, _wanted(clips, tasks, clips_per_class), **scan)
+    wanted, theirs = _wanted(clips, tasks, clips_per_class), []
+    if pretrain:
+        their_folder, theirs = pretrain[0], _audioset_20k(pretrain[1], tasks, clips)
+    counted(*counts(wanted, tasks, theirs))
+    used, bad, more_notes = usable(folder, wanted, **scan)
     ours = [clip for clip in used if clip.labels[0] in tasks]
     initial = [clip for clip in used if clip.labels[0] not in tasks]
     notes += more_notes
     if pretrain:
-        their_folder, theirs = pretrain
-        more, more_bad, more_notes = usable(their_folder, _audioset_20k(theirs, tasks, clips), **scan)
+        more, more_bad, more_notes = usable(their_folder, theirs, **scan)
         initial, bad, notes = initial + more, bad + more_bad, notes + more_notes
     return stream_of(folder, tasks, ours, listed, initial, sizes, bad, notes, max_roll)
 

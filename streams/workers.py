@@ -30,9 +30,12 @@ RAISE = 'Start the container with more of it (docker run --shm-size 8g), or load
 def count_workers(dataset, wanted):
     """How many processes load clips: as many as wanted; for -1, a core each, but for one that is left to this process,
     and as many fewer as torchrun started others; none for shapes, which are made faster than they are sent."""
+    there = cores() // int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+    if wanted > there and rank() == 0:
+        say_once(f'--workers {wanted}: for so many processes there are {there} cores, so some only wait for others')
     if wanted >= 0:
         return wanted
-    mine = cores() // int(os.environ.get('LOCAL_WORLD_SIZE', 1)) - 1
+    mine = there - 1
     return 0 if dataset == 'shapes' else max(1, min(mine, MOST_WORKERS))
 
 

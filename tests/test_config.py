@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from config import CHOICES, FREE_TO_CHANGE, OF_PRETRAINING, Config, make_parser, parse
+from config import FREE_TO_CHANGE, OF_PRETRAINING, PRESETS, Config, make_parser, parse
 from conftest import ROOT
-from patches import Sizes, UserError
+from patches import SIZES, Sizes, UserError
 from running import train
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
@@ -38,9 +38,8 @@ def test_shipped_weights_are_for_their_own_sizes_only():
 
 
 def test_names_of_options_in_lists_are_options():
-    assert OF_PRETRAINING <= set(FIELDS) and FREE_TO_CHANGE <= set(FIELDS) and set(CHOICES) <= set(FIELDS)
-    for name, choices in CHOICES.items():
-        assert FIELDS[name].default in [*choices, '']
+    assert OF_PRETRAINING <= set(FIELDS) and FREE_TO_CHANGE <= set(FIELDS)
+    assert set(PRESETS) == set(SIZES)
     assert not OF_PRETRAINING & FREE_TO_CHANGE                     # a run that goes on began from the same weights
 
 
@@ -86,10 +85,11 @@ def test_mistakes_get_one_message(arguments, reason, tmp_path, here):
 @pytest.mark.parametrize('arguments, reason', [
     ('--embed-dim 50', 'multiples of 4'), ('--num-heads 5', '--num-heads 5 does not divide the width 64'),
     ('--avm-heads 3', '--avm-heads 3'), ('--decoder-num-heads 7', '--decoder-num-heads 7'),
-    ('--batch-size 0', '--batch-size 0 must be at least 1'), ('--memory-size 0', '--memory-size 0'),
+    ('--batch-size 0', '--batch-size 0 must be a whole number, at least 1'), ('--memory-size 0', '--memory-size 0'),
     ('--method flava+ --selection mats', 'for --method flava'), ('--lump-beta 0', '--lump-beta'),
-    ('--max-silent 3', '--max-silent'), ('--mask-ratio 1', '0 of 64 patches'), ('--pretrain-mask-ratio 0', '64 of 64'),
-    ('--rho-a 1.5', 'at most 1'), ('--rho-a 0', 'nothing to predict'), ('--mask-ratio 0.4', 'nothing to predict')])
+    ('--max-silent 3', '--max-silent'), ('--mask-ratio 0.99', '0 of 64 patches'),
+    ('--pretrain-mask-ratio 0.99', '0 of 64'), ('--rho-a 1.5', 'at most 1'),
+    ('--rho-a 0.01', 'nothing to predict'), ('--mask-ratio 0.4', 'nothing to predict')])
 def test_what_cannot_be_trained(arguments, reason):
     with pytest.raises(UserError, match=re.escape(reason)):
         parse(arguments.split())

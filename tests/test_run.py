@@ -17,7 +17,8 @@ from config import Config, parse
 from conftest import ODD, ROOT
 from model import AudioVideoMAE
 from patches import UserError
-from run import Recorded, pretraining_cache, read_config
+from run import Recorded, read_config
+from train import pretraining_cache
 from running import TINY, on_files, same_state, start, train
 
 

@@ -54,9 +54,6 @@ def test_recipe_is_table_6_unless_told_otherwise():
     assert heads.recipe('ave', options()) == (1e-3, 15, 12)
     assert heads.recipe('ave', options(epochs=2, batch_size=5)) == (1e-3, 2, 5)
     assert heads.options(options()) == '' and heads.options(options(lr=0.1, clips=9)) == '--clips 9 --lr 0.1'
-    for wrong in (dict(epochs=0), dict(lr=-1.0), dict(clips=0)):
-        with pytest.raises(UserError, match='above 0'):
-            heads.recipe('ave', options(**wrong))
 
 
 def test_batches_visit_each_clip_once_an_epoch_with_a_new_seed():
