@@ -6,6 +6,8 @@ Out: the spectrogram and the frames of one window; or BadClip with the reason. `
     python data.py prepare --data DIR --out SMALL      (`streams/prepare.py`)
         writes the clips of a data set anew, small and quick to read
 
+Tour: stop 1.
+
 Shapes: t, f  spectrogram frames and mel bins;  T, H, W  video frames, height, width;  S  the model's image size.
 """
 import errno

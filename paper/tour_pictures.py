@@ -15,6 +15,7 @@ from patches import IMAGE_MEAN, IMAGE_STD
 from paper.looks import HATCHES
 
 ORANGE, BLUE, GREEN = OKABE_ITO[0], OKABE_ITO[4], OKABE_ITO[2]
+BLANK = '#e1e1e1'   # what is left out; in frames the byte 225
 DRAWS = 3   # of Eq. 6, the step's own included
 
 
@@ -52,7 +53,7 @@ def only(axes, cfg, x_a, x_v, at_a, at_v, truth=(None, None)):
     show_frames(axes[0], cfg, as_frames(cfg, blank_v))
     show_sound(axes[1], cfg, as_sound(cfg, blank_a))
     axes[1].get_images()[0].set_clim(x_a.min().item(), x_a.max().item())
-    axes[1].set_facecolor('#e1e1e1')
+    axes[1].set_facecolor(BLANK)
     for axis, true, where in zip(axes, truth[::-1], (show_frames, show_sound)):
         if true is not None:
             outline_only(axis, cfg, true, where is show_frames)
@@ -93,6 +94,7 @@ def cross_out(axis, cfg, corners):
 def maps(axes, seen, map_a, map_v, truth):
     show_frames(axes[0], seen.cfg, seen.t['video'][0], map_v, truth[1])
     show_sound(axes[1], seen.cfg, seen.t['audio'][0], map_a, truth[0])
+    axes[1].set_facecolor(BLANK)                                    # where a map has nothing
 
 
 def strongest(seen):
@@ -248,7 +250,7 @@ def audio_selection(seen, truth):
     blank = torch.full_like(seen.t['x_a'][0], float('nan'))
     blank[seen.t['kept_a'][0]] = seen.t['x_a'][0][seen.t['kept_a'][0]]
     show_sound(axis, cfg, as_sound(cfg, blank))
-    axis.set_facecolor('#e1e1e1')
+    axis.set_facecolor(BLANK)
     cross_out(axis, cfg, [place_a(cfg, k) for k in seen.t['coins_a'][0].nonzero()[:, 0].tolist()])
     width = cfg.chunk * p
     for k, (turn, left, taken) in enumerate(zip(*turns(seen))):
@@ -350,7 +352,7 @@ def drift(seen, truth):
         axis.plot(now, color=ORANGE, marker='s', markersize=2.5, linewidth=1, linestyle='--', label='now')
         axis.set_ylabel(f'$c_{n}$')
         axis.grid(alpha=0.25)
-    axes[0].legend(loc='upper right', ncols=2)
+    axes[0].legend(loc='lower right', bbox_to_anchor=(1, 1), ncols=2, frameon=False)
     axes[1].set_xlabel('place in the vector')
     return figure
 
