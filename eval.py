@@ -4,6 +4,7 @@ In:  a backbone and each task's retrieval clips.
 Out: for each direction and R@K the share, in percent, of queries whose own partner is among the K nearest.
 
     python eval.py RUN --task TASK     retrieval, classification, ave, localization, gap or spurious, of a run's models
+    python eval.py RUN --task localization --video FILE --out OUT.mp4      where they look, as a video (`downstream/`)
     python eval.py RUN RUN ...         one table of what several runs recorded, mean ± deviation over seeds
 """
 import argparse
@@ -13,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from config import autocast, exit_politely
-from patches import gathered, normalize_frames
+from patches import UserError, gathered, normalize_frames
 from run import Recorded
 from streams.common import tasks_in_order
 
@@ -170,6 +171,18 @@ def answer(run, task, args):
     return results, *show(run, results)
 
 
+def draw_video(run, args):
+    """--task localization --video FILE --out OUT.mp4 → the file written. Raises UserError."""
+    from downstream.video import make
+    if args.task != 'localization':
+        raise UserError(f'--video is for --task localization, not {args.task}')
+    if args.out and len(args.runs) > 1:
+        raise UserError(f'--out {args.out} is one file, and {len(args.runs)} runs would write it: give one RUN')
+    out = args.out or run.place(f'localization-{args.video.stem}', 'mp4')
+    make(run, args.video, out)
+    return out
+
+
 def read_options(arguments):
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0], allow_abbrev=False)
     parser.error = lambda message: parser.exit(2, f'error: {message}; see --help\n')
@@ -178,6 +191,8 @@ def read_options(arguments):
     option('--task', choices=list(downstream()), help='what to evaluate; without it, a table of what the runs recorded')
     option('--last', action='store_true', help='only the model after the last task')
     option('--data', default='', help='ave: folder of AVE (Annotations.txt, trainSet.txt, …, AVE/*.mp4)')
+    option('--video', type=Path, metavar='FILE', help='localization: write a video of where the models look in this one')
+    option('--out', type=Path, help='the video to write; default RUN/eval/NAME.mp4')
     option('--finetune', action='store_true', help='classification, ave: train the backbone too')
     option('--clips', type=int, help='classification, ave: at most so many training clips a task')
     option('--epochs', type=int, help='classification, ave: default 15 (Table 6)')
@@ -201,6 +216,9 @@ def main(arguments=None):
             return
         for path in args.runs:
             run = Recorded(path, args.workers, args.device, args.last)
+            if args.video:
+                print(draw_video(run, args))
+                continue
             results, markdown, figure = answer(run, args.task, args)
             print(markdown)
             name = args.task + ('-finetuned' if results.get('finetune') else '')     # beside that of a frozen backbone

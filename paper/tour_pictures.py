@@ -13,8 +13,9 @@ import selection
 from downstream.pictures import OKABE_ITO, outline, show_frames, show_sound, side_by_side
 from patches import IMAGE_MEAN, IMAGE_STD
 from paper.looks import HATCHES
+from paper.tour_step import turns, weighted
 
-ORANGE, BLUE, GREEN = OKABE_ITO[0], OKABE_ITO[4], OKABE_ITO[2]
+ORANGE, BLUE = OKABE_ITO[0], OKABE_ITO[4]
 BLANK = '#e1e1e1'   # what is left out; in frames the byte 225
 DRAWS = 3   # of Eq. 6, the step's own included
 
@@ -66,7 +67,7 @@ def outline_only(axis, cfg, true, frames):
 
 
 def place_v(cfg, number):
-    """Patch number of the video → the corner (x, y) of its square in `show_frames`, where a patch lies between frames"""
+    """Patch number of the video → the corner (x, y) of its square in `show_frames`, with a patch between two frames"""
     frame, rest = divmod(number, cfg.grid_v[1] * cfg.grid_v[2])
     row, column = divmod(rest, cfg.grid_v[2])
     return cfg.patch_size * (frame * (cfg.grid_v[2] + 1) + column), cfg.patch_size * row
@@ -166,7 +167,8 @@ def matching(seen, truth):
     says, y = seen.t['logit'].sigmoid().tolist(), seen.t['matched'].tolist()
     figure, axis = plt.subplots(figsize=(7, 0.6 + 0.33 * len(y)), layout='constrained')
     for k, (value, right) in enumerate(zip(says, y)):
-        axis.barh(k, value, color=BLUE if right else ORANGE, hatch='' if right else '///', edgecolor='black', height=0.6)
+        axis.barh(k, value, color=BLUE if right else ORANGE, hatch='' if right else '///', edgecolor='black',
+                  height=0.6)
         axis.annotate(f'{value:.2g}', (value, k), (4, 0), textcoords='offset points', va='center')
     whose = seen.t['partner'].tolist()
     name = lambda k: 'the clip' if k == 0 else f'pair {k}'
@@ -204,8 +206,8 @@ def pruning(seen, truth):
 
 def coins(seen, truth):
     """The patches that the coins prune are crossed out, over P."""
-    cfg, figure_axes = seen.cfg, rows(seen.cfg, ['$F_v$, $F_a$'])
-    figure, axes = figure_axes
+    cfg = seen.cfg
+    figure, axes = rows(cfg, ['$F_v$, $F_a$'])
     maps(axes[0], seen, seen.t['prune_a'][0], seen.t['prune_v'][0], truth)
     for axis, name, place in ((axes[0, 0], 'coins_v', place_v), (axes[0, 1], 'coins_a', place_a)):
         axis.get_images()[-1].set_clim(0, 1)
@@ -232,15 +234,6 @@ def video_selection(seen, truth):
             outline_only(axis, cfg, truth[1], frames=True)
         axis.set_title(name)
     return figure
-
-
-def turns(seen):
-    """Of each chunk of the clip's sound: the turn at which it was drawn, patches left by the coins, patches taken."""
-    cfg, t = seen.cfg, seen.t
-    size = cfg.chunk * cfg.grid_a[1]
-    left = (1 - t['coins_a'][0]).reshape(-1, size).sum(1)
-    taken = torch.bincount(t['kept_a'][0] // size, minlength=len(left))
-    return t['chunks'][0].argsort().tolist(), left.tolist(), taken.tolist()
 
 
 def audio_selection(seen, truth):
@@ -320,21 +313,17 @@ def similarity(seen, truth):
 
 def memory(seen, truth):
     """Bytes of the clip, by what they hold, for FLAVA and FLAVA+."""
-    kinds = {'video': 'frames', 'audio': 'spectrogram', 'patches_v': 'frame patches', 'patches_a': 'spectrogram patches'}
+    kinds = dict(video='frames', audio='spectrogram', patches_v='frame patches', patches_a='spectrogram patches')
     figure, axis = plt.subplots(figsize=(7, 1.7), layout='constrained')
-    shown = []
-    for row, stored in enumerate((seen.stored, seen.plus)):
-        parts = {}
-        for name, (_, _, size) in stored.items():
-            parts[kinds.get(name, 'all else')] = parts.get(kinds.get(name, 'all else'), 0) + size
-        left = 0
-        for part, size in sorted(parts.items(), key=lambda item: item[0] == 'all else'):
-            shown.append(part) if part not in shown else None
-            k = ['frames', 'spectrogram', 'all else', 'frame patches', 'spectrogram patches'].index(part)
-            axis.barh(row, size / 1024, left=left / 1024, color=OKABE_ITO[k], hatch=HATCHES[k], edgecolor='black',
-                      label=part if shown.count(part) == 1 and part not in axis.get_legend_handles_labels()[1] else None)
-            left += size
-        axis.annotate(f'{left:,} bytes', (left / 1024, row), (4, 0), textcoords='offset points', va='center')
+    left = [0, 0]                                          # bytes drawn so far, of FLAVA and of FLAVA+
+    for k, kind in enumerate([*kinds.values(), 'all else']):
+        sizes = [sum(size for name, (_, _, size) in of.items() if kinds.get(name, 'all else') == kind)
+                 for of in (seen.stored, seen.plus)]
+        axis.barh([0, 1], [size / 1024 for size in sizes], left=[x / 1024 for x in left], color=OKABE_ITO[k],
+                  hatch=HATCHES[k], edgecolor='black', linewidth=0.7, label=kind)
+        left = [x + size for x, size in zip(left, sizes)]
+    for row, size in enumerate(left):
+        axis.annotate(f'{size:,} bytes', (size / 1024, row), (4, 0), textcoords='offset points', va='center')
     axis.set_yticks([0, 1], ['FLAVA', 'FLAVA+'])
     axis.invert_yaxis()
     axis.margins(x=0.2)
@@ -359,11 +348,10 @@ def drift(seen, truth):
 
 def terms(seen, truth):
     """The weighted terms of the loss, which add up to it."""
-    from paper.tour_words import weighted
     figure, axis = plt.subplots(figsize=(7, 1.3), layout='constrained')
     left = 0
     for k, (name, value) in enumerate(weighted(seen).items()):
-        axis.barh(0, value, left=left, color=OKABE_ITO[k], hatch=HATCHES[k], edgecolor='black', label=f'{name}')
+        axis.barh(0, value, left=left, color=OKABE_ITO[k], hatch=HATCHES[k], edgecolor='black', label=name)
         left += value
     axis.annotate(f'{left:.2f}', (left, 0), (4, 0), textcoords='offset points', va='center')
     axis.set_yticks([])

@@ -31,7 +31,7 @@ class Seen(NamedTuple):
     log: dict        # the terms of the loss, as training logs them
     stored: dict     # name → (dtype, shape, bytes) of the clip in the memory
     plus: dict       # the same for FLAVA+
-    norms: dict      # {'L^avm → backbone': …}: lengths of gradients, None where none arrives
+    norms: dict      # {'avm backbone': …}: length of the gradient of L^avm in the backbone, …; None where none arrives
 
 
 # name here, and on the page: symbol, shape in the paper's letters
@@ -107,12 +107,12 @@ def watch(cfg, backbone, avm, batch, past):
     method(past)
     with written_down(**places(method)) as calls:
         loss, log = method(batch)
-    t, B = tensors(cfg, calls), len(batch['audio'])
-    given = calls['store'][0][0]
+    t, B, stored = tensors(cfg, calls), len(batch['audio']), calls['store'][0][0]
+    before, pooled_a, pooled_v = calls['penalty'][0][0]
     return Seen(cfg, {name: x.detach()[:B] if name != 'cosine' else x.detach() for name, x in t.items()},
-                dict(calls['penalty'][0][0][0], **past, now_pooled_a=calls['penalty'][0][0][1].detach(),
-                     now_pooled_v=calls['penalty'][0][0][2].detach()), log | {'loss': loss.detach()}, rows_of(method.memory, 1),
-                in_flava_plus(method, given, calls), gradients(method, loss, calls['matching'][0][1], log))
+                dict(before, **past, now_pooled_a=pooled_a.detach(), now_pooled_v=pooled_v.detach()),
+                log | {'loss': loss.detach()}, rows_of(method.memory, 1), in_flava_plus(method, stored, calls),
+                gradients(method, loss, calls['matching'][0][1]))
 
 
 def tensors(cfg, calls):
@@ -133,7 +133,8 @@ def tensors(cfg, calls):
     t['audio'], t['video'] = given('store')[0]['audio'], given('store')[0]['video']
     for i, n, other in ((0, 'a', 'v'), (1, 'v', 'a')):
         _, _, t[f'query_{other}'], t[f'past_query_{other}'], _ = given('prune', i)
-        t[f'prune_{n}'], t[f'coins_{n}'], t[f'key_{n}'] = result('prune', i), result('coins', i), given('answer', 2 * i)[1]
+        t[f'prune_{n}'], t[f'coins_{n}'] = result('prune', i), result('coins', i)
+        t[f'key_{n}'] = given('answer', 2 * i)[1]
         t[f'now_{n}'], t[f'then_{n}'] = (result('answer', 2 * i + j).squeeze(2) for j in (0, 1))
         t[f'guess_{n}'], t[f'target_{n}'] = given('reconstruct', i)
     return t
@@ -160,7 +161,7 @@ def in_flava_plus(method, given, calls):
     return rows_of(memory, 0)
 
 
-def gradients(method, loss, avm_loss, log):
+def gradients(method, loss, avm_loss):
     """How long the gradient is that each part of the loss gives to each part of the model; None where it gives none."""
     parts = {'backbone': list(method.backbone.parameters()), 'AVM': list(method.avm.parameters())}
     found = {}
@@ -170,3 +171,21 @@ def gradients(method, loss, avm_loss, log):
             there = [g for g in grads if g is not None and g.abs().sum() > 0]
             found[f'{name} {part}'] = torch.stack([g.norm() for g in there]).norm().item() if there else None
     return found
+
+
+# ------------------------------------------------------------------------------- what is counted of it
+
+def turns(seen):
+    """Of each chunk of the clip's sound: the turn at which it was drawn, patches left by the coins, patches taken."""
+    cfg, t = seen.cfg, seen.t
+    size = cfg.chunk * cfg.grid_a[1]
+    left = (1 - t['coins_a'][0]).reshape(-1, size).sum(1)
+    taken = torch.bincount(t['kept_a'][0] // size, minlength=len(left))
+    return t['chunks'][0].argsort().tolist(), left.tolist(), taken.tolist()
+
+
+def weighted(seen):
+    """The terms that the step adds up, as they enter the loss."""
+    cfg, log = seen.cfg, {name: value.item() for name, value in seen.log.items()}
+    return {'ℓ^r, audio': cfg.mae_weight * log['mae_a'], 'ℓ^r, video': cfg.mae_weight * log['mae_v'],
+            'λ ℓ^c': cfg.lam * log['contrastive'], 'L^avm': log['avm'], 'α ℓ^p': cfg.alpha * log['penalty']}

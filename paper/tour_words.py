@@ -7,8 +7,7 @@ import ast
 import os
 from pathlib import Path
 
-from paper.tour_pictures import turns
-from paper.tour_step import LETTERS
+from paper.tour_step import LETTERS, turns
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -45,7 +44,8 @@ def step(out, *called):
     """The statements of FLAVA's step that call these functions."""
     lines, node = definition('flava.py', 'FLAVA.forward')
     simple = [x for x in ast.walk(node) if isinstance(x, (ast.Assign, ast.Expr))]
-    calls = lambda x: {getattr(c.func, 'id', getattr(c.func, 'attr', '')) for c in ast.walk(x) if isinstance(c, ast.Call)}
+    calls = lambda x: {getattr(call.func, 'id', getattr(call.func, 'attr', '')) for call in ast.walk(x)
+                       if isinstance(call, ast.Call)}
     wanted = sorted((x for x in simple if calls(x) & set(called)), key=lambda x: x.lineno)
     text = '\n'.join(cut(lines, x.lineno, x.end_lineno) for x in wanted)
     return f'In the step, {link(out, "flava.py")}:\n\n```python\n{text}\n```'
@@ -91,13 +91,6 @@ def total(rows):
     return sum(size for _, _, size in rows.values())
 
 
-def weighted(seen):
-    """The terms that the step adds up, as they enter the loss."""
-    cfg, log = seen.cfg, {name: value.item() for name, value in seen.log.items()}
-    return {'ℓ^r, audio': cfg.mae_weight * log['mae_a'], 'ℓ^r, video': cfg.mae_weight * log['mae_v'],
-            'λ ℓ^c': cfg.lam * log['contrastive'], 'L^avm': log['avm'], 'α ℓ^p': cfg.alpha * log['penalty']}
-
-
 def terms(seen):
     """A table of the terms, their weights, and the loss."""
     cfg, log = seen.cfg, {name: value.item() for name, value in seen.log.items()}
@@ -134,12 +127,11 @@ def facts(seen):
                    hidden_v=t['hidden_v'].shape[1], pruned_a=t['coins_a'][0].sum().item(),
                    pruned_v=t['coins_v'][0].sum().item(), masked_a=M - t['seen_a'].shape[1],
                    masked_v=N - t['seen_v'].shape[1], never_a=M - cfg.kappa_a, never_v=N - cfg.kappa_v)
-    share = dict(rho_a=cfg.rho_a, rho_v=cfg.rho_v, beta=cfg.beta, inv_beta=1 / cfg.beta, lam=cfg.lam, alpha=cfg.alpha, tau=cfg.tau,
+    share = dict(rho_a=cfg.rho_a, rho_v=cfg.rho_v, beta=cfg.beta, inv_beta=1 / cfg.beta, tau=cfg.tau,
                  mask=cfg.mask_ratio, uniform_a=1 / M, uniform_v=1 / N, best_a=t['importance_a'][0].max().item(),
                  best_v=t['importance_v'][0].max().item(), most_P=t['prune_v'][0].max().item())
-    total_a, total_v = total(seen.stored), total(seen.plus)
-    more = dict(bytes=f'{total_a:,}', bytes_plus=f'{total_v:,}', fraction=number(total_v / total_a),
-                halves=number(1 / cfg.rho_v), turns=turns_in_words(seen),
+    more = dict(bytes=f'{total(seen.stored):,}', bytes_plus=f'{total(seen.plus):,}',
+                more_pairs=number(1 / cfg.rho_v), turns=turns_in_words(seen),
                 tokens=f'{cfg.kappa_a + cfg.kappa_v}', all_tokens=f'{M + N}',
                 encoded=f'{t["seen_a"].shape[1] + t["seen_v"].shape[1]}')
     return {name: str(value) for name, value in (sizes | of_clip).items()} \
