@@ -208,16 +208,18 @@ def main(arguments=None):
     """The command line. Runs and a task: does it, and writes RUN/eval/TASK.json, .md and .png. Without a task: a table
     of runs, in mean ± standard deviation over those that differ in nothing but their seed."""
     import matplotlib.pyplot as plt            # not above: training evaluates too, and needs no pictures
+    from downstream import report
     args = read_options(arguments)
     with exit_politely():
         if not args.task:
             from paper.groups import summary
-            print(summary(args.runs))
+            written = [file for path in args.runs for file in report.write(Recorded(path, device='cpu').folder)]
+            print(summary(args.runs), *written, sep='\n')
             return
         for path in args.runs:
             run = Recorded(path, args.workers, args.device, args.last)
             if args.video:
-                print(draw_video(run, args))
+                print(draw_video(run, args), *report.write(run.folder), sep='\n')
                 continue
             results, markdown, figure = answer(run, args.task, args)
             print(markdown)
@@ -225,6 +227,7 @@ def main(arguments=None):
             for file in run.write(name, results, markdown, figure):
                 print(file)
             plt.close(figure)
+            print(*report.write(run.folder), sep='\n')
 
 
 if __name__ == '__main__':

@@ -168,12 +168,13 @@ def tell_recall(run, name):
 
 
 def finish(run, stream):
-    """The table, results.json and the figures."""
-    from downstream.pictures import draw       # a door of the command line: the core needs no pictures
+    """The table, results.json, the figures and the report."""
+    from downstream import report              # doors of the command line: the core needs no pictures
+    from downstream.pictures import draw
 
     results = evaluation.summarize(run.rows[1:], stream.names, run.rows[-1]['candidates'])
     results['initial'] = {d: {k: run.rows[0][d][k] for k in run.rows[0][d]} for d in evaluation.DIRECTIONS}
-    results['method'], results['clips_left_out'] = run.cfg.method, len(run.bad)
+    results['method'], results['clips_left_out'], results['left_out'] = run.cfg.method, len(run.bad), sorted(run.bad)
     table = evaluation.table(run.cfg.method, results)
     write_text(run.out / 'results.json', json.dumps(results, indent=1))
     write_text(run.out / 'table.md', table + '\n')
@@ -181,6 +182,8 @@ def finish(run, stream):
     say(f'\n{table}\n\nin percent; {chance}')
     for path in draw(run.out, run.evaluated(), run.avm, stream, run.cfg, run.device):
         say(f'figure: {path}')
+    for path in report.write(run.out):
+        say(f'report: {path}')
     if run.bad:
         say(f'{len(run.bad)} clips were left out')
 
