@@ -191,7 +191,7 @@ def read_options(arguments):
     option('--task', choices=list(downstream()), help='what to evaluate; without it, a table of what the runs recorded')
     option('--last', action='store_true', help='only the model after the last task')
     option('--data', default='', help='ave: folder of AVE (Annotations.txt, trainSet.txt, …, AVE/*.mp4)')
-    option('--video', type=Path, metavar='FILE', help='localization: write a video of where the models look in this one')
+    option('--video', type=Path, metavar='FILE', help='localization: a video of where the models look in this one')
     option('--out', type=Path, help='the video to write; default RUN/eval/NAME.mp4')
     option('--finetune', action='store_true', help='classification, ave: train the backbone too')
     option('--clips', type=int, help='classification, ave: at most so many training clips a task')

@@ -200,7 +200,8 @@ class Steps:
             speed, waited = self.samples / (now - self.since), sum(self.waits) / (now - self.since)
             self.since, self.samples, self.waits[:] = now, 0, []
             run.log(phase=run.phase, task=run.task, step=run.step, global_step=run.global_step, loss=loss.item(),
-                    **{n: x.item() for n, x in log.items()}, samples_per_s=round(speed, 2), waited=round(waited, 3), memory_gb=round(peak_memory(run.device), 3))
+                    **{n: x.item() for n, x in log.items()}, samples_per_s=round(speed, 2), waited=round(waited, 3),
+                    memory_gb=round(peak_memory(run.device), 3))
             waiting = f', waited {100 * waited:.0f} %' if waited >= 0.01 else ''
             self.bar.set_postfix_str(f'loss {loss.item():.3f}, {speed:.1f} samples/s{waiting}')
         self.bar.update()

@@ -1,8 +1,8 @@
 """What a run shows of itself: its training as a picture, and all of it on one page (ours).
 
 In:  a run's folder, finished or not: config.json, log.jsonl, results.json, pictures.
-Out: figures/training.png, every term of the loss over the steps, samples/s and memory below; report.md, the options that
-     differ from the defaults, the table, all pictures, clips left out, and the commands.
+Out: figures/training.png: every term of the loss over the steps, samples/s and memory below; report.md: the options
+     that differ from the defaults, the table, all pictures, clips left out, and the commands.
 """
 import dataclasses
 import json
@@ -16,8 +16,8 @@ from downstream.pictures import look
 from run import read_config
 from weights import write_text
 
-TERMS = {'loss': 'loss, all together', 'mae_a': 'ℓ^r, audio', 'mae_v': 'ℓ^r, video', 'contrastive': 'ℓ^c', 'avm': 'L^avm',
-         'penalty': 'ℓ^p'}
+TERMS = {'loss': 'loss, all together', 'mae_a': 'ℓ^r, audio', 'mae_v': 'ℓ^r, video', 'contrastive': 'ℓ^c',
+         'avm': 'L^avm', 'penalty': 'ℓ^p'}
 BESIDE = {'phase', 'task', 'step', 'global_step', 'samples_per_s', 'waited', 'memory_gb'}      # no terms of the loss
 COSTS = {'samples_per_s': 'samples/s', 'memory_gb': 'peak, GB'}
 
