@@ -42,13 +42,16 @@ def open_model(path):
         backbone, avm = AudioVideoMAE(cfg), AVM(cfg.embed_dim, cfg.avm_heads)
         load_weights(cfg.init, backbone, avm)
         return cfg, backbone, avm, 'the shipped initial weights, `weights/shapes_small.pt`'
-    run = Recorded(path, device='cpu', last=True)
-    [(_, name, file)] = run.models()
+    run = Recorded(path, device='cpu')
+    # Not `run.models()`, which names the tasks, and for that wants the data to be there.
+    files = [run.file] if run.file else sorted((run.folder / 'models').glob('*.pt'), key=lambda file: int(file.stem))
+    if not files:
+        raise UserError(f'{run.folder / "models"} holds no models: has the run begun?')
     # However it was trained, it is shown a step of FLAVA, with the paper's selection.
     cfg = dataclasses.replace(run.cfg, method='flava', selection='both', audio_selection='time')
     check_config(cfg)
-    backbone, avm = (module.requires_grad_(True).train() for module in run.load(file))
-    return cfg, backbone, avm, f'the model after {name} of the run `{run.folder.resolve().name}`'
+    backbone, avm = (module.requires_grad_(True).train() for module in run.load(files[-1]))
+    return cfg, backbone, avm, f'`{files[-1].name}` of the run `{run.folder.resolve().name}`'
 
 
 def read_file(path, cfg):

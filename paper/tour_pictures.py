@@ -85,11 +85,11 @@ def frame_it(axis, cfg, corner, colour=ORANGE):
 
 def cross_out(axis, cfg, corners):
     """A cross over each of the patches with these corners."""
-    p = cfg.patch_size
+    p, thin = cfg.patch_size, min(1, 20 / cfg.grid_a[0])               # of the paper's size, patches are tiny here
     for x, y in corners:
         for ends in (((x, x + p), (y, y + p)), ((x, x + p), (y + p, y))):
-            axis.plot(*ends, color='black', linewidth=2.4)
-            axis.plot(*ends, color='white', linewidth=1.1)
+            axis.plot(*ends, color='black', linewidth=2.4 * thin)
+            axis.plot(*ends, color='white', linewidth=1.1 * thin)
 
 
 def maps(axes, seen, map_a, map_v, truth):
