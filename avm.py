@@ -5,6 +5,8 @@ cross-attention shows which patches of one modality answer to the other.
 
 In:  õ_a (B, M, D), õ_v (B, N, D), the backbone's joint representation of all patches, without gradient.
 Out: importance scores I_a (B, M), I_v (B, N) (Eq. 2, 3); queries and keys for the selection; a matching loss (Eq. 11).
+
+Tour: stops 3, 4, 5 and 6.
 """
 from typing import NamedTuple
 

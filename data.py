@@ -6,6 +6,8 @@ Out: the spectrogram and the frames of one window; or BadClip with the reason. `
     python data.py prepare --data DIR --out SMALL      (`streams/prepare.py`)
         writes the clips of a data set anew, small and quick to read
 
+Tour: stop 1.
+
 Shapes: t, f  spectrogram frames and mel bins;  T, H, W  video frames, height, width;  S  the model's image size.
 """
 import errno
@@ -27,6 +29,7 @@ from patches import Sizes
 SAMPLE_RATE, AUDIO_MEAN, AUDIO_STD = 16000, -5.081, 4.485     # the latter of Table 6, of log mel energies
 CLEARLY_LONGER, MINUTE, LONGEST, AFTER = 5, 60, 600, 2        # seconds, of files: see `_span`, `_packets`
 LARGEST, MOST_BYTES = 8192 * 4320, 2 ** 28                    # pixels of a frame; bytes of a clip's packets
+WHOLE = 0, math.inf                                           # as a segment: all of a file, however long
 
 
 # -------------------------------------------------------------------------------------- tensors
@@ -190,7 +193,7 @@ def _span(container, segment):
     Of a whole video the segment is read, where it lies in it. Of one that is longer than a minute and whose segment
     nobody knows, the middle minute: what an hour holds is no clip.
     """
-    if container.duration is None:
+    if container.duration is None or segment == WHOLE:
         return None
     first, length = (container.start_time or 0) / av.time_base, container.duration / av.time_base
     start, seconds = segment or (0, 0)

@@ -4,6 +4,7 @@ In:  a backbone and each task's retrieval clips.
 Out: for each direction and R@K the share, in percent, of queries whose own partner is among the K nearest.
 
     python eval.py RUN --task TASK     retrieval, classification, ave, localization, gap or spurious, of a run's models
+    python eval.py RUN --task localization --video FILE --out OUT.mp4      where they look, as a video (`downstream/`)
     python eval.py RUN RUN ...         one table of what several runs recorded, mean ± deviation over seeds
 """
 import argparse
@@ -13,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from config import autocast, exit_politely
-from patches import COUNT, POSITIVE, SEED, WORKERS, gathered, normalize_frames
+from patches import COUNT, POSITIVE, SEED, WORKERS, UserError, gathered, normalize_frames
 from run import Recorded
 from streams.common import tasks_in_order
 from weights import check_writable
@@ -171,6 +172,18 @@ def answer(run, task, args):
     return results, *show(run, results)
 
 
+def draw_video(run, args):
+    """--task localization --video FILE --out OUT.mp4 → the file written. Raises UserError."""
+    from downstream.video import make
+    if args.task != 'localization':
+        raise UserError(f'--video is for --task localization, not {args.task}')
+    if args.out and len(args.runs) > 1:
+        raise UserError(f'--out {args.out} is one file, and {len(args.runs)} runs would write it: give one RUN')
+    out = args.out or run.place(f'localization-{args.video.stem}', 'mp4')
+    make(run, args.video, out)
+    return out
+
+
 def read_options(arguments):
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0], allow_abbrev=False)
     parser.error = lambda message: parser.exit(2, f'error: {message}; see --help\n')
@@ -179,6 +192,8 @@ def read_options(arguments):
     option('--task', choices=list(downstream()), help='what to evaluate; without it, a table of what the runs recorded')
     option('--last', action='store_true', help='only the model after the last task')
     option('--data', default='', help='ave: folder of AVE (Annotations.txt, trainSet.txt, …, AVE/*.mp4)')
+    option('--video', type=Path, metavar='FILE', help='localization: a video of where the models look in this one')
+    option('--out', type=Path, help='the video to write; default RUN/eval/NAME.mp4')
     option('--finetune', action='store_true', help='classification, ave: train the backbone too')
     option('--clips', **COUNT.asked('classification, ave: at most so many training clips a task'))
     option('--epochs', **COUNT.asked('classification, ave: default 15 (Table 6)'))
@@ -194,21 +209,27 @@ def main(arguments=None):
     """The command line. Runs and a task: does it, and writes RUN/eval/TASK.json, .md and .png. Without a task: a table
     of runs, in mean ± standard deviation over those that differ in nothing but their seed."""
     import matplotlib.pyplot as plt            # not above: training evaluates too, and needs no pictures
+    from downstream import report
     args = read_options(arguments)
     with exit_politely():
         if not args.task:
             from paper.groups import summary
-            print(summary(args.runs))
+            written = [file for path in args.runs for file in report.write(Recorded(path, device='cpu').folder)]
+            print(summary(args.runs), *written, sep='\n')
             return
         for path in args.runs:
             run = Recorded(path, args.workers, args.device, args.last)
             check_writable(run.folder / 'eval')
+            if args.video:
+                print(draw_video(run, args), *report.write(run.folder), sep='\n')
+                continue
             results, markdown, figure = answer(run, args.task, args)
             print(markdown)
             name = args.task + ('-finetuned' if results.get('finetune') else '')     # beside that of a frozen backbone
             for file in run.write(name, results, markdown, figure):
                 print(file)
             plt.close(figure)
+            print(*report.write(run.folder), sep='\n')
 
 
 if __name__ == '__main__':

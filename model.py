@@ -8,7 +8,7 @@ Out: the losses of Eq. 8 and 9 on the patches that were kept, or embeddings for 
 
 Whatever is masked, or was not selected, is dropped before the first layer rather than zeroed.
 
-`python model.py` prints the number of parameters, part by part.
+`python model.py` prints the number of parameters, part by part. Tour: stops 2, 3, 13 and 14.
 """
 from typing import NamedTuple
 

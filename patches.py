@@ -6,6 +6,8 @@ Out: patches and where they are in their clip: all of them (Eq. 1), some (Eq. 7)
 A set of patches is always a pair: the patches themselves (B, n, values) and their positions (B, n) in the whole clip.
 Whatever is masked, or was not selected, is dropped rather than zeroed: that is where memory and time are saved.
 
+Tour: stops 2, 12 and 13.
+
 Letters, here and everywhere: B pairs in a batch; t, f spectrogram frames and mel bins; T frames of H × W pixels; p the
 side of a patch; M, N audio and video patches of a whole clip; κ_a, κ_v those that are kept.
 """

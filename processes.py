@@ -8,7 +8,9 @@ import fcntl
 import gc
 import os
 import re
+import resource
 import signal
+import sys
 from pathlib import Path
 
 import torch
@@ -89,6 +91,14 @@ def check_shares(cfg):
             why = f'of which each needs {least // world()}' if size < least else 'which cannot share it evenly'
             raise UserError(f'--{name.replace("_", "-")} {size} is not for {world()} process{"es" * (world() > 1)}, '
                             f'{why}: {fit} would do')
+
+
+def peak_memory(device):
+    """GB that this process has held at most: of the GPU, or else of this machine."""
+    if device.type == 'cuda':
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    unit = 1 if sys.platform == 'darwin' else 1024             # of ru_maxrss, in bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 def check_memory(cfg, device):

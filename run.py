@@ -1,9 +1,10 @@
 """A run on disk, written by `train.py` and read by `eval.py`; and all else around its steps that is not the paper.
 
-    config.json     the options                 log.jsonl    loss, samples/s and share of time waited
+    config.json     the options                 log.jsonl    loss, samples/s, waiting, memory
     results.json    acc[t][i], A and F          table.md     the same as a table
     models/t.pt     the model after t tasks     last.pt      the checkpoint that --resume reads
     figures/        pictures                    eval/        what `eval.py` found
+    report.md       all of it on one page
 """
 import dataclasses
 import json
@@ -21,7 +22,7 @@ from config import FREE_TO_CHANGE, Config, changed, check_config, open_device, w
 from memory import split_anew
 from model import AudioVideoMAE, compile_blocks
 from patches import Sizes, UserError, gathered, patient, rank, world
-from processes import say, wait_for_all
+from processes import peak_memory, say, wait_for_all
 from streams.catalogue import open_stream
 from streams.workers import count_workers, say_once
 from weights import load_weights, read_checkpoint, save_atomically, write_text
@@ -186,7 +187,8 @@ class Steps:
             speed, waited = self.samples / (now - self.since), sum(self.waits) / (now - self.since)
             self.since, self.samples, self.waits[:] = now, 0, []
             run.log(phase=run.phase, task=run.task, step=run.step, global_step=run.global_step, loss=loss.item(),
-                    **{n: x.item() for n, x in log.items()}, samples_per_s=round(speed, 2), waited=round(waited, 3))
+                    **{n: x.item() for n, x in log.items()}, samples_per_s=round(speed, 2), waited=round(waited, 3),
+                    memory_gb=round(peak_memory(run.device), 3))
             waiting = f', waited {100 * waited:.0f} %' if waited >= 0.01 else ''
             self.bar.set_postfix_str(f'loss {loss.item():.3f}, {speed:.1f} samples/s{waiting}')
         self.bar.update()

@@ -12,6 +12,8 @@ Out: S̃_a (B, κ_a), S̃_v (B, κ_v): positions of the patches to learn from, o
 The batch is handled at once. Drawing without replacement by weight is done by an exponential race: patch i gets the
 arrival time e_i / w_i with e_i ~ Exp(1), and the first to arrive are drawn. That is exactly the law of drawing one
 after the other (and what torch.multinomial does), and it leaves an order to sort by.
+
+Tour: stops 7 to 11.
 """
 import torch
 

@@ -7,12 +7,11 @@
 In:  options, of which `--help` lists all.
 Out: a run's folder (`run.py` says what is in it), from whose last.pt `--resume` goes on after any interruption, on a
      CPU to the same results bit for bit.
+
+Tour: stop 17.
 """
 import dataclasses
-import hashlib
 import json
-import os
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -20,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import eval as evaluation
 from baselines import build
-from config import OF_PRETRAINING, autocast, exit_politely, parse, without_effect
+from config import autocast, exit_politely, parse, without_effect
 from flava import InitialPretraining
 from patches import UserError, rank, world
 from processes import (agreed, check_memory, check_shares, claimed, leave_processes, say, start_processes,
@@ -30,7 +29,7 @@ from streams.catalogue import open_stream
 from streams.common import Union, check_batches
 from streams.prepare import advice
 from streams.workers import Loader, count_workers, waiting
-from weights import load_weights, save_atomically, write_text
+from weights import load_weights, pretraining_cache, save_atomically, write_text
 
 
 def learn_stream(run, stream, checkpoint):
@@ -147,17 +146,6 @@ def pretrain(run, stream, checkpoint):
         say(f'initial pre-training is kept in {path}')
 
 
-def pretraining_cache(cfg, device, clips):
-    """The file that holds this initial pre-training on so many clips: its name depends on all that its result does."""
-    folders = [folder for folder in (cfg.data, cfg.pretrain_data) if folder]
-    lists = [path for folder in folders for path in sorted(Path(folder).glob('*.csv'))]
-    files = [path for path in (cfg.init, cfg.tasks, *lists) if path and os.path.exists(path)]
-    text = json.dumps([{name: getattr(cfg, name) for name in sorted(OF_PRETRAINING)}, world(), device.type, clips,
-                       [(os.path.getsize(file), os.path.getmtime(file)) for file in files]])
-    name = f'initial-{cfg.dataset}-{cfg.size}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.pt'
-    return Path(cfg.cache) / name
-
-
 # ---------------------------------------------------------------------------------- what came of it
 
 def evaluate(run, stream):
@@ -181,12 +169,13 @@ def tell_recall(run, name):
 
 
 def finish(run, stream):
-    """The table, results.json and the figures."""
-    from downstream.pictures import draw       # a door of the command line: the core needs no pictures
+    """The table, results.json, the figures and the report."""
+    from downstream import report              # doors of the command line: the core needs no pictures
+    from downstream.pictures import draw
 
     results = evaluation.summarize(run.rows[1:], stream.names, run.rows[-1]['candidates'])
     results['initial'] = {d: {k: run.rows[0][d][k] for k in run.rows[0][d]} for d in evaluation.DIRECTIONS}
-    results['method'], results['clips_left_out'] = run.cfg.method, len(run.bad)
+    results['method'], results['clips_left_out'], results['left_out'] = run.cfg.method, len(run.bad), sorted(run.bad)
     table = evaluation.table(run.cfg.method, results)
     write_text(run.out / 'results.json', json.dumps(results, indent=1))
     write_text(run.out / 'table.md', table + '\n')
@@ -194,6 +183,8 @@ def finish(run, stream):
     say(f'\n{table}\n\nin percent; {chance}')
     for path in draw(run.out, run.evaluated(), run.avm, stream, run.cfg, run.device):
         say(f'figure: {path}')
+    for path in report.write(run.out):
+        say(f'report: {path}')
     if run.bad:
         say(f'{len(run.bad)} clips were left out')
 

@@ -5,6 +5,8 @@ Out: backbone and AVM with the weights that fit, and one line that says what was
 
 Nothing but tensors and plain values is ever read: a file that would run code is refused.
 """
+import hashlib
+import json
 import os
 import tempfile
 import zipfile
@@ -13,7 +15,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from patches import UserError
+from config import OF_PRETRAINING
+from patches import UserError, world
 
 # Names in the authors' checkpoints, beside which nothing but "backbone.transformer." stands in front → names here.
 RELEASED_BACKBONE = {
@@ -148,6 +151,17 @@ def load_weights(path, backbone, avm):
 
 def _some(names):
     return ', '.join(names[:4]) + (f' and {len(names) - 4} more' if len(names) > 4 else '')
+
+
+def pretraining_cache(cfg, device, clips):
+    """The file that holds this initial pre-training on so many clips: its name depends on all that its result does."""
+    folders = [folder for folder in (cfg.data, cfg.pretrain_data) if folder]
+    lists = [path for folder in folders for path in sorted(Path(folder).glob('*.csv'))]
+    files = [path for path in (cfg.init, cfg.tasks, *lists) if path and os.path.exists(path)]
+    text = json.dumps([{name: getattr(cfg, name) for name in sorted(OF_PRETRAINING)}, world(), device.type, clips,
+                       [(os.path.getsize(file), os.path.getmtime(file)) for file in files]])
+    name = f'initial-{cfg.dataset}-{cfg.size}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.pt'
+    return Path(cfg.cache) / name
 
 
 def save_atomically(content, path):

@@ -10,7 +10,8 @@ from config import FIRST_OF_GROUP, Config
 from conftest import ROOT
 
 README = (ROOT / 'README.md').read_text()
-PAGES = [f'{folder}/README.md' for folder in ('.', 'streams', 'paper', 'results', 'weights')] + ['docs/your-own.md']
+PAGES = [f'{folder}/README.md' for folder in ('.', 'streams', 'paper', 'results', 'weights')] \
+    + ['docs/your-own.md', 'docs/tour/README.md']
 ON_DISK = {   # of a run, of a data set, or of the examples in docs/your-own.md
     'last.pt', 'vggsound.csv', 'select.py', 'streams/folders.py', 'downstream/alignment.py', 'bench.py', 'tasks.csv',
     'class_labels_indices.csv', 'balanced_train_segments.csv', 'unbalanced_train_segments.csv', 'eval_segments.csv'}
@@ -68,7 +69,8 @@ def test_the_reading_order_names_every_room():
 def test_options_files_and_commands_named_exist(page):
     text = (ROOT / page).read_text()
     options = {'--' + field.name.replace('_', '-') for field in dataclasses.fields(Config)} | {'--resume', '--help'}
-    for program in ('eval.py', 'paper/figures.py', 'paper/bench.py', 'streams/shapes.py', 'streams/prepare.py'):
+    for program in ('eval.py', 'paper/figures.py', 'paper/bench.py', 'paper/tour.py', 'streams/shapes.py',
+                    'streams/prepare.py'):
         options |= set(re.findall(r"(?:add_argument|option)\('(--[a-z-]+)'", (ROOT / program).read_text()))
     used = set(re.findall(r'(?<![\w-])--[a-z][a-z-]+', text.replace('--nproc_per_node', '')))
     assert used <= options, used - options

@@ -18,7 +18,7 @@ from conftest import ODD, ROOT
 from model import AudioVideoMAE
 from patches import UserError
 from run import Recorded, read_config
-from train import pretraining_cache
+from weights import pretraining_cache
 from running import TINY, on_files, same_state, start, train
 
 
