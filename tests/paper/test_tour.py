@@ -83,8 +83,8 @@ def test_the_readme_leads_there_in_its_second_sentence():
 
 
 def test_what_is_shown_is_what_flavas_step_computes(made):
-    """The step taken once more from the same seed, with spies of this test's own: the tensors are the same, to the bit, and
-    the numbers on the page are theirs."""
+    """The step taken once more from the same seed, with spies of this test's own: the tensors are the same, to the bit,
+    and the numbers on the page are theirs."""
     _, (cfg, backbone, avm, batch, past), seen = made
     cfg = type(cfg)(**{**vars(cfg), 'memory_size': len(batch['audio']) + 1})
     noted = {}
