@@ -44,8 +44,10 @@ class Config(Sizes):
     max_roll: int = option(-1, 'the noise of training clips rolls their spectrogram in time by at most so many frames '
                            'either way; -1: by any number, as released; 10 keeps sound in step with the picture',
                            Range(int, -1, 10 ** 6), of=FILES)
-    max_silent: int = option(1, 'silent objects in a clip of shapes, at most; its task has two classes beside its own',
-                             Range(int, 0, 2), of='shapes')
+    galleries: int = option(1, 'into so many parts the retrieval clips of shapes are dealt, each with as many of every '
+                            'task; a query searches its own', MANY, of='shapes')
+    min_silent: int = option(0, 'silent objects in a clip of shapes, at least', Range(int, 0, 2), of='shapes')
+    max_silent: int = option(1, 'and at most: its task has two classes beside its own', Range(int, 0, 2), of='shapes')
     data_seed: int = option(-1, 'of the clips of shapes, so that methods and seeds can share them; -1: as --seed',
                             SEED._replace(low=-1), of='shapes')
     max_bad: float = option(0.1, 'stop when more than this share of the clips cannot be used', SHARE, of=FILES)
@@ -136,12 +138,13 @@ PRESETS = {   # what --size changes beside the sizes themselves
 }
 OF_DATASET = {   # what differs from VGGSound's numbers (§5.2, Table 6); --size small has its own
     'audioset': dict(batch_size=36, epochs=15, memory_size=5000),
+    'shapes': dict(min_silent=1, max_silent=1, test_clips=300, galleries=5),    # how chosen: results/README.md
 }
 SHIPPED = Path(__file__).parent / 'weights' / 'shapes_small.pt'   # initial pre-training on shapes: weights/README.md
 OF_PRETRAINING = set(Sizes.__dataclass_fields__) | {   # what the result of the initial pre-training depends on
     'dataset', 'data', 'tasks', 'init', 'seed', 'beta1', 'beta2', 'weight_decay', 'pretrain_epochs', 'pretrain_steps',
-    'pretrain_lr', 'pretrain_batch_size', 'pretrain_data', 'pretrain_mask_ratio', 'lam', 'tau', 'beta', 'max_silent',
-    'data_seed', 'clips_per_class', 'max_roll'}
+    'pretrain_lr', 'pretrain_batch_size', 'pretrain_data', 'pretrain_mask_ratio', 'lam', 'tau', 'beta', 'min_silent',
+    'max_silent', 'data_seed', 'clips_per_class', 'max_roll'}
 FREE_TO_CHANGE = {   # when a run is resumed
     'workers', 'keep_models', 'save_every', 'log_every', 'device', 'compile', 'out', 'cache', 'max_bad'}
 
@@ -229,7 +232,9 @@ def without_effect(arguments, cfg):
 
 def with_older_defaults(saved):
     """Options as a run saved them → the same, with those that were not options yet, as things were then."""
-    return {'max_roll': -1 if saved.get('dataset', 'shapes') == 'shapes' else 10, 'data_seed': -1} | saved
+    shapes, most = saved.get('dataset', 'shapes') == 'shapes', saved.get('max_silent', 1)
+    return {'max_roll': -1 if shapes else 10, 'data_seed': -1, 'galleries': 1,
+            'min_silent': max(most - 1, 0) if shapes else 0} | saved
 
 
 def changed(was, now, names=None):
@@ -252,6 +257,10 @@ def check_config(cfg):
         raise UserError(f'--selection {cfg.selection} is for --method flava; {cfg.method} does not select so')
     if cfg.selection == 'mats' and cfg.num_frames < 2:
         raise UserError('--selection mats needs two frames at least, to see what moves')
+    if cfg.min_silent > cfg.max_silent:
+        raise UserError(f'--min-silent {cfg.min_silent} is over --max-silent {cfg.max_silent}')
+    if cfg.test_clips % cfg.galleries:
+        raise UserError(f'--test-clips {cfg.test_clips} cannot be dealt evenly into --galleries {cfg.galleries}')
     check_masks(cfg)
 
 

@@ -62,14 +62,26 @@ def ranks(query, candidates, chunk=4096):
     return torch.cat(found)
 
 
-def retrieval(c_a, c_v, task_of, num_tasks, device='cpu'):
+def dealt(task_of, galleries):
+    """The clips of each task, dealt out one by one: task_of (n,) → (n,), the gallery of each clip"""
+    place = torch.empty_like(task_of)                                           # of a clip among those of its task
+    for task in task_of.unique():
+        place[task_of == task] = torch.arange(int((task_of == task).sum()))
+    return place % galleries
+
+
+def retrieval(c_a, c_v, task_of, num_tasks, device='cpu', galleries=1):
     """acc_{t,i} of §5.1 for one t: {direction: {'R@K': [percent for each task i], 'median_rank': [for each task i]}}
 
-    The candidates are the clips of all tasks; the queries of task i are averaged. device: where it is computed
+    The candidates are the clips of all tasks; the queries of task i are averaged. device: where it is computed.
+    galleries: with more than one, a query searches among the clips of its own gallery: more queries make the mean more
+    exact, and finding a partner no harder
     """
     result, c_a, c_v = {}, c_a.to(device), c_v.to(device)
+    gallery, rank = dealt(task_of, galleries), torch.zeros(len(task_of), dtype=torch.long)
     for direction, query, candidates in zip(DIRECTIONS, (c_a, c_v), (c_v, c_a)):
-        rank = ranks(query, candidates)
+        for own in (gallery == number for number in range(galleries)):
+            rank[own] = ranks(query[own], candidates[own])
         share = lambda i, k: 100 * (rank[task_of == i] <= k).double().mean().item()
         result[direction] = {f'R@{k}': [share(i, k) for i in range(num_tasks)] for k in K}
         result[direction]['median_rank'] = [rank[task_of == i].double().quantile(0.5).item() for i in range(num_tasks)]
@@ -146,8 +158,9 @@ def measure(run, args):
     for group in groups(run, models):
         found, task_of, bad = embed_clips([run.load(file)[0] for _, _, file in group], run.stream.test, run.device,
                                           run.cfg.batch_size, run.workers)
-        rows += [retrieval(c_a, c_v, task_of, len(run.stream.names), run.device) for c_a, c_v in found]
-    return dict(summarize(rows, run.stream.names, len(task_of)), after=[name for _, name, _ in models],
+        rows += [retrieval(c_a, c_v, task_of, len(run.stream.names), run.device, run.cfg.galleries)
+                 for c_a, c_v in found]
+    return dict(summarize(rows, run.stream.names, len(task_of) // run.cfg.galleries), after=[name for _, name, _ in models],
                 clips_left_out=len(bad))
 
 

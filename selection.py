@@ -128,6 +128,9 @@ SELECTIONS = {
     'both': lambda I, P: (I, P),                                   # FLAVA
     'importance': lambda I, P: (I, torch.zeros_like(P)),           # LAVA: nothing is pruned
     'forget-robust': lambda I, P: (torch.ones_like(I), P),         # FRS: nothing is preferred
+    # Ours, not in the paper: P is about ½ where past and present are answered alike, and the coin of Eq. 6 then prunes
+    # half of what I prefers. Here a patch is pruned only as far as it answers more to the past.
+    'excess': lambda I, P: (I, (2 * P - 1).clamp(min=0)),
 }
 
 

@@ -155,7 +155,8 @@ def evaluate(run, stream):
                                                         run.cfg.batch_size, workers)
     if rank() == 0:                                            # all have what all found, and one says it
         run.note_bad(bad)
-    return dict(evaluation.retrieval(c_a, c_v, task_of, len(stream.names), run.device), candidates=len(task_of))
+    found = evaluation.retrieval(c_a, c_v, task_of, len(stream.names), run.device, run.cfg.galleries)
+    return dict(found, candidates=len(task_of) // run.cfg.galleries)
 
 
 def tell_recall(run, name):

@@ -23,7 +23,7 @@ OPEN = {                                         # the paper does not say, or Ta
     'pretrain_epochs', 'pretrain_lr', 'pretrain_batch_size', 'pretrain_mask_ratio'}
 OF_NO_RESULT = {                                 # where a run lies, how it is made, what is random; and what shapes are
     'method', 'data', 'seed', 'workers', 'max_bad', 'out', 'cache', 'keep_models', 'save_every', 'log_every', 'device',
-    'clips_per_task', 'test_clips', 'max_silent', 'data_seed'}
+    'clips_per_task', 'test_clips', 'galleries', 'min_silent', 'max_silent', 'data_seed'}
 DECISIVE = {'size', *Sizes.__dataclass_fields__, 'tasks', 'order', 'clips_per_class', 'epochs', 'steps',
             'pretrain_steps'}
 NEAR = 0.1                                       # of the paper's candidates: clips vanish, and chance goes with them

@@ -69,7 +69,7 @@ def read_file(path, cfg):
 
 def built_in(cfg):
     """Retrieval clips of the first and the second task of the built-in stream."""
-    of_stream = stream(cfg, 0, test_clips=12, pretrain_clips=1, clips_per_task=1, max_silent=cfg.max_silent)
+    of_stream = stream(cfg, 0, test_clips=12, pretrain_clips=1, clips_per_task=1, silent=(1, 1))
     return of_stream.test[0], of_stream.test[1]
 
 

@@ -84,13 +84,13 @@ def draw_track(kind, x, rng, seconds):
     return Track(kind, x, height, np.repeat(levels, 2)[:knots])
 
 
-def draw_scene(kind, others, max_silent, seed, seconds=SECONDS):
-    """A clip of class `kind`, with up to max_silent silent objects of the classes `others`, of so many seconds. The
-    same seed, the same scene."""
+def draw_scene(kind, others, silent, seed, seconds=SECONDS):
+    """A clip of class `kind`, of so many seconds, with silent objects of the classes `others`: silent = (at least, at
+    most). The same seed, the same scene."""
     rng = np.random.default_rng(seed)
-    silent = rng.integers(min(1, max_silent - 1) if max_silent else 0, max_silent + 1)
-    places = rng.permutation([0.2, 0.5, 0.8])[:1 + silent] + rng.uniform(-0.05, 0.05, 1 + silent)
-    chosen = [kind] + [others[i] for i in rng.choice(len(others), silent, replace=False)]
+    beside = rng.integers(silent[0], silent[1] + 1)
+    places = rng.permutation([0.2, 0.5, 0.8])[:1 + beside] + rng.uniform(-0.05, 0.05, 1 + beside)
+    chosen = [kind] + [others[i] for i in rng.choice(len(others), beside, replace=False)]
     tracks = [draw_track(k, x, rng, seconds) for k, x in zip(chosen, places)]
     start = rng.uniform(0, seconds - 1)
     tone = float(np.exp(rng.uniform(np.log(200), np.log(5000)))), start, start + rng.uniform(0.5, 1.5)

@@ -105,7 +105,7 @@ def test_cosine_maps_are_literal_and_their_tokens_are_those_that_pool_averages()
 
 def test_sources_are_those_of_the_scenes(sizes):
     from streams.shapes import Shapes, kinds
-    dataset = Shapes(kinds()[:3], 4, sizes, 1, 7)
+    dataset = Shapes(kinds()[:3], 4, sizes, (0, 1), 7)
     truth_a, truth_v = maps.sources(dataset, sizes)
     assert truth_a.shape == (4, sizes.num_patches_a) and truth_v.shape == (4, sizes.num_patches_v)
     for index in range(4):

@@ -25,7 +25,7 @@ def no_figure_stays_open():
 def small():
     """Sizes of two frames, a clip of shapes and its truth."""
     sizes = Sizes(**SIZES['small'])
-    dataset = Shapes(kinds()[:3], 2, sizes, 1, 0)
+    dataset = Shapes(kinds()[:3], 2, sizes, (0, 1), 0)
     return sizes, dataset[0, 0], truth(dataset.scene(0), sizes)
 
 

@@ -61,7 +61,7 @@ def fake_run(folder, number=0, tasks=TASKS, evaluated=('classification', 'ave', 
 def clip_of_shapes(task, index, seed):
     """A real clip: audio, frames and where its source is. Slow to make, so made once."""
     sizes = Sizes(**SIZES['small'])
-    dataset = Shapes(kinds()[3 * task:3 * task + 3], 2, sizes, 1, 10 * seed + task)
+    dataset = Shapes(kinds()[3 * task:3 * task + 3], 2, sizes, (0, 1), 10 * seed + task)
     return dataset[index, 0], truth(dataset.scene(index), sizes)
 
 

@@ -15,7 +15,7 @@ from streams.vggsound import vggsound
 def options(**given):
     return SimpleNamespace(**{**asdict(SMALL), **dict(
         dataset='shapes', data='', tasks='', order='', retrieval_list='', pretrain_data='', seed=0, clips_per_class=400,
-        max_bad=0.1, max_roll=-1, data_seed=-1, cache='', clips_per_task=6, test_clips=3, max_silent=1,
+        max_bad=0.1, max_roll=-1, data_seed=-1, cache='', clips_per_task=6, test_clips=3, min_silent=1, max_silent=1,
         method='er', batch_size=1, pretrain_batch_size=1, pretrain_steps=0), **given})
 
 

@@ -100,7 +100,7 @@ def test_kept_clips_are_made_anew_where_they_are_not_those(tmp_path, monkeypatch
     """Another seed, another size, another way to draw them; and a file that was cut short."""
     drawn = drawn_once(monkeypatch)
     expected = clips_of(shapes.stream(SMALL, 3, folder=tmp_path))
-    for other in (dict(seed=4), dict(max_silent=2), dict(sizes=Sizes(**{**vars(SMALL), 'image_size': 48}))):
+    for other in (dict(seed=4), dict(silent=(1, 2)), dict(sizes=Sizes(**{**vars(SMALL), 'image_size': 48}))):
         before = len(drawn)
         clips_of(shapes.stream(**{**dict(sizes=SMALL, seed=3, folder=tmp_path), **other}))
         assert len(drawn) == before + 8
