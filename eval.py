@@ -3,7 +3,7 @@
 In:  a backbone and each task's retrieval clips.
 Out: for each direction and R@K the share, in percent, of queries whose own partner is among the K nearest.
 
-    python eval.py RUN --task TASK     retrieval, classification, ave, localization, gap or spurious, of a run's models
+    python eval.py RUN --task TASK     retrieval, classification, ave, localization, selection, gap or spurious
     python eval.py RUN --task localization --video FILE --out OUT.mp4      where they look, as a video (`downstream/`)
     python eval.py RUN RUN ...         one table of what several runs recorded, mean ± deviation over seeds
 """
@@ -160,8 +160,8 @@ def measure(run, args):
                                           run.cfg.batch_size, run.workers)
         rows += [retrieval(c_a, c_v, task_of, len(run.stream.names), run.device, run.cfg.galleries)
                  for c_a, c_v in found]
-    return dict(summarize(rows, run.stream.names, len(task_of) // run.cfg.galleries), after=[name for _, name, _ in models],
-                clips_left_out=len(bad))
+    results = summarize(rows, run.stream.names, len(task_of) // run.cfg.galleries)
+    return dict(results, after=[name for _, name, _ in models], clips_left_out=len(bad))
 
 
 def show(run, results):
@@ -172,9 +172,10 @@ def show(run, results):
 
 def downstream():
     """--task NAME → its two functions: measure(Recorded, options) → results; show(Recorded, results) → table, figure"""
-    from downstream import classification, events, gap, localization, spurious
+    from downstream import classification, events, gap, localization, selected, spurious
     modules = {
-        'classification': classification, 'ave': events, 'localization': localization, 'gap': gap, 'spurious': spurious}
+        'classification': classification, 'ave': events, 'localization': localization, 'selection': selected,
+        'gap': gap, 'spurious': spurious}
     return {'retrieval': (measure, show)} | {name: (module.measure, module.show) for name, module in modules.items()}
 
 

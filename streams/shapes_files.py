@@ -121,13 +121,13 @@ def write_audioset(out, stream, size, seed):
     return f'python train.py --dataset audioset --data {out} --tasks {out}/tasks.csv --size small'
 
 
-def event_scene(kind, others, max_silent, seed):
+def event_scene(kind, others, silent, seed):
     """As AVE's clips: ten seconds, in which the source sounds, flashing, for two seconds or more and is dim and silent
     before and after → scene, start, end (whole seconds)"""
     rng = np.random.default_rng([seed, 3])
     length = rng.integers(2, AVE_SECONDS + 1)
     start = rng.integers(0, AVE_SECONDS - length + 1)
-    scene = draw_scene(kind, others, max_silent, seed, AVE_SECONDS)
+    scene = draw_scene(kind, others, silent, seed, AVE_SECONDS)
     source = scene.tracks[0]
     knots = np.arange(len(source.loudness)) * KNOT
     happening = (knots > start) & (knots < start + length)             # it fades in and out within the event,
@@ -147,7 +147,7 @@ def write_ave(out, stream, size, seed):
         kinds, identity = stream.train[task].classes, f'{name}-{split}-{index:05d}'
         kind = kinds[index % len(kinds)]
         number = (list(rows).index(split) * len(stream.names) + task) * 1_000_003 + index   # no two clips share a seed
-        scene, start, end = event_scene(kind, [k for k in kinds if k != kind], stream.train[task].max_silent,
+        scene, start, end = event_scene(kind, [k for k in kinds if k != kind], stream.train[task].silent,
                                         seed * 100_000_007 + number)
         write_clip(out / 'AVE' / f'{identity}.mp4', scene, size)
         rows[split].append(f'{kind.name}&{identity}&good&{start}&{end}\n')

@@ -10,8 +10,8 @@ from conftest import ROOT, render_once
 
 TINY = ('--size small --image-size 32 --num-frames 2 --audio-frames 64 --mel-bins 32 --frame-shift 62 --embed-dim 16 '
         '--num-heads 2 --encoder-depth 1 --fusion-depth 1 --decoder-embed-dim 16 --decoder-depth 1 '
-        '--decoder-num-heads 2 --avm-heads 2 --test-clips 6 --galleries 1 --batch-size 8 --memory-size 20 --pretrain-batch-size 8 '
-        '--chunk 2 --device cpu').split()
+        '--decoder-num-heads 2 --avm-heads 2 --test-clips 6 --galleries 1 --batch-size 8 '
+        '--memory-size 20 --pretrain-batch-size 8 --chunk 2 --device cpu').split()
 METHODS = ['flava', 'flava+', 'finetune', 'multitask', 'er', 'mir', 'der++', 'gmed', 'cls-er', 'lump']
 CLIPS = ROOT.parent / 'shared' / 'clips' / 'vggsound'
 TORCHRUN = (sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2', '--standalone')   # on a free port

@@ -26,7 +26,7 @@ def test_defaults_are_those_of_the_data_and_the_size():
     assert small.lr == 1e-3 and small.out == 'runs/shapes-small-flava-0'
     given = parse('--dataset audioset --size small --lr 0.5 --rho-a 0.6 --data here --out there'.split())[0]
     assert (given.lr, given.rho_a, given.data, given.out) == (0.5, 0.6, 'here', 'there')
-    assert (given.batch_size, given.memory_size, given.epochs) == (32, 160, 3)     # small has numbers of its own
+    assert (given.batch_size, given.memory_size, given.epochs) == (16, 160, 4)     # small has numbers of its own
 
 
 def test_shipped_weights_are_for_their_own_sizes_only():

@@ -38,7 +38,8 @@ clips-per-class 0, cls-er-r-p 3, pretrain-lr nan, keep-models 7, batch-size 0, m
 mir-candidates 0, pretrain-batch-size 0, lump-beta 0, max-silent 3, save-every nan, mask-ratio 1, rho-a 0, rho-v 1.5'''
 SENSELESS = [f'--{words}'.split() for words in SENSELESS.replace('\n', ' ').strip().split(', ')]
 SENSELESS += ['--method er --rho-a 2'.split()]
-RELATED = {*Sizes.__dataclass_fields__, 'mask_ratio', 'pretrain_mask_ratio', 'rho_a', 'rho_v', 'chunk'}   # to others
+RELATED = {*Sizes.__dataclass_fields__, 'mask_ratio', 'pretrain_mask_ratio', 'rho_a', 'rho_v', 'chunk', 'test_clips',
+           'galleries', 'min_silent', 'max_silent'}   # to others
 
 
 def refused(arguments, capsys):
