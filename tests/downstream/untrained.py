@@ -16,8 +16,8 @@ from run import Recorded
 from conftest import ODD
 
 LOOKED_AT = dict(PRESETS['small'], image_size=48, audio_frames=128, mel_bins=32, embed_dim=16, encoder_depth=1,
-                 decoder_embed_dim=16, num_heads=2, avm_heads=2, decoder_num_heads=2, test_clips=5, galleries=1, clips_per_task=5,
-                 batch_size=3, size='small')       # small, and yet sources are seen in it
+                 decoder_embed_dim=16, num_heads=2, avm_heads=2, decoder_num_heads=2, test_clips=5, galleries=1,
+                 clips_per_task=5, batch_size=3, size='small')       # small, and yet sources are seen in it
 
 
 def options(**given):

@@ -34,7 +34,7 @@ def test_ave_scenes_sound_in_their_event_alone():
     kinds = scenes.kinds()[:3]
     lengths, starts = set(), set()
     for seed in range(30):
-        scene, start, end = shapes_files.event_scene(kinds[0], kinds[1:], 1, seed)
+        scene, start, end = shapes_files.event_scene(kinds[0], kinds[1:], (0, 1), seed)
         lengths.add(end - start), starts.add(start)
         assert scene.seconds == 10 and 0 <= start < end <= 10 and end - start >= 2
         loud = np.abs(scenes.source_waveform(scene)).reshape(10, -1).max(1)
