@@ -1,0 +1,45 @@
+"""paper/study.py and paper/evidence.py: every run can be trained, intervals by hand, the verdict's rule."""
+import math
+
+import pytest
+
+from config import parse
+from paper import evidence, study
+from patches import UserError
+
+
+def test_every_run_of_the_study_can_be_trained():
+    for name, words in study.RUNS.items():
+        parse(words.split())
+        assert study.parsed(f'{name}-100') == (name, 100)
+    for wrong in ('lava', 'nothing-100', 'lava-x'):
+        with pytest.raises(UserError, match='NAME-SEED'):
+            study.parsed(wrong)
+    made = next(line for line in (study.ROOT / "Makefile").read_text().splitlines() if line.startswith("MAIN := "))
+    assert made.split()[2:] == list(study.MAIN)
+    assert all(len(tried) == 4 for tried in study.TRIED.values()) and set(study.TUNED) == set(study.TRIED)
+
+
+def test_a_paired_difference_by_hand():
+    first, second = {100: 5.0, 101: 7.0, 102: 6.0, 103: 1.0}, {100: 4.0, 101: 4.0, 102: 4.0, 104: 9.0}
+    d = evidence.difference(first, second, lambda value: value)          # 1, 3, 2: mean 2, deviation 1, three pairs
+    half = 4.302652729911275 / math.sqrt(3)                              # Student's t of 2 degrees, two-sided 95 %
+    assert (d.mean, d.alike, d.seeds) == (2.0, 3, 3)
+    assert math.isclose(d.low, 2 - half) and math.isclose(d.high, 2 + half)
+    assert d.verdict == 'cannot be told here'
+    assert d._replace(low=0.1).verdict == 'holds' and d._replace(high=-0.1).verdict == 'does not'
+    assert evidence.difference(first, {104: 1.0}, lambda value: value) is None
+
+
+def test_of_several_differences_each_must_hold():
+    claim = evidence.Claim('a before b and c', [('a', 'b'), ('a', 'c')], lambda value: value)
+    found = {'a': {1: 5.0, 2: 5.1}, 'b': {1: 1.0, 2: 1.1}, 'c': {1: 9.0, 2: 9.1}}
+    assert evidence.verdict(claim, evidence.answers(claim, found)) == 'does not'
+    assert evidence.verdict(claim, evidence.answers(claim, {**found, 'c': {1: 2.0, 2: 2.1}})) == 'holds'
+    turned = evidence.answers(claim._replace(less=True), found)
+    assert turned[0][2].high < 0 < turned[1][2].low
+    assert evidence.verdict(claim, evidence.answers(claim, {**found, 'c': {}})) == 'not all runs are there'
+
+
+def test_a_record_is_brief():
+    assert study.brief({'gap': (1.2345678, [2]), 'clouds': 9}) == {'gap': [1.2346, [2]]}
