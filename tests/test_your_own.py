@@ -92,7 +92,7 @@ def test_the_examples_run(checkout, clips):
     for section in SECTIONS.values():
         apply(section, checkout)
     lines = [(module, words) for section in SECTIONS.values() for module, words in commands(section)]
-    lines += [('paper.figures', ['runs/anchored', 'runs/excess']), ('eval', ['runs/anchored', 'runs/excess'])]
+    lines += [('paper.figures', ['runs/anchored', 'runs/sharp']), ('eval', ['runs/anchored', 'runs/sharp'])]
     (checkout / 'all.py').write_text(f'import importlib\nfor module, words in {lines!r}:\n'
                                      '    importlib.import_module(module).main(words)\n')
     done = subprocess.run([sys.executable, 'all.py'], cwd=checkout, capture_output=True, text=True,
@@ -101,10 +101,10 @@ def test_the_examples_run(checkout, clips):
     read = lambda name: json.loads((checkout / 'runs' / name).read_text())
     assert 'pull' in (checkout / 'runs/anchored/log.jsonl').read_text().splitlines()[-1]
     assert read('anchored/eval/gap-last.json')['after'] == ['oak']
-    assert read('excess/config.json')['selection'] == 'excess'
-    found = read('excess/eval/alignment.json')
+    assert read('sharp/config.json')['selection'] == 'sharp'
+    found = read('sharp/eval/alignment.json')
     assert len(found['alignment']) == 7 and all(0 < x < 4 for x in found['alignment'])
-    assert '| alignment ↓ |' in done.stdout and (checkout / 'runs/excess/eval/alignment.png').stat().st_size > 5000
+    assert '| alignment ↓ |' in done.stdout and (checkout / 'runs/sharp/eval/alignment.png').stat().st_size > 5000
     assert len(read('folders/results.json')['tasks']) == 3
     assert 'anchored' in (checkout / 'figures/table_01.md').read_text()
     assert 'figure 5: figures/figure_05.png' in done.stdout and '| anchored |' in done.stdout
