@@ -23,7 +23,7 @@ test: .venv/installed
 	$(PY) -m pytest -q tests
 
 table: $(TABLE:%=$(RECORDS)/%.json)
-	$(PY) -m paper.evidence --records $(RECORDS) --out $(dir $(RECORDS))
+	$(PY) -m paper.evidence --records $(RECORDS)
 
 $(RECORDS)/%.json: | left
 	@$(PY) -m paper.study $* --records $(RECORDS) --folders runs/study-$(subst /,-,$(RECORDS))

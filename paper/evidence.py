@@ -1,10 +1,10 @@
 """Which of the paper's claims hold on sounding shapes: tables, intervals and figures of the study's records (ours).
 
-    python -m paper.evidence [--records results/runs] [--out results]
+    python -m paper.evidence [--records results/runs]
 
 In:  results/runs/NAME-SEED.json, as `study.py` leaves them.
-Out: evidence.md: the main table; for each claim the paired differences with their intervals, and the verdict; what is
-     selected and seen of the source. forgetting.png, differences.png, selected.png.
+Out: beside them evidence.md: the main table; for each claim the paired differences with their intervals, and the
+     verdict; what is selected and seen of the source. forgetting.png, differences.png, selected.png.
 
 Retrieval is R@10 in percent, the mean of both directions, where nothing else is said. A difference is between two runs
 of one seed, which share their clips; its interval is Student's at 95 % over seeds. The rule, made before any run was:
@@ -103,12 +103,12 @@ class Difference(NamedTuple):
         return f'{self.mean:+.2f} [{self.low:+.2f}, {self.high:+.2f}], {self.alike} of {self.seeds}'
 
 
-def difference(first, second, value, second_value=None):
+def difference(first, second, value):
     """{seed: record} twice → Difference over the seeds that both have; None of fewer than two"""
     shared = sorted(set(first) & set(second))
     if len(shared) < 2:
         return None
-    found = np.array([value(first[seed]) - (second_value or value)(second[seed]) for seed in shared])
+    found = np.array([value(first[seed]) - value(second[seed]) for seed in shared])
     low, high = stats.ttest_1samp(found, 0).confidence_interval(0.95)
     return Difference(found.mean(), low, high, int((np.sign(found) == np.sign(found.mean())).sum()), len(found))
 
@@ -188,6 +188,7 @@ def main_table(found, names):
 
 
 def claims_table(claims, found):
+    """Of each claim of which there are runs its differences and its verdict. Markdown."""
     rows = []
     for claim in claims:
         answered = answers(claim, found)
@@ -318,22 +319,21 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(prog='python -m paper.evidence', allow_abbrev=False,
                                      description='Tables, intervals and figures of the study\'s records.')
     parser.error = lambda message: parser.exit(2, f'error: {message}; see --help\n')
-    parser.add_argument('--records', type=Path, default=ROOT / 'results' / 'runs', help='folder of records')
-    parser.add_argument('--out', type=Path, default=ROOT / 'results', help='folder to write')
+    parser.add_argument('--records', type=Path, default=ROOT / 'results' / 'runs', help='folder to read and write')
     args = parser.parse_args(arguments)
     with exit_politely():
         found = read(args.records)
-        check_writable(args.out, '--out ')
-        write_text(args.out / 'evidence.md', page(found))
-        print(args.out / 'evidence.md')
+        check_writable(args.records, '--records ')
+        write_text(args.records / 'evidence.md', page(found))
+        print(args.records / 'evidence.md')
         for name, draw in FIGURES.items():
             if name == 'selected' and 'flava' not in found:
                 continue
             with plt.rc_context(PRINT):
                 figure = draw(found)
-            figure.savefig(args.out / f'{name}.png', dpi=160)
+            figure.savefig(args.records / f'{name}.png', dpi=160)
             plt.close(figure)
-            print(args.out / f'{name}.png')
+            print(args.records / f'{name}.png')
 
 
 if __name__ == '__main__':

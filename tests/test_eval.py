@@ -69,3 +69,20 @@ def test_summary_and_table():
     assert results['audio_to_video']['Avg']['F'] == 10
     assert results['audio_to_video']['median_rank'] == {'acc': [[20, 3], [10, 3]], 'A': 6.5}
     assert '| 21.00 | 10.00 | 25.00 | 10.00 | 30.00 | 10.00 | 25.33 | 10.00 | 6.5 |' in evaluation.table('m', results)
+
+
+def test_a_query_searches_its_own_gallery_alone():
+    """Against retrieval of each gallery by itself; the clips of a task are dealt out one by one."""
+    torch.manual_seed(0)
+    n, task_of = 24, torch.tensor([0] * 12 + [1] * 12)
+    c_a, c_v = (F.normalize(torch.randn(n, 8), dim=1) for _ in range(2))
+    gallery = evaluation.dealt(task_of, 3)
+    assert gallery.tolist() == [0, 1, 2] * 8
+    assert evaluation.dealt(torch.tensor([1, 0, 1, 0, 1]), 2).tolist() == [0, 0, 1, 1, 0]
+    whole = evaluation.retrieval(c_a, c_v, task_of, 2, galleries=3)
+    parts = [evaluation.retrieval(c_a[own], c_v[own], task_of[own], 2) for own in (gallery == g for g in range(3))]
+    for direction in evaluation.DIRECTIONS:
+        for k in ('R@1', 'R@5'):
+            for task in range(2):
+                mean = sum(part[direction][k][task] for part in parts) / 3
+                assert math.isclose(whole[direction][k][task], mean, abs_tol=1e-9)

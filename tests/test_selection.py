@@ -237,3 +237,9 @@ def test_motion_literally():
             change.append(round((v[b, n] - v[b, before]).norm().item(), 4))
         # the first frame and the second tie; which of two equals comes in at the border is no matter
         assert sorted(change[n] for n in row) == sorted(change, reverse=True)[:kappa][::-1] and len(set(row)) == kappa
+
+
+def test_excess_prunes_only_what_answers_more_to_the_past():
+    I, P = torch.rand(1, 4), torch.tensor([[0.2, 0.5, 0.75, 1.0]])
+    kept_I, pruned = selection.SELECTIONS['excess'](I, P)
+    assert kept_I is I and torch.allclose(pruned, torch.tensor([[0.0, 0.0, 0.5, 1.0]]))

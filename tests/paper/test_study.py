@@ -1,4 +1,5 @@
 """paper/study.py and paper/evidence.py: every run can be trained, intervals by hand, the verdict's rule."""
+import json
 import math
 
 import pytest
@@ -43,3 +44,27 @@ def test_of_several_differences_each_must_hold():
 
 def test_a_record_is_brief():
     assert study.brief({'gap': (1.2345678, [2]), 'clouds': 9}) == {'gap': [1.2346, [2]]}
+
+
+def test_the_page_and_its_figures_are_drawn_of_records(tmp_path):
+    """Records as a run left them, with numbers set by hand: the page has them, and every figure is there."""
+    one = json.loads((study.ROOT / 'results' / 'runs' / 'tune-flava-0-0.json').read_text())
+    for number, name in enumerate([*study.MAIN, *study.SECOND, *study.ABLATIONS]):
+        for seed in (100, 101, 102):
+            for direction in ('audio_to_video', 'video_to_audio'):
+                one['retrieval'][direction]['R@10'] |= dict(A=20. - number + 0.1 * (seed % 2), F=None if name ==
+                                                            'multitask' else 2.)
+            record = json.dumps(one | dict(name=name, seed=seed))
+            (tmp_path / f'{name}-{seed}.json').write_text(record)
+    evidence.main(['--records', str(tmp_path)])
+    page = (tmp_path / 'evidence.md').read_text()
+    assert '| FLAVA | 13.03 ± 0.06 | 2.00 ± 0.00 |' in page and '| Multitask | 11.03 ± 0.06 | – |' in page
+    assert 'LAVA − Random -2.00' in page and '## Second stream' in page and '## Ablations' in page
+    for name in evidence.FIGURES:
+        assert (tmp_path / f'{name}.png').stat().st_size > 10_000
+
+
+def test_of_no_records_it_is_said(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        evidence.main(['--records', str(tmp_path)])
+    assert 'make table' in capsys.readouterr().err
