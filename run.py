@@ -95,6 +95,7 @@ class Run:
                 own=self.own_state()), self.out / 'last.pt')
             for file in set(self.out.glob('last.process*.pt')) - {self.beside(n) for n in range(1, world())}:
                 file.unlink()
+        wait_for_all()                                 # torchrun ends the others soon after the first has left
 
     def restore(self, state):
         """A checkpoint, once the phase it belongs to has been started anew."""
