@@ -24,8 +24,10 @@ from pathlib import Path
 
 import torch
 
+from avm import score
 from config import exit_politely
 from downstream import classification, gap, localization, selected
+from paper.oracle import Oracle, options
 from patches import UserError
 from run import Recorded
 from weights import write_text
@@ -73,10 +75,15 @@ ABLATIONS = {   # Tables 9, 10 and Figures 9, 10, 11
         ('audio-selection', ('frequency', 'none'))) for value in values},
     **{f'{name}-memory-{size}': f'{MAIN[name]} --memory-size {size}' for name in ('der++', 'flava')
        for size in (80, 320)},
+    'flava+-memory-80': f'{MAIN["flava+"]} --memory-size 80',      # as many pairs as FLAVA's, but selected once for all
     **{f'{name}-no-mae': f'{MAIN[name]} --mae-weight 0' for name in ('finetune', 'er')}}
+ORACLES = {   # `oracle.py`: the true source in place of I
+    **{f'oracle-{name}': f'--of both --odds 16 {MAIN[name]}' for name in ('lava', 'frs', 'flava', 'excess')},
+    **{f'oracle-lava-{of}': f'--of {of} --odds 16 {MAIN["lava"]}' for of in ('frames', 'sound')},
+    **{f'oracle-lava-odds-{odds}': f'--of both --odds {odds} {MAIN["lava"]}' for odds in (0.25, 1, 4)}}
 TUNING = {f'tune-{name}-{number}': f'--method {name} {words}'
           for name, tried in TRIED.items() for number, words in enumerate(tried)}
-RUNS = MAIN | SECOND | ABLATIONS | TUNING
+RUNS = MAIN | SECOND | ABLATIONS | ORACLES | TUNING
 
 
 def parsed(run):
@@ -89,11 +96,12 @@ def parsed(run):
 
 def train(name, seed, folder):
     """train.py on one thread, as the records were made; what was begun goes on → seconds. Raises UserError."""
+    program = ['-m', 'paper.oracle'] if name in ORACLES else [str(ROOT / 'train.py')]
     words = f'{RUNS[name]} --seed {seed} --data-seed {seed} --out {folder} --resume'.split()
     start = time.monotonic()
     with open(f'{folder}.log', 'a') as log:
-        done = subprocess.run([sys.executable, str(ROOT / 'train.py'), *words], stdout=log, stderr=log,
-                              env={**os.environ, 'OMP_NUM_THREADS': '1'})
+        done = subprocess.run([sys.executable, *program, *words], stdout=log, stderr=log,
+                              env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)})
     if done.returncode:
         raise UserError(f'{folder} did not end; {folder}.log says why, and the same command goes on')
     return time.monotonic() - start
@@ -101,17 +109,22 @@ def train(name, seed, folder):
 
 # ------------------------------------------------------------------------------ what is kept of a run
 
-def asked(folder):
-    """What is asked of the models of a run → {task: results}. They are kept in RUN/eval too, for `paper.figures`."""
+def asked(folder, name):
+    """What is asked of the models of a run → {task: results}. They are kept in RUN/eval too, for `paper.figures`. What
+    an oracle's run selects is what its oracle would."""
     run = Recorded(folder, workers=0, device='cpu')
     run.cfg = dataclasses.replace(run.cfg, **LOOKED_AT)
     last = Recorded(folder, workers=0, device='cpu', last=True)
     args = argparse.Namespace(finetune=False, seed=0, batch_size=None, **PROBE)
-    found = {name: task.measure(run, args) for name, task in (
-        ('gap', gap), ('localization', localization), ('selection', selected))}
+    found = {task: module.measure(run, args) for task, module in (('gap', gap), ('localization', localization))}
+    if name in ORACLES:
+        of = options(RUNS[name].split())[0]
+        selected.score = Oracle(run.cfg, run.stream.test, of.of, of.odds)
+    found['selection'] = selected.measure(run, args)
+    selected.score = score
     found['classification'] = classification.measure(last, args)
-    for name, results in found.items():
-        run.place(name, 'json').write_text(json.dumps(results))
+    for task, results in found.items():
+        run.place(task, 'json').write_text(json.dumps(results))
     return found
 
 
@@ -150,7 +163,7 @@ def record(name, seed, folder, seconds):
     speed = sorted(line['samples_per_s'] for line in log)[len(log) // 2]
     return dict(name=name, seed=seed, options=RUNS[name], commit=commit(), machine=machine(), torch=torch.__version__,
                 seconds=round(seconds), samples_per_s=speed, memory_gb=max(line['memory_gb'] for line in log),
-                retrieval=brief(results), **brief(asked(folder)))
+                retrieval=brief(results), **brief(asked(folder, name)))
 
 
 def do(run, records, runs):

@@ -1,0 +1,70 @@
+"""paper/oracle.py: each clip's own source is put in place of I, and drawn by the odds; all else stays."""
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import avm
+from config import parse
+from conftest import ROOT
+from downstream.maps import true_source
+from model import AudioVideoMAE
+from paper.oracle import Oracle, options
+from patches import whole
+from running import ONE_THREAD, TINY
+from selection import select_video
+from streams.catalogue import open_stream
+
+
+@pytest.fixture(scope='module')
+def clips():
+    cfg, _ = parse(['--clips-per-task', '9', '--test-clips', '5', '--cache', ''])
+    torch.manual_seed(0)
+    return cfg, open_stream(cfg, 0).train, AudioVideoMAE(cfg), avm.AVM(cfg.embed_dim, cfg.avm_heads)
+
+
+@pytest.mark.parametrize('of', ['frames', 'sound', 'both'])
+def test_each_clip_gets_its_own_source(clips, of):
+    cfg, train, *model = clips
+    oracle, asked = Oracle(cfg, train, of, 50), [(2, 5), (0, 1), (4, 8)]      # (task, clip), out of order
+    one = [train[task][clip, 0] for task, clip in asked]
+    patches = whole({x: torch.stack([clip[x] for clip in one]) for x in ('audio', 'video')}, cfg.patch_size)
+    s, plain = oracle(cfg, *model, patches), avm.score(cfg, *model, patches)
+    for name in s._fields:
+        if name == 'importance_a' and of != 'frames' or name == 'importance_v' and of != 'sound':
+            true = torch.stack([true_source(train[task], cfg, clip)['av'.index(name[-1])] for task, clip in asked])
+            I = getattr(s, name)
+            assert torch.allclose(I.sum(1), torch.ones(3))
+            for row, source in zip(I, true):
+                assert torch.allclose(row[source] / row[~source].mean(), torch.tensor(50.), rtol=0.01)
+                assert len(row.unique()) > 0.9 * len(row)
+        else:
+            assert torch.equal(getattr(s, name), getattr(plain, name)), name
+
+
+def test_the_odds_decide_how_much_of_the_source_is_drawn(clips):
+    """By hand: of two patches, one of the source, the source is drawn first in odds / (odds + 1) of the draws."""
+    cfg, *_ = clips
+    for odds in (0.25, 1, 4):
+        I = Oracle(cfg, [], 'both', odds).importance(torch.tensor([[True, False]]).expand(20_000, 2))
+        first = (select_video(I, torch.zeros_like(I), 1) == 0).double().mean().item()
+        assert abs(first - odds / (odds + 1)) < 0.015
+
+
+def test_a_run_with_the_source_known_and_what_it_refuses(tmp_path):
+    run = lambda *words: subprocess.run([sys.executable, '-m', 'paper.oracle', *words], cwd=tmp_path, text=True,
+                                        env={**ONE_THREAD, 'PYTHONPATH': str(ROOT)}, capture_output=True)
+    of, here = ['--of', 'both', '--odds', '16'], ['--out', 'run', '--cache', 'cache', '--pretrain-steps', '0']
+    done = run(*of, *TINY, *here, '--steps', '2', '--clips-per-task', '9')
+    assert done.returncode == 0 and (tmp_path / 'run/results.json').exists(), done.stderr
+    for words, said in (([*of, *TINY, *here, '--method', 'der++'], 'can stand in place of I'),
+                        ([*of, *TINY, '--pretrain-steps', '3'], 'initial pre-training selects nothing'),
+                        (['--of', 'both', '--odds', '0'], '--odds: 0 must be')):
+        done = run(*words)
+        assert done.returncode == 2 and said in done.stderr and 'Traceback' not in done.stderr, done.stderr
+
+
+def test_options_of_both_programs():
+    args, words = options(['--of', 'sound', '--odds', '0.5', '--seed', '3'])
+    assert (args.of, args.odds, words) == ('sound', 0.5, ['--seed', '3'])
