@@ -23,7 +23,7 @@ from config import exit_politely
 from downstream.maps import mean
 from paper.groups import DIRECTIONS, NAMES, markdown, text
 from paper.looks import PRINT, SELECTION_STYLES, STYLES, legend_below, look, ticks_of_tasks
-from paper.study import ABLATIONS, MAIN, ROOT, SECOND
+from paper.study import ABLATIONS, MAIN, ORACLES, ROOT, SECOND
 from patches import UserError
 from weights import check_writable, write_text
 
@@ -43,7 +43,7 @@ def read(folder):
         found.setdefault(record['name'], {})[record['seed']] = record
     if not found:
         raise UserError(f'{folder} holds no records: `make table` makes them')
-    order = [*MAIN, *SECOND, *ABLATIONS]
+    order = [*MAIN, *SECOND, *ABLATIONS, *ORACLES]
     return {name: found[name] for name in sorted(found, key=lambda name: order.index(name) if name in order else 99)}
 
 
@@ -72,6 +72,12 @@ def gap(record):
 def seen(name, which='avm'):
     """→ value(record): where the last model looks, the mean over tasks"""
     return lambda record: mean(record['localization'][which][name][-1])
+
+
+def fallen(record):
+    """AUC of I_v: right after each task's own training less at the end, the mean over tasks but the last"""
+    of = record['localization']['avm']['auc_v']
+    return mean([of[task + 1][task] - of[-1][task] for task in range(len(of) - 2)])
 
 
 def chosen(selection, x='v'):
@@ -135,6 +141,8 @@ CLAIMS = [
     Claim('MATS is behind FLAVA in A', [('flava', 'mats')], recall('A')),
     Claim('the AVM of FLAVA finds more of the source than that of DER++, at the end (AUC of I_v)', [('flava', 'der++')],
           seen('auc_v')),
+    Claim('and keeps finding it: its AUC falls less from right after each task to the end', [('flava', 'der++')], fallen,
+          less=True),
     Claim('the gap stays larger under FLAVA', [('flava', other) for other in OTHERS], gap),
     Claim('ours: "excess" is ahead of the paper\'s selection in A', [('excess', 'flava')], recall('A')),
     Claim('ours: "excess" is ahead of LAVA in A', [('excess', 'lava')], recall('A')),
@@ -146,6 +154,16 @@ OF_ABLATIONS = [
     Claim('the MAE loss guards classification: without it the probe is lower', [
         ('finetune', 'finetune-no-mae'), ('er', 'er-no-mae')], probe),
 ]
+OF_ORACLES = [
+    *(Claim(f'ours: with the source known, {TITLES[name]} has more A', [(f'oracle-{name}', name)], recall('A'))
+      for name in ('lava', 'frs', 'flava', 'excess')),
+    *(Claim(f'ours: with the source of {of} known, LAVA has more A', [(f'oracle-lava-{of}', 'lava')], recall('A'))
+      for of in ('frames', 'sound')),
+    *(Claim(f'ours: odds of {odds} on the source give more A than odds of 1',
+            [(f'oracle-lava{of}', 'oracle-lava-odds-1')], recall('A'))
+      for odds, of in ((0.25, '-odds-0.25'), (4, '-odds-4'), (16, ''))),
+    Claim('ours: of as many pairs, a new selection at each replay has more A than one for all', [
+        ('flava', 'flava+-memory-80')], recall('A'))]
 OF_SECOND = [Claim(f'second stream: {TITLES[name]} is ahead of DER++ in A', [(f'second-{name}', 'second-der++')],
                    recall('A')) for name in ('er', 'flava', 'lava', 'excess')]
 
@@ -212,6 +230,15 @@ def sources_table(found):
     own = [name for name in ('flava', 'flava+', 'lava', 'excess') if name in found]
     return '\n\n'.join([markdown(['source patches selected, %', *columns], rows), markdown(
         ['P of Eq. 5', *P], [[title(name), *(text3(over_seeds(found[name], c)) for c in P.values())] for name in own])])
+
+
+def oracles_table(found):
+    """A beside the share of source patches that each oracle selects. Markdown."""
+    goes_by = lambda name: SELECTION.get(name.split('-')[1], 'both')
+    rows = [[name, len(runs), *(text(over_seeds(runs, value)) for value in (
+        recall('A'), chosen(goes_by(name), 'v'), chosen(goes_by(name), 'a')))]
+            for name, runs in found.items() if name in ORACLES]
+    return markdown(['with the source known', 'seeds', 'R@10 A ↑', 'source selected, frames, %', 'sound, %'], rows)
 
 
 def text3(number):
@@ -308,9 +335,12 @@ def page(found):
         f'{len(records)} runs, {hours:.1f} hours of one core; commits {", ".join(sorted(commits))}; '
         f'{", ".join(sorted(machines))}. Mean ± standard deviation over seeds. ' + __doc__.split('\n\n')[-1].strip(),
         '## Main table', main_table(found, MAIN), '## Claims', claims_table(CLAIMS, found)]
-    for words, claims, names in (('Second stream', OF_SECOND, SECOND), ('Ablations', OF_ABLATIONS, ABLATIONS)):
+    for words, claims, names in (('Second stream', OF_SECOND, SECOND), ('Ablations', OF_ABLATIONS, ABLATIONS),
+                                 ('The source known', OF_ORACLES, ORACLES)):
         if set(names) & set(found):
             parts += [f'## {words}', main_table(found, names), claims_table(claims, found)]
+    if set(ORACLES) & set(found):
+        parts.append(oracles_table(found))
     return '\n\n'.join(parts + ['## The source', sources_table(found)]) + '\n'
 
 

@@ -49,7 +49,7 @@ def test_a_record_is_brief():
 def test_the_page_and_its_figures_are_drawn_of_records(tmp_path):
     """Records as a run left them, with numbers set by hand: the page has them, and every figure is there."""
     one = json.loads((study.ROOT / 'results' / 'runs' / 'tune-flava-0-0.json').read_text())
-    for number, name in enumerate([*study.MAIN, *study.SECOND, *study.ABLATIONS]):
+    for number, name in enumerate([*study.MAIN, *study.SECOND, *study.ABLATIONS, *study.ORACLES]):
         for seed in (100, 101, 102):
             for direction in ('audio_to_video', 'video_to_audio'):
                 one['retrieval'][direction]['R@10'] |= dict(A=20. - number + 0.1 * (seed % 2), F=None if name ==
@@ -60,6 +60,7 @@ def test_the_page_and_its_figures_are_drawn_of_records(tmp_path):
     page = (tmp_path / 'evidence.md').read_text()
     assert '| FLAVA | 13.03 ± 0.06 | 2.00 ± 0.00 |' in page and '| Multitask | 11.03 ± 0.06 | – |' in page
     assert 'LAVA − Random -2.00' in page and '## Second stream' in page and '## Ablations' in page
+    assert '| oracle-lava-odds-4 | 3 | ' in page
     for name in evidence.FIGURES:
         assert (tmp_path / f'{name}.png').stat().st_size > 10_000
 
