@@ -141,7 +141,7 @@ CLAIMS = [
     Claim('MATS is behind FLAVA in A', [('flava', 'mats')], recall('A')),
     Claim('the AVM of FLAVA finds more of the source than that of DER++, at the end (AUC of I_v)', [('flava', 'der++')],
           seen('auc_v')),
-    Claim('and keeps finding it: its AUC falls less from right after each task to the end', [('flava', 'der++')], fallen,
+    Claim('and keeps finding it: its AUC falls less after each task', [('flava', 'der++')], fallen,
           less=True),
     Claim('the gap stays larger under FLAVA', [('flava', other) for other in OTHERS], gap),
     Claim('ours: "excess" is ahead of the paper\'s selection in A', [('excess', 'flava')], recall('A')),
