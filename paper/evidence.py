@@ -4,7 +4,8 @@
 
 In:  results/runs/NAME-SEED.json, as `study.py` leaves them.
 Out: beside them evidence.md: the main table; for each claim the paired differences with their intervals, and the
-     verdict; what is selected and seen of the source. forgetting.png, differences.png, selected.png.
+     verdict; what is selected and seen of the source. forgetting.png, differences.png, selected.png. log.md: what was
+     run when.
 
 Retrieval is R@10 in percent, the mean of both directions, where nothing else is said. A difference is between two runs
 of one seed, which share their clips; its interval is Student's at 95 % over seeds. The rule, made before any run was:
@@ -320,6 +321,15 @@ def selected(found):
     return figure
 
 
+def log(found):
+    """Every run in the order in which they ended, as Markdown."""
+    records = sorted((record for runs in found.values() for record in runs.values()), key=lambda one: one['ended'])
+    A = lambda record: text((recall('A')(record), None))
+    rows = [[record['ended'], f'{record["name"]}-{record["seed"]}', f'`{record["options"]}`', record['commit'],
+             record['seconds'], A(record)] for record in records]
+    return markdown(['ended', 'run', 'options', 'commit', 'seconds', 'R@10 A'], rows) + '\n'
+
+
 FIGURES = {'forgetting': forgetting, 'differences': differences, 'selected': selected}
 
 
@@ -355,6 +365,7 @@ def main(arguments=None):
         found = read(args.records)
         check_writable(args.records, '--records ')
         write_text(args.records / 'evidence.md', page(found))
+        write_text(args.records / 'log.md', log(found))
         print(args.records / 'evidence.md')
         for name, draw in FIGURES.items():
             if name == 'selected' and 'flava' not in found:

@@ -163,7 +163,8 @@ def record(name, seed, folder, seconds):
     results = json.loads((folder / 'results.json').read_text())
     speed = sorted(line['samples_per_s'] for line in log)[len(log) // 2]
     return dict(name=name, seed=seed, options=RUNS[name], commit=commit(), machine=machine(), torch=torch.__version__,
-                seconds=round(seconds), samples_per_s=speed, memory_gb=max(line['memory_gb'] for line in log),
+                ended=time.strftime('%Y-%m-%d %H:%M'), seconds=round(seconds), samples_per_s=speed,
+                memory_gb=max(line['memory_gb'] for line in log),
                 retrieval=brief(results), **brief(asked(folder, name)))
 
 
