@@ -9,8 +9,9 @@ Out: results/runs/NAME-SEED.json each: options, commit, machine, time; retrieval
      after each task on fewer clips, the modality gap, where they look, what is selected; of the last, a linear probe.
      No weights. `evidence.py` makes tables and figures of these records.
 
-The data seed is that of order and masks too. Runs of one number share clips and initial model: they are pairs. Seeds
-from 100 on are reported; on data seed 0 the benchmark was chosen, and the methods' own numbers.
+The data seed is that of order and masks too. Runs of one number share clips and order: they are pairs. All share the
+classes, the order of tasks and the initial model. Seeds from 100 on are reported; on data seed 0 the benchmark was
+chosen, and the methods' own numbers.
 """
 import argparse
 import dataclasses
@@ -24,10 +25,9 @@ from pathlib import Path
 
 import torch
 
-from avm import score
 from config import exit_politely
 from downstream import classification, gap, localization, selected
-from paper.oracle import Oracle, options
+from paper.what_if import changed, options
 from patches import UserError
 from run import Recorded
 from weights import write_text
@@ -79,13 +79,16 @@ ABLATIONS = {   # Tables 9, 10 and Figures 9, 10, 11
        for size in (80, 320)},
     'flava+-memory-80': f'{MAIN["flava+"]} --memory-size 80',      # as many pairs as FLAVA's, but selected once for all
     **{f'{name}-no-mae': f'{MAIN[name]} --mae-weight 0' for name in ('finetune', 'er')}}
-ORACLES = {   # `oracle.py`: the true source in place of I
+WHAT_IFS = {   # `what_if.py`: the true source in I; P of all patches, and then FRS without any I
     **{f'oracle-{name}': f'--of both --odds 16 {MAIN[name]}' for name in ('lava', 'frs', 'flava', 'excess')},
     **{f'oracle-lava-{of}': f'--of {of} --odds 16 {MAIN["lava"]}' for of in ('frames', 'sound')},
-    **{f'oracle-lava-odds-{odds}': f'--of both --odds {odds} {MAIN["lava"]}' for odds in (0.25, 1, 4)}}
+    **{f'oracle-lava-odds-{odds}': f'--of both --odds {odds} {MAIN["lava"]}' for odds in (0.25, 1, 4)},
+    'flava-p-of-all': f'--prune all {MAIN["flava"]}', 'frs-p-of-all': f'--prune all --of both --odds 1 {MAIN["frs"]}'}
 TUNING = {f'tune-{name}-{number}': f'--method {name} {words}'
           for name, tried in TRIED.items() for number, words in enumerate(tried)}
-RUNS = MAIN | SECOND | ABLATIONS | ORACLES | TUNING
+RUNS = MAIN | SECOND | ABLATIONS | WHAT_IFS | TUNING
+SEEDS = {name: range(100, 100 + count) for part, count in ((MAIN, 10), (SECOND, 5), (ABLATIONS, 4), (WHAT_IFS, 4))
+         for name in part}      # settled before any of them was run
 
 
 def parsed(run):
@@ -98,7 +101,7 @@ def parsed(run):
 
 def train(name, seed, folder):
     """train.py on one thread, as the records were made; what was begun goes on → seconds. Raises UserError."""
-    program = ['-m', 'paper.oracle'] if name in ORACLES else [str(ROOT / 'train.py')]
+    program = ['-m', 'paper.what_if'] if name in WHAT_IFS else [str(ROOT / 'train.py')]
     words = f'{RUNS[name]} --seed {seed} --data-seed {seed} --out {folder} --resume'.split()
     start = time.monotonic()
     with open(f'{folder}.log', 'a') as log:
@@ -113,20 +116,20 @@ def train(name, seed, folder):
 
 def asked(folder, name):
     """What is asked of the models of a run → {task: results}. They are kept in RUN/eval too, for `paper.figures`. What
-    an oracle's run selects is what its oracle would."""
+    a run of `what_if.py` selects is what was changed there."""
     run = Recorded(folder, workers=0, device='cpu')
     run.cfg = dataclasses.replace(run.cfg, **LOOKED_AT)
     last = Recorded(folder, workers=0, device='cpu', last=True)
     args = argparse.Namespace(finetune=False, seed=0, batch_size=None, **PROBE)
     found = {task: module.measure(run, args) for task, module in (('gap', gap), ('localization', localization))}
-    if name in ORACLES:
-        of = options(RUNS[name].split())[0]
-        selected.score = Oracle(run.cfg, run.stream.test, of.of, of.odds)
-    found['selection'] = selected.measure(run, args)
-    selected.score = score
+    torch.manual_seed(0)
+    with changed(selected, options(RUNS[name].split() if name in WHAT_IFS else [])[0], run.cfg, run.stream.test):
+        found['selection'] = selected.measure(run, args)
     found['classification'] = classification.measure(last, args)
+    acc = found['classification']['acc'][-1]
+    found['classification'] |= dict(A=sum(acc) / len(acc), F=None)          # of the last model alone
     for task, results in found.items():
-        run.place(task, 'json').write_text(json.dumps(results))
+        (last if task == 'classification' else run).place(task, 'json').write_text(json.dumps(results))
     return found
 
 
@@ -158,12 +161,12 @@ def machine():
         return platform.machine()
 
 
-def record(name, seed, folder, seconds):
-    """A finished run → what results/runs/NAME-SEED.json holds."""
+def record(name, seed, folder, of, seconds):
+    """A finished run → what results/runs/NAME-SEED.json holds. of: the commit that it began with"""
     log = [json.loads(line) for line in (folder / 'log.jsonl').read_text().splitlines()]
     results = json.loads((folder / 'results.json').read_text())
     speed = sorted(line['samples_per_s'] for line in log)[len(log) // 2]
-    return dict(name=name, seed=seed, options=RUNS[name], commit=commit(), machine=machine(), torch=torch.__version__,
+    return dict(name=name, seed=seed, options=RUNS[name], commit=of, machine=machine(), torch=torch.__version__,
                 ended=time.strftime('%Y-%m-%d %H:%M'), seconds=round(seconds), samples_per_s=speed,
                 memory_gb=max(line['memory_gb'] for line in log),
                 retrieval=brief(results), **brief(asked(folder, name)))
@@ -174,11 +177,15 @@ def do(run, records, runs):
     name, seed = parsed(run)
     file, folder = records / f'{run}.json', runs / run
     if file.exists():
+        there = json.loads(file.read_text())['options']
+        if there != RUNS[name]:
+            raise UserError(f'{file} is of {there}, but {run} is now {RUNS[name]}: move it away')
         return
     runs.mkdir(parents=True, exist_ok=True)
+    of = commit()
     seconds = train(name, seed, folder)
     torch.set_num_threads(1)
-    content = record(name, seed, folder, seconds)
+    content = record(name, seed, folder, of, seconds)
     records.mkdir(parents=True, exist_ok=True)
     write_text(file, json.dumps(content) + '\n')
     for weights in [folder / 'last.pt', *(folder / 'models').glob('*.pt')]:

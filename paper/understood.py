@@ -6,8 +6,9 @@ In:  a run of FLAVA on sounding shapes, with its models.
 Out: RUN/eval/understood.json and .md.
 
     P       by the model after each task, and by the last with its two logits scaled: the pair's softmax at a
-            temperature. How far P is from ½; whether it tells a past pair of the clip's class from one of another task;
-            how much of the source is left selected.
+            temperature. How far it is from ½, of one head and of their mean; whether it tells a past pair of the clip's
+            class from one of another task; how much of the source is left selected. The past pair's query is of the
+            same model, and so fresher than those in a memory.
     maps    of the last model, and of what needs no model (contrast, energy): do they find the source, do they find the
             silent objects just as well, and which of the two do they prefer?
 """
@@ -59,7 +60,10 @@ def of_model(cfg, found, true, classes, t, temperature):
         asked = torch.cat([P.gather(1, I.topk(kappa, dim=1).indices).flatten() for P, I, kappa in (
             (P_a, I_a, cfg.kappa_a), (P_v, I_v, cfg.kappa_v))])
         most = (P_a.sum(1) / cfg.kappa_a + P_v.sum(1) / cfg.kappa_v) / 2
+        one = prune_probability(I_v, k_v[:, :1] / temperature, query_a[:, :1], past_a[:, :1], cfg.kappa_v)
+        one = one.gather(1, I_v.topk(cfg.kappa_v, dim=1).indices)
         cells.append(dict(P=asked.mean().item(), far=(asked - 0.5).abs().mean().item(),
+                          far_one=(one - 0.5).abs().mean().item(),
                           selected_v=covered(kept_v, true[task][1]), selected_a=covered(kept_a, true[task][0]),
                           tells=tells(most, classes[task], task, of), **by_partner(most, classes[task], task, of)))
     return {name: mean([cell[name] for cell in cells]) for name in cells[0]}
@@ -94,7 +98,8 @@ def maps(cfg, backbone, avm, batch):
     both = lambda own, other, I: {
         'I': I, 'cosine to the other\'s mean (Fig. 12)': near(own, other), 'cosine to its own mean': near(own, own),
         'cosine, what all patches share taken away': near(apart(own), other), 'norm of the token': own.norm(dim=-1)}
-    return (both(v, a, s.importance_v) | {'contrast in the patch': x.x_v.std(-1)},
+    contrast = x.x_v.unflatten(-1, (-1, 3)).std(-2).mean(-1)                          # over pixels, in each colour
+    return (both(v, a, s.importance_v) | {'contrast in the patch': contrast},
             both(a, v, s.importance_a) | {'energy of the patch': x.x_a.mean(-1)})
 
 
@@ -133,7 +138,7 @@ def found_by_maps(run):
 def table(results):
     """Markdown"""
     text = lambda value: '–' if value is None else f'{value:.3f}'
-    names = {'P': 'mean P', 'far': 'mean of abs(P − ½)', **{kind: kind for kind in PARTNERS}, 'tells': 'tells, AUC',
+    names = {'P': 'mean P', 'far': 'distance from ½', 'far_one': 'of one head, frames', **{kind: kind for kind in PARTNERS}, 'tells': 'tells, AUC',
              'selected_v': 'source selected, frames, %', 'selected_a': 'sound, %'}
     lines = ['| after | temperature | ' + ' | '.join(names.values()) + ' |', '| --- ' * (2 + len(names)) + '|']
     for row in results['pruning']:

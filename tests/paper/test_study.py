@@ -5,41 +5,67 @@ import math
 import pytest
 
 from config import parse
-from paper import evidence, study
+from paper import claims, evidence, study
 from patches import UserError
 
 
 def test_every_run_of_the_study_can_be_trained():
     for name, words in study.RUNS.items():
-        parse(study.options(words.split())[1] if name in study.ORACLES else words.split())
+        parse(study.options(words.split())[1] if name in study.WHAT_IFS else words.split())
         assert study.parsed(f'{name}-100') == (name, 100)
     for wrong in ('lava', 'nothing-100', 'lava-x'):
         with pytest.raises(UserError, match='NAME-SEED'):
             study.parsed(wrong)
     made = next(line for line in (study.ROOT / "Makefile").read_text().splitlines() if line.startswith("MAIN := "))
     assert made.split()[2:] == list(study.MAIN)
+    assert list(study.SEEDS) == [name for name in study.RUNS if name not in study.TUNING]
     assert all(len(tried) == 4 for tried in study.TRIED.values()) and set(study.TUNED) == set(study.TRIED)
 
 
 def test_a_paired_difference_by_hand():
     first, second = {100: 5.0, 101: 7.0, 102: 6.0, 103: 1.0}, {100: 4.0, 101: 4.0, 102: 4.0, 104: 9.0}
-    d = evidence.difference(first, second, lambda value: value)          # 1, 3, 2: mean 2, deviation 1, three pairs
+    d = claims.difference(first, second, lambda value: value)          # 1, 3, 2: mean 2, deviation 1, three pairs
     half = 4.302652729911275 / math.sqrt(3)                              # Student's t of 2 degrees, two-sided 95 %
     assert (d.mean, d.alike, d.seeds) == (2.0, 3, 3)
     assert math.isclose(d.low, 2 - half) and math.isclose(d.high, 2 + half)
     assert d.verdict == 'cannot be told here'
     assert d._replace(low=0.1).verdict == 'holds' and d._replace(high=-0.1).verdict == 'does not'
-    assert evidence.difference(first, {104: 1.0}, lambda value: value) is None
+    assert claims.difference(first, {104: 1.0}, lambda value: value) is None
 
 
 def test_of_several_differences_each_must_hold():
-    claim = evidence.Claim('a before b and c', [('a', 'b'), ('a', 'c')], lambda value: value)
+    claim = claims.Claim('a before b and c', [('a', 'b'), ('a', 'c')], lambda value: value)
     found = {'a': {1: 5.0, 2: 5.1}, 'b': {1: 1.0, 2: 1.1}, 'c': {1: 9.0, 2: 9.1}}
-    assert evidence.verdict(claim, evidence.answers(claim, found)) == 'does not'
-    assert evidence.verdict(claim, evidence.answers(claim, {**found, 'c': {1: 2.0, 2: 2.1}})) == 'holds'
-    turned = evidence.answers(claim._replace(less=True), found)
+    assert claims.verdict(claim, claims.answers(claim, found)) == 'does not'
+    assert claims.verdict(claim, claims.answers(claim, {**found, 'c': {1: 2.0, 2: 2.1}})) == 'holds'
+    turned = claims.answers(claim._replace(less=True), found)
     assert turned[0][2].high < 0 < turned[1][2].low
-    assert evidence.verdict(claim, evidence.answers(claim, {**found, 'c': {}})) == 'not all runs are there'
+    assert claims.verdict(claim, claims.answers(claim, {**found, 'c': {}})) == 'not all seeds are there'
+
+
+def test_what_was_chosen_is_the_best_of_what_was_tried():
+    found, A = claims.read(study.ROOT / 'results' / 'runs'), claims.recall('A')
+    for name, tried in study.TRIED.items():
+        of = [A(found[f'tune-{name}-{number}'][0]) for number in range(4)]
+        assert study.TUNED[name] == tried[of.index(max(of))]                   # of equals, the first
+
+
+def test_how_far_attention_has_fallen_by_hand():
+    auc = [[.5, .5, .5], [.9, .5, .5], [.8, .7, .5], [.6, .6, .9]]             # of the initial model; after 1, 2, 3
+    record = dict(localization=dict(avm=dict(auc_v=auc)))
+    assert math.isclose(claims.fallen(record), ((.9 - .6) + (.7 - .6)) / 2)
+
+
+def test_a_record_of_other_options_is_not_taken_for_this_run(tmp_path):
+    (tmp_path / 'lava-100.json').write_text(json.dumps(dict(options='--method er')))
+    with pytest.raises(UserError, match='move it away'):
+        study.do('lava-100', tmp_path, tmp_path / 'runs')
+
+
+def test_seeds_that_are_not_asked_with_are_left_out(tmp_path):
+    for name, seed in (('lava', 0), ('lava', 101), ('beta-0.1', 104), ('tune-lump-0', 0)):
+        (tmp_path / f'{name}-{seed}.json').write_text(json.dumps(dict(name=name, seed=seed)))
+    assert {name: list(runs) for name, runs in claims.read(tmp_path).items()} == {'lava': [101], 'tune-lump-0': [0]}
 
 
 def test_a_record_is_brief():
@@ -49,7 +75,7 @@ def test_a_record_is_brief():
 def test_the_page_and_its_figures_are_drawn_of_records(tmp_path):
     """Records as a run left them, with numbers set by hand: the page has them, and every figure is there."""
     one = json.loads((study.ROOT / 'results' / 'runs' / 'tune-flava-0-0.json').read_text())
-    for number, name in enumerate([*study.MAIN, *study.SECOND, *study.ABLATIONS, *study.ORACLES]):
+    for number, name in enumerate([*study.MAIN, *study.SECOND, *study.ABLATIONS, *study.WHAT_IFS]):
         for seed in (100, 101, 102):
             for direction in ('audio_to_video', 'video_to_audio'):
                 one['retrieval'][direction]['R@10'] |= dict(A=20. - number + 0.1 * (seed % 2), F=None if name ==
@@ -60,7 +86,7 @@ def test_the_page_and_its_figures_are_drawn_of_records(tmp_path):
     page = (tmp_path / 'evidence.md').read_text()
     assert '| FLAVA | 13.03 ± 0.06 | 2.00 ± 0.00 |' in page and '| Multitask | 11.03 ± 0.06 | – |' in page
     assert 'LAVA − Random -2.00' in page and '## Second stream' in page and '## Ablations' in page
-    assert '| oracle-lava-odds-4 | 3 | ' in page
+    assert '| oracle-lava-odds-4 | `--method flava' in page and '**not all seeds are there**' in page
     for name in evidence.FIGURES:
         assert (tmp_path / f'{name}.png').stat().st_size > 10_000
 

@@ -1,4 +1,4 @@
-"""paper/oracle.py: each clip's own source is put in place of I, and drawn by the odds; all else stays."""
+"""paper/what_if.py: each clip's own source is put in place of I, used and stored; all else stays."""
 import subprocess
 import sys
 
@@ -6,14 +6,16 @@ import pytest
 import torch
 
 import avm
+import flava
+import selection
 from config import parse
 from conftest import ROOT
 from downstream.maps import true_source
 from model import AudioVideoMAE
-from paper.oracle import Oracle, options
+from paper.what_if import Oracle, changed, options, prune_among_all
 from patches import whole
 from running import ONE_THREAD, TINY
-from selection import select_video
+from selection import select_audio, select_video
 from streams.catalogue import open_stream
 
 
@@ -52,15 +54,49 @@ def test_the_odds_decide_how_much_of_the_source_is_drawn(clips):
         assert abs(first - odds / (odds + 1)) < 0.015
 
 
+def test_sound_is_drawn_in_chunks_so_odds_change_little(clips):
+    """Of four chunks of two patches, one patch of the first is the source. At odds of 3 its chunk has the mean 2, the
+    others 1: it is drawn first in 2 of 5 draws, though the patch alone would be in 3 of 10."""
+    cfg, *_ = clips
+    I = Oracle(cfg, [], 'both', 3).importance(torch.tensor([[True] + [False] * 7]).expand(20_000, 8))
+    first = (select_audio(I, torch.zeros_like(I), 2, (4, 2), 1) == 0).any(1).double().mean().item()
+    assert abs(first - 2 / 5) < 0.015
+
+
+def test_a_step_uses_and_stores_what_is_put_there(clips):
+    cfg, train, *model = clips
+    of_task = [train[3][clip, 0] for clip in (4, 7, 1)]
+    batch = {x: torch.stack([clip[x] for clip in of_task]) for x in ('audio', 'video')}
+    args, _ = options(['--of', 'both', '--odds', '50', '--prune', 'all'])
+    with changed(flava, args, cfg, train):
+        method = flava.FLAVA(cfg, *model)
+        method(batch), method(batch)
+    assert flava.score is avm.score and flava.prune_probability is selection.prune_probability
+    past = method.memory.sample(6, torch.device('cpu'))
+    for x in 'av':
+        true = torch.stack([true_source(train[3], cfg, clip)['av'.index(x)] for clip in (4, 7, 1)])
+        stored = past[f'importance_{x}'] > past[f'importance_{x}'].median(1, keepdim=True).values * 10
+        assert {tuple(row) for row in stored.tolist()} <= {tuple(row) for row in true.tolist()}
+        assert (past[f'prune_{x}'] > 0).all(1).any()                          # of the second step, P of all patches
+
+
+def test_P_of_all_patches_is_that_of_the_most_important_where_that_is(clips):
+    I, k = torch.rand(2, 6), torch.randn(2, 3, 6, 4)
+    now, past = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
+    all_of_them, some = prune_among_all(I, k, now, past, 2), selection.prune_probability(I, k, now, past, 2)
+    assert (all_of_them > 0).all() and torch.allclose(all_of_them[some > 0], some[some > 0])
+
+
 def test_a_run_with_the_source_known_and_what_it_refuses(tmp_path):
-    run = lambda *words: subprocess.run([sys.executable, '-m', 'paper.oracle', *words], cwd=tmp_path, text=True,
+    run = lambda *words: subprocess.run([sys.executable, '-m', 'paper.what_if', *words], cwd=tmp_path, text=True,
                                         env={**ONE_THREAD, 'PYTHONPATH': str(ROOT)}, capture_output=True)
     of, here = ['--of', 'both', '--odds', '16'], ['--out', 'run', '--cache', 'cache', '--pretrain-steps', '0']
     done = run(*of, *TINY, *here, '--steps', '2', '--clips-per-task', '9')
     assert done.returncode == 0 and (tmp_path / 'run/results.json').exists(), done.stderr
-    for words, said in (([*of, *TINY, *here, '--method', 'der++'], 'can stand in place of I'),
+    for words, said in (([*of, *TINY, *here, '--method', 'der++'], 'how FLAVA selects'),
                         ([*of, *TINY, '--pretrain-steps', '3'], 'initial pre-training selects nothing'),
-                        (['--of', 'both', '--odds', '0'], '--odds: 0 must be')):
+                        (['--of', 'both', '--odds', '0'], '--odds: 0 must be'),
+                        ([*of, *TINY, *here, '--odds', '2', '--resume'], 'was started with')):
         done = run(*words)
         assert done.returncode == 2 and said in done.stderr and 'Traceback' not in done.stderr, done.stderr
 

@@ -1,0 +1,121 @@
+"""What if the AVM knew the source, or P of Eq. 5 were of all patches? FLAVA on shapes, changed in one place (ours).
+
+    python -m paper.what_if --of frames --odds 16 [options of train.py]
+    python -m paper.what_if --prune all [options of train.py]
+
+In:  --of, --odds: the modality in whose I the true source is put, and how many times as readily as any other patch one
+     of the source is drawn; --prune all: P where Eq. 5 leaves it open, outside the κ most important patches. Then
+     train.py's options, of a method that selects by I.
+Out: the run that train.py makes, but for that. Its config.json does not know of it; what_if.json beside it does.
+
+At odds of 1 any patch is drawn, over 1 more of the source, under 1 less of it. Sound is drawn in chunks of time, by the
+mean of a chunk (Algorithm 2), so there odds change little. The queries and keys of Eq. 4 are the AVM's, which learns as
+ever; which κ are asked of the past, and how q̂ weighs them, goes by the I that is put there.
+"""
+import argparse
+import contextlib
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+
+import avm
+from baselines import WITHOUT_ATTENTION
+from config import exit_politely, parse
+from downstream.maps import sources
+from patches import Range, UserError, whole
+from selection import prune_probability
+from streams.catalogue import open_stream
+from streams.common import clips_in_order
+
+OF = {'frames': ('importance_v',), 'sound': ('importance_a',), 'both': ('importance_a', 'importance_v')}
+
+
+class Oracle:
+    """In place of `avm.score`: the same Scores, with another I.  datasets: of shapes, those whose clips it meets"""
+
+    def __init__(self, cfg, datasets, of, odds):
+        self.of, self.odds, self.known = OF[of], odds, {}
+        for dataset in datasets:
+            truth_a, truth_v = sources(dataset, cfg)
+            if truth_a is None:
+                raise UserError('the source is known for shapes alone')
+            for batch in clips_in_order(dataset, 64, 0, []):
+                for index, frames in zip(batch['clip'].tolist(), whole(batch, cfg.patch_size).x_v):
+                    self.known[mark(frames)] = dict(importance_a=truth_a[index], importance_v=truth_v[index])
+
+    def __call__(self, cfg, backbone, matching, patches):
+        s = avm.score(cfg, backbone, matching, patches)
+        true = [self.known[mark(frames)] for frames in patches.x_v]
+        return s._replace(**{name: self.importance(torch.stack([one[name] for one in true])).to(s.importance_a)
+                             for name in self.of})
+
+    def importance(self, true):
+        """true (B, n) bool → I (B, n), each row summing to 1: the odds on the source, 1 beside it, and a thousandth of
+        chance, since Eq. 4 asks for the κ most important and would else find equals."""
+        weight = torch.where(true, float(self.odds), 1.0) * (1 + 1e-3 * torch.rand(true.shape))
+        return weight / weight.sum(1, keepdim=True)
+
+
+def mark(frames):
+    """x_v (N, p·p·3) of one clip, by which it is known again"""
+    return hashlib.sha256(frames.cpu().numpy().tobytes()).digest()
+
+
+def prune_among_all(I, k, query, past_query, kappa):
+    """In place of `selection.prune_probability`: P (B, n) of all n patches.  I (B, n), k (B, H, n, d), q̂ (B, H, d)"""
+    return prune_probability(I, k, query, past_query, I.shape[1])
+
+
+@contextlib.contextmanager
+def changed(module, args, cfg, datasets):
+    """Within, `score` and `prune_probability` are what args say, where a module of ours looks them up."""
+    before = module.score, module.prune_probability
+    if args.of:
+        module.score = Oracle(cfg, datasets, args.of, args.odds)
+    if args.prune == 'all':
+        module.prune_probability = prune_among_all
+    try:
+        yield
+    finally:
+        module.score, module.prune_probability = before
+
+
+def options(arguments=None):
+    """The words of a command line → ours, those for train.py"""
+    parser = argparse.ArgumentParser(prog='python -m paper.what_if', allow_abbrev=False,
+                                     description='train.py on shapes, with FLAVA changed in one place.')
+    parser.error = lambda message: parser.exit(2, f'error: {message}; see --help\n')
+    parser.add_argument('--of', choices=list(OF), help='the modality in whose I the true source is put')
+    parser.add_argument('--odds', default=16,
+                        **Range(float, 1e-3, 1e3).asked('of a patch of the source to be drawn, to any other\'s'))
+    parser.add_argument('--prune', choices=['important', 'all'], default='important',
+                        help='P of the κ most important patches, the others\' being 0, or of all')
+    return parser.parse_known_args(arguments)
+
+
+def main(train, arguments=None):
+    """train: the program that is begun."""
+    import flava
+
+    with exit_politely():
+        args, words = options(arguments)
+        cfg, _ = parse(words)
+        if cfg.dataset != 'shapes' or not cfg.method.startswith('flava') or cfg.selection in WITHOUT_ATTENTION:
+            raise UserError('what is changed is how FLAVA selects on shapes: --method flava or flava+')
+        if cfg.pretrain_steps:
+            raise UserError('the initial pre-training selects nothing: say --pretrain-steps 0')
+        file = Path(cfg.out) / 'what_if.json'
+        if file.exists() and json.loads(file.read_text()) != vars(args):
+            raise UserError(f'{cfg.out} was started with {file.read_text()}: name another folder by --out')
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(vars(args)))
+        with changed(flava, args, cfg, open_stream(cfg, 0).train):
+            train.main(words)
+
+
+if __name__ == '__main__':                       # not when imported: what this wing reads needs no training
+    import train
+
+    main(train)
