@@ -138,7 +138,8 @@ def found_by_maps(run):
 def table(results):
     """Markdown"""
     text = lambda value: '–' if value is None else f'{value:.3f}'
-    names = {'P': 'mean P', 'far': 'distance from ½', 'far_one': 'of one head, frames', **{kind: kind for kind in PARTNERS}, 'tells': 'tells, AUC',
+    names = {'P': 'mean P', 'far': 'distance from ½', 'far_one': 'of one head, frames',
+             **{kind: kind for kind in PARTNERS}, 'tells': 'tells, AUC',
              'selected_v': 'source selected, frames, %', 'selected_a': 'sound, %'}
     lines = ['| after | temperature | ' + ' | '.join(names.values()) + ' |', '| --- ' * (2 + len(names)) + '|']
     for row in results['pruning']:
