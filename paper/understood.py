@@ -10,7 +10,8 @@ Out: RUN/eval/understood.json and .md.
             class from one of another task; how much of the source is left selected. The past pair's query is of the
             same model, and so fresher than those in a memory.
     maps    of the last model, and of what needs no model (contrast, energy): do they find the source, do they find the
-            silent objects just as well, and which of the two do they prefer?
+            silent objects just as well, and which of the two do they prefer? In sound: do they find when the frames
+            were taken, and the source at those moments?
 """
 import argparse
 import json
@@ -20,14 +21,14 @@ import torch.nn.functional as F
 
 from avm import score
 from config import exit_politely
-from downstream.maps import countable, mean, moved, sources
+from downstream.maps import mean, moved, sources
 from downstream.selected import PARTNERS, Past, attended, by_partner, class_of, covered
 from downstream.together import groups
 from patches import UserError, normalized, whole
 from run import Recorded
 from selection import prune_probability, select_audio, select_video
 from streams.common import clips_in_order
-from streams.scenes import cover, frame_times
+from streams.scenes import SECONDS, cover, frame_times
 
 TEMPERATURES = (1, 1 / 4, 1 / 16, 1 / 64)
 
@@ -110,9 +111,18 @@ def silent(scene, cfg):
     return (torch.stack([share(track) for track in scene.tracks[1:]]) >= 0.1).any(0) & (share(scene.tracks[0]) == 0)
 
 
+def moments(cfg):
+    """(M,) bool: the patches of the spectrogram in which a frame was taken"""
+    time, freq = cfg.grid_a
+    at = torch.zeros(time, dtype=torch.bool)
+    at[[int(seconds / SECONDS * time) for seconds in frame_times(cfg)]] = True
+    return at[:, None].expand(time, freq).flatten()
+
+
 def found_by_maps(run):
-    """→ {'frames': {map: {source, silent, preferred}}, 'sound': {map: {source}}}, ROC-AUC, means over all clips: the
-    source against all else; silent objects against the ground; the source against silent objects"""
+    """→ {'frames': {map: {source, silent, preferred}}, 'sound': {map: {source, moment, there}}}, ROC-AUC, means over
+    all clips: the source against all else; silent objects against the ground; the source against silent objects; the
+    moments of the frames against others; the source against all else at those moments"""
     cells = {'frames': {}, 'sound': {}}
     keep = lambda kind, name, asked, m, these, those: cells[kind].setdefault(name, {}).setdefault(asked, []).extend(
         won(m, these, those)[these.any(1) & those.any(1)].tolist())
@@ -127,8 +137,10 @@ def found_by_maps(run):
                 for asked, these, those in (('source', v, ~v), ('silent', others, ~others & ~v),
                                             ('preferred', v, others)):
                     keep('frames', name, asked, m.float().cpu(), these, those)
+            at = moments(run.cfg).expand_as(a)
             for name, m in of_a.items():
-                keep('sound', name, 'source', m.float().cpu()[countable(a)], a[countable(a)], ~a[countable(a)])
+                for asked, these, those in (('source', a, ~a), ('moment', at, ~at), ('there', a & at, ~a & at)):
+                    keep('sound', name, asked, m.float().cpu(), these, those)
     return {kind: {name: {asked: mean(values) for asked, values in of.items()} for name, of in by_name.items()}
             for kind, by_name in cells.items()}
 
@@ -144,11 +156,13 @@ def table(results):
     lines = ['| after | temperature | ' + ' | '.join(names.values()) + ' |', '| --- ' * (2 + len(names)) + '|']
     for row in results['pruning']:
         lines.append(f'| {row["after"]} | {row["temperature"]:.3g} | ' + ' | '.join(text(row[n]) for n in names) + ' |')
-    lines += ['', '| AUC of | source | silent objects | source before silent objects |', '| --- ' * 4 + '|']
-    for kind, by_name in results['maps'].items():
-        for name, of in by_name.items():
-            lines.append(f'| {kind}: {name} | ' + ' | '.join(text(of.get(n)) for n in ('source', 'silent', 'preferred'))
-                         + ' |')
+    for kind, asked in (('frames', {'source': 'source', 'silent': 'silent objects',
+                                    'preferred': 'source before silent objects'}),
+                        ('sound', {'source': 'source', 'moment': 'moments of the frames',
+                                   'there': 'source at those moments'})):
+        lines += ['', f'| AUC in {kind} | ' + ' | '.join(asked.values()) + ' |', '| --- ' * 4 + '|']
+        lines += [f'| {name} | ' + ' | '.join(text(of.get(n)) for n in asked) + ' |'
+                  for name, of in results['maps'][kind].items()]
     return '\n'.join(lines)
 
 

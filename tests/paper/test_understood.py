@@ -4,7 +4,7 @@ import json
 import pytest
 import torch
 
-from config import Config
+from config import parse
 from paper import understood
 from patches import SIZES, Sizes
 from running import TINY
@@ -33,6 +33,13 @@ def test_silent_objects_are_beside_the_source():
         assert not (turned & beside).any() and (source | ~turned).all()        # what is left of the source is its own
 
 
+def test_when_the_frames_are_taken():
+    cfg, _ = parse([])                                     # 4 s in 16 time steps of patches; frames at 1.5 and 2.5 s
+    assert cfg.grid_a[0] == 16 and cfg.num_frames == 2
+    steps = understood.moments(cfg).unflatten(0, cfg.grid_a)
+    assert steps.all(1).nonzero().flatten().tolist() == [6, 10] and steps.sum() == 2 * cfg.grid_a[1]
+
+
 def test_the_page_of_a_run(tmp_path, here, capsys):
     code, _, err = here([*TINY, '--method', 'flava', '--steps', '2', '--pretrain-steps', '0', '--clips-per-task', '9',
                          '--test-clips', '6', '--galleries', '1', '--max-silent', '1', '--min-silent', '1',
@@ -44,7 +51,8 @@ def test_the_page_of_a_run(tmp_path, here, capsys):
     hot = {row['temperature']: row['far'] for row in results['pruning'] if row['after'] == 'oak'}
     assert hot[1] < hot[1 / 4] < hot[1 / 64] <= 0.5
     assert set(results['maps']['frames']['I']) == {'source', 'silent', 'preferred'}
-    assert '| frames: contrast in the patch |' in capsys.readouterr().out
+    assert set(results['maps']['sound']['I']) == {'source', 'moment', 'there'}
+    assert '| contrast in the patch |' in capsys.readouterr().out
 
 
 def test_what_it_cannot_take_apart(tmp_path, here):
