@@ -112,14 +112,14 @@ def with_band(axis, runs, value, **looks):
     lines = np.array([value(record) for record in runs.values()])
     x, mean = range(lines.shape[1]), lines.mean(0)
     axis.plot(x, mean, **looks)
-    if len(lines) > 1:
+    if len(lines) > 2:
         half = stats.t.ppf(0.975, len(lines) - 1) * stats.sem(lines)
         axis.fill_between(x, mean - half, mean + half, color=looks['color'], alpha=0.12, linewidth=0)
 
 
 def forgetting(found):
     """Forgetting curves: left the ten methods, right the selections."""
-    figure, axes = plt.subplots(1, 2, figsize=(7, 3.6), sharey=True, layout='constrained')
+    figure, axes = plt.subplots(1, 2, figsize=(7, 4.2), sharey=True, layout='constrained')
     panels = [name for name in MAIN if name in STYLES], ['der++', 'random', 'mats', 'lava', 'frs', 'flava', 'excess']
     for axis, names, words in zip(axes, panels, ('methods', 'selections')):
         for name in (name for name in names if name in found and name != 'multitask'):
@@ -129,7 +129,7 @@ def forgetting(found):
                          label='Multitask')
         ticks_of_tasks(axis, first(found)['retrieval']['tasks'])
         axis.set_title(words)
-        axis.legend(ncols=2)
+        axis.legend(ncols=3, loc='upper center', bbox_to_anchor=(0.5, -0.3))
     axes[0].set_ylabel('R@10 of the tasks so far, %')
     return figure
 
