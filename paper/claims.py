@@ -147,9 +147,10 @@ CLAIMS = [
     Claim('MATS is behind FLAVA in A', [('flava', 'mats')], A),
     Claim('† MATS forgets more than LAVA (F)', [('lava', 'mats')], F, less=True),
     Claim('† FLAVA is ahead of all in classification (probe)', [('flava', other) for other in OTHERS], probe),
-    Claim('the AVM of FLAVA finds more of the source at the end (AUC of I_v) than that of the initial pre-training, '
-          'which DER++ does not train', [('flava', 'der++')], seen('auc_v')),
-    Claim('† and falls less after each task (AUC of I_v)', [('flava', 'der++')], fallen, less=True),
+    Claim('the AVM of FLAVA finds more of the source at the end (AUC of I_v, %) than that of the initial pre-training, '
+          'which DER++ does not train', [('flava', 'der++')], lambda record: 100 * seen('auc_v')(record)),
+    Claim('† and falls less after each task (AUC of I_v, %)', [('flava', 'der++')],
+          lambda record: 100 * fallen(record), less=True),
     Claim('the gap stays larger under FLAVA', [('flava', other) for other in OTHERS], gap),
     Claim('ours: "excess" is ahead of the paper\'s selection in A', [('excess', 'flava')], A),
     Claim('ours: "excess" is ahead of LAVA in A', [('excess', 'lava')], A),
