@@ -26,6 +26,8 @@ from weights import check_writable, write_text
 SELECTION = {'random': 'random', 'mats': 'mats', 'lava': 'importance', 'frs': 'forget-robust', 'excess': 'excess'}
 GOES_BY = {name: SELECTION[name] for name in ('lava', 'frs', 'excess')} | {'flava': 'both'}
 
+TWO_OF_P = [('on_v', 'beside_v'), ('on_a', 'beside_a'), ('same class', 'other task'), ('same task', 'other task')]
+
 
 # --------------------------------------------------------------------------------------- the tables
 
@@ -70,6 +72,19 @@ def sources_table(found):
     own = [name for name in ('flava', 'flava+', 'lava', 'excess') if name in found]
     return '\n\n'.join([markdown(['source patches selected, %, by the models of', *columns], rows), markdown(
         ['P of Eq. 5', *P], [[title(name), *(text3(over_seeds(found[name], c)) for c in P.values())] for name in own])])
+
+
+def pruning_table(found):
+    """P of the last models, in percent: on the source less beside it, before one past pair less before another; with
+    intervals over seeds. Markdown."""
+    rows = []
+    for name in ('flava', 'flava+', 'lava', 'excess'):
+        P = {seed: {kind: 100 * mean(of[-1]) for kind, of in record['selection']['P'].items()}
+             for seed, record in found.get(name, {}).items()}
+        if len(P) > 1:
+            part = lambda kind: {seed: of[kind] for seed, of in P.items()}
+            rows.append([title(name), *(claims.difference(part(a), part(b), float) for a, b in TWO_OF_P)])
+    return markdown(['P, %, [95 % interval]', *(f'{a} − {b}' for a, b in TWO_OF_P)], rows)
 
 
 def selections_table(found):
@@ -202,7 +217,7 @@ def page(found):
             parts += [f'## {words}', main_table(found, names), claims_table(which, found)]
     if set(WHAT_IFS) & set(found):
         parts.append(what_ifs_table(found))
-    return '\n\n'.join(parts + ['## Where they look, what is selected, what P is', sources_table(found)]) + '\n'
+    return '\n\n'.join(parts + ['## Where they look, what is selected, what P is', sources_table(found), pruning_table(found)]) + '\n'
 
 
 def main(arguments=None):
