@@ -217,7 +217,8 @@ def page(found):
             parts += [f'## {words}', main_table(found, names), claims_table(which, found)]
     if set(WHAT_IFS) & set(found):
         parts.append(what_ifs_table(found))
-    return '\n\n'.join(parts + ['## Where they look, what is selected, what P is', sources_table(found), pruning_table(found)]) + '\n'
+    parts += ['## Where they look, what is selected, what P is', sources_table(found), pruning_table(found)]
+    return '\n\n'.join(parts) + '\n'
 
 
 def main(arguments=None):
