@@ -199,6 +199,7 @@ def draw_video(run, args):
 
 
 def read_options(arguments):
+    """The command line's words → its options"""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0], allow_abbrev=False)
     parser.error = lambda message: parser.exit(2, f'error: {message}; see --help\n')
     option = parser.add_argument

@@ -25,7 +25,7 @@ from weights import check_writable, write_text
 
 SELECTION = {'random': 'random', 'mats': 'mats', 'lava': 'importance', 'frs': 'forget-robust', 'excess': 'excess'}
 GOES_BY = {name: SELECTION[name] for name in ('lava', 'frs', 'excess')} | {'flava': 'both'}
-
+TRAIN_AN_AVM = ('flava', 'flava+', 'lava', 'excess')         # and select by its I
 TWO_OF_P = [('on_v', 'beside_v'), ('on_a', 'beside_a'), ('same class', 'other task'), ('same task', 'other task')]
 
 
@@ -67,18 +67,19 @@ def sources_table(found):
                                            ('excess', 'excess'))}}
     rows = [[title(name), *(text(over_seeds(found[name], c)) for c in columns.values())]
             for name in MAIN if name in found]
-    P = {name: lambda record, name=name: mean(record['selection']['P'][name][-1])
+    P = {name: lambda record, name=name: 100 * mean(record['selection']['P'][name][-1])
          for name in ('on_v', 'beside_v', 'on_a', 'beside_a', 'same class', 'same task', 'other task')}
-    own = [name for name in ('flava', 'flava+', 'lava', 'excess') if name in found]
-    return '\n\n'.join([markdown(['source patches selected, %, by the models of', *columns], rows), markdown(
-        ['P of Eq. 5', *P], [[title(name), *(text3(over_seeds(found[name], c)) for c in P.values())] for name in own])])
+    own = [name for name in TRAIN_AN_AVM if name in found]
+    of_P = [[title(name), *(text(over_seeds(found[name], c)) for c in P.values())] for name in own]
+    return '\n\n'.join([markdown(['source patches selected, %, by the models of', *columns], rows),
+                        markdown(['P of Eq. 5, %', *P], of_P)])
 
 
 def pruning_table(found):
     """P of the last models, in percent: on the source less beside it, before one past pair less before another; with
     intervals over seeds. Markdown."""
     rows = []
-    for name in ('flava', 'flava+', 'lava', 'excess'):
+    for name in TRAIN_AN_AVM:
         P = {seed: {kind: 100 * mean(of[-1]) for kind, of in record['selection']['P'].items()}
              for seed, record in found.get(name, {}).items()}
         if len(P) > 1:
@@ -106,10 +107,6 @@ def what_ifs_table(found):
     return markdown(['', 'options', 'seeds', 'R@10 A ↑', 'source selected, frames, %', 'sound, %'], rows)
 
 
-def text3(number):
-    return '–' if None in number[:1] else f'{number[0]:.3f}' + ('' if number[1] is None else f' ± {number[1]:.3f}')
-
-
 # -------------------------------------------------------------------------------------- the figures
 
 def style(name):
@@ -134,7 +131,7 @@ def with_band(axis, runs, value, **looks):
 
 def forgetting(found):
     """Forgetting curves: left the ten methods, right the selections."""
-    figure, axes = plt.subplots(1, 2, figsize=(7, 4.2), sharey=True, layout='constrained')
+    figure, axes = plt.subplots(1, 2, figsize=(7, 4.6), sharey=True, layout='constrained')
     panels = [name for name in MAIN if name in STYLES], ['der++', 'random', 'mats', 'lava', 'frs', 'flava', 'excess']
     for axis, names, words in zip(axes, panels, ('methods', 'selections')):
         for name in (name for name in names if name in found and name != 'multitask'):
@@ -144,7 +141,7 @@ def forgetting(found):
                          label='Multitask')
         ticks_of_tasks(axis, first(found)['retrieval']['tasks'])
         axis.set_title(words)
-        axis.legend(ncols=3, loc='upper center', bbox_to_anchor=(0.5, -0.3))
+        axis.legend(ncols=3, loc='upper center', bbox_to_anchor=(0.5, -0.25))
     axes[0].set_ylabel('R@10 of the tasks so far, %')
     return figure
 
@@ -239,7 +236,7 @@ def main(arguments=None):
                 continue
             with plt.rc_context(PRINT):
                 figure = draw(found)
-            figure.savefig(args.records / f'{name}.png', dpi=160)
+            figure.savefig(args.records / f'{name}.png', dpi=160, bbox_inches='tight')
             plt.close(figure)
             print(args.records / f'{name}.png')
 

@@ -137,6 +137,7 @@ def write(out, seen, true, more):
 
 
 def main(arguments=None):
+    """The command line: a clip → the page of its tour and its pictures."""
     parser = argparse.ArgumentParser(prog='python -m paper.tour', description=__doc__.split('\n')[0])
     parser.error = lambda message: parser.exit(2, f'error: {message}; see --help\n')
     parser.add_argument('--clip', type=Path, help='a video with sound; without it, a built-in clip')

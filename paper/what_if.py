@@ -104,6 +104,8 @@ def main(train, arguments=None):
         cfg, _ = parse(words)
         if cfg.dataset != 'shapes' or not cfg.method.startswith('flava') or cfg.selection in WITHOUT_ATTENTION:
             raise UserError('what is changed is how FLAVA selects on shapes: --method flava or flava+')
+        if not args.of and args.prune == 'important':
+            raise UserError('nothing is changed: --of, --prune all, or both')
         if cfg.pretrain_steps:
             raise UserError('the initial pre-training selects nothing: say --pretrain-steps 0')
         file = Path(cfg.out) / 'what_if.json'

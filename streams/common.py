@@ -42,6 +42,7 @@ class Stream(NamedTuple):
 
 
 class Clip(NamedTuple):
+    """A clip of files, as a list names it; times in seconds."""
     path: str
     labels: tuple       # names of its classes: one in VGGSound, several in AudioSet
     line: int           # of its list

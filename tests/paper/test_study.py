@@ -68,6 +68,12 @@ def test_seeds_that_are_not_asked_with_are_left_out(tmp_path):
     assert {name: list(runs) for name, runs in claims.read(tmp_path).items()} == {'lava': [101], 'tune-lump-0': [0]}
 
 
+def test_a_claim_of_less_is_printed_the_way_it_is_turned():
+    claim = claims.Claim('a forgets less', [('a', 'b')], float, less=True)
+    page = evidence.claims_table([claim], {'a': {1: 1., 2: 2.}, 'b': {1: 3., 2: 5.}})             # 2 and 3 less
+    assert '| a forgets less | b − a +2.50 [-3.85, +8.85], 2 of 2 | **cannot be told here** |' in page
+
+
 def test_a_record_is_brief():
     assert study.brief({'gap': (1.2345678, [2]), 'clouds': 9}) == {'gap': [1.2346, [2]]}
 

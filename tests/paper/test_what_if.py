@@ -95,7 +95,7 @@ def test_a_run_with_the_source_known_and_what_it_refuses(tmp_path):
     assert done.returncode == 0 and (tmp_path / 'run/results.json').exists(), done.stderr
     for words, said in (([*of, *TINY, *here, '--method', 'der++'], 'how FLAVA selects'),
                         ([*of, *TINY, '--pretrain-steps', '3'], 'initial pre-training selects nothing'),
-                        (['--of', 'both', '--odds', '0'], '--odds: 0 must be'),
+                        (['--of', 'both', '--odds', '0'], '--odds: 0 must be'), ([*TINY, *here], 'nothing is changed'),
                         ([*of, *TINY, *here, '--odds', '2', '--resume'], 'was started with')):
         done = run(*words)
         assert done.returncode == 2 and said in done.stderr and 'Traceback' not in done.stderr, done.stderr
