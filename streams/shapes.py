@@ -51,7 +51,8 @@ class Shapes(torch.utils.data.Dataset):
             self.drawn = kept_clips(self)
         there, audio, video = self.drawn
         if not there[index]:
-            one, frames = render(self.scene(index), self.sizes)
+            with on_one_thread():
+                one, frames = render(self.scene(index), self.sizes)
             audio[index], video[index] = one.half().numpy(), frames.numpy()
             there[index] = 1                               # last: of two processes, neither reads half a clip
         return dict(audio=torch.from_numpy(audio[index].astype(np.float32)),
@@ -59,6 +60,18 @@ class Shapes(torch.utils.data.Dataset):
 
     def __getstate__(self):
         return vars(self) | {'drawn': None}                # a process that loads clips maps the file for itself
+
+
+@contextlib.contextmanager
+def on_one_thread():
+    """Several threads add in another order, and the last bit of a clip would tell how many drew it. No run forgets that
+    bit: with the same seed it ends elsewhere, by points of R@10 (results/README.md)."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 # ------------------------------------------------------------------------------- clips that are kept

@@ -130,6 +130,20 @@ def test_where_clips_cannot_be_kept_they_are_drawn_for_this_run(full, tmp_path, 
     assert 'cannot be kept (No space left on device)' in said if full else 'cannot be kept (Not a directory)' in said
 
 
+def test_a_clip_is_the_same_to_the_bit_however_many_threads_draw_it():
+    before, drawn = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            clips = shapes.stream(Sizes(**SIZES['small']), seed=0, clips_per_task=12).train[1]
+            drawn.append([clips[index, 0] for index in range(12)])
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    for one, *others in zip(*drawn):
+        assert all(torch.equal(one[x], other[x]) for other in others for x in ('audio', 'video'))
+
+
 def test_data_seed_is_of_the_clips_alone(tmp_path):
     from config import parse
     from streams.catalogue import open_stream
