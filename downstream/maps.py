@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from avm import score
 from patches import whole
-from streams.scenes import truth
+from streams.scenes import SECONDS, cover, frame_times, truth
 
 
 # ---------------------------------------------------------------------------------------- maps
@@ -58,6 +58,22 @@ def sources(dataset, cfg):
         return None, None
     true = [true_source(dataset, cfg, index) for index in range(len(dataset))]
     return torch.stack([a for a, _ in true]), torch.stack([v for _, v in true])
+
+
+def silent(scene, sizes):
+    """(N,) bool: frame patches of which a silent object covers a tenth or more, and the source nothing"""
+    share = lambda track: F.avg_pool2d(torch.stack([torch.from_numpy(cover(track, time, sizes.image_size))
+                                                    for time in frame_times(sizes)]), sizes.patch_size).flatten()
+    source, *others = map(share, scene.tracks)
+    return torch.stack([torch.zeros_like(source), *others]).amax(0).ge(0.1) & (source == 0)
+
+
+def moments(sizes):
+    """(M,) bool: the patches of the spectrogram in which a frame was taken"""
+    time, freq = sizes.grid_a
+    at = torch.zeros(time, dtype=torch.bool)
+    at[[int(seconds / SECONDS * time) for seconds in frame_times(sizes)]] = True
+    return at[:, None].expand(time, freq).flatten()
 
 
 def countable(true):

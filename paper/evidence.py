@@ -20,7 +20,7 @@ from paper import claims
 from paper.claims import A, F, chosen, gap, one_way, over_seeds, probe, seen, title
 from paper.groups import DIRECTIONS, markdown, text
 from paper.looks import PRINT, SELECTION_STYLES, STYLES, legend_below, look, ticks_of_tasks
-from paper.study import ABLATIONS, MAIN, ROOT, SECOND, WHAT_IFS
+from paper.study import ABLATIONS, MAIN, ROOT, SECOND, WHAT_IFS, WHY
 from weights import check_writable, write_text
 
 SELECTION = {'random': 'random', 'mats': 'mats', 'lava': 'importance', 'frs': 'forget-robust', 'excess': 'excess'}
@@ -99,11 +99,11 @@ def selections_table(found):
     return markdown(['', 'R@10 A ↑', 'F ↓', 'source selected, frames, %', 'sound, %', 'A with the source in I'], rows)
 
 
-def what_ifs_table(found):
-    """A beside the share of source patches that each selects. Markdown."""
-    by = lambda name: GOES_BY[next(part for part in name.split('-') if part in GOES_BY)]
+def what_ifs_table(found, names):
+    """Of these runs A beside the share of source patches that each selects. Markdown."""
+    by = lambda name: GOES_BY[next((part for part in name.split('-') if part in GOES_BY), 'lava')]
     rows = [[name, f'`{first({name: runs})["options"]}`', len(runs), *(text(over_seeds(runs, value)) for value in (
-        A, chosen(by(name), 'v'), chosen(by(name), 'a')))] for name, runs in found.items() if name in WHAT_IFS]
+        A, chosen(by(name), 'v'), chosen(by(name), 'a')))] for name, runs in found.items() if name in names]
     return markdown(['', 'options', 'seeds', 'R@10 A ↑', 'source selected, frames, %', 'sound, %'], rows)
 
 
@@ -209,11 +209,11 @@ def page(found):
         '## Claims', claims_table(claims.CLAIMS, found), '## Table 3, and the source', selections_table(found)]
     for words, which, names in (('Second stream', claims.OF_SECOND, SECOND),
                                 ('Ablations', claims.OF_ABLATIONS, ABLATIONS),
-                                ('What if', claims.OF_WHAT_IFS, WHAT_IFS)):
+                                ('What if', claims.OF_WHAT_IFS, WHAT_IFS),
+                                ('Why', claims.OF_WHY, WHY)):
         if set(names) & set(found):
             parts += [f'## {words}', main_table(found, names), claims_table(which, found)]
-    if set(WHAT_IFS) & set(found):
-        parts.append(what_ifs_table(found))
+            parts += [what_ifs_table(found, names)] if names in (WHAT_IFS, WHY) else []
     parts += ['## Where they look, what is selected, what P is', sources_table(found), pruning_table(found)]
     return '\n\n'.join(parts) + '\n'
 

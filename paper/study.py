@@ -84,11 +84,17 @@ WHAT_IFS = {   # `what_if.py`: the true source in I; P of all patches, and then 
     **{f'oracle-lava-{of}': f'--of {of} --odds 16 {MAIN["lava"]}' for of in ('frames', 'sound')},
     **{f'oracle-lava-odds-{odds}': f'--of both --odds {odds} {MAIN["lava"]}' for odds in (0.25, 1, 4)},
     'flava-p-of-all': f'--prune all {MAIN["flava"]}', 'frs-p-of-all': f'--prune all --of both --odds 1 {MAIN["frs"]}'}
+WHY = {   # why more of the source is not more accuracy: frames and sound apart; and the second stream
+    **{f'why-{of}': f'--of {of} --odds 16 {MAIN["lava"]}' for of in ('frames', 'objects', 'moments', 'seen')},
+    **{f'why-any-{of}': f'--of {of} --odds 1 {MAIN["lava"]}' for of in ('frames', 'sound')},
+    'why-second-frames': f'--of frames --odds 16 {SECOND["second-lava"]}'}
 TUNING = {f'tune-{name}-{number}': f'--method {name} {words}'
           for name, tried in TRIED.items() for number, words in enumerate(tried)}
-RUNS = MAIN | SECOND | ABLATIONS | WHAT_IFS | TUNING
+RUNS = MAIN | SECOND | ABLATIONS | WHAT_IFS | WHY | TUNING
 SEEDS = {name: range(100, 100 + count) for part, count in ((MAIN, 10), (SECOND, 5), (ABLATIONS, 4), (WHAT_IFS, 4))
          for name in part}      # settled before any of them was run
+SEEDS |= {name: range(105, 109) for name in WHY}      # the first of the main table's that no what if had seen
+SEEDS['why-second-frames'] = SEEDS['second-lava']
 
 
 def parsed(run):
@@ -101,7 +107,7 @@ def parsed(run):
 
 def train(name, seed, folder):
     """train.py on one thread, as the records were made; what was begun goes on → seconds. Raises UserError."""
-    program = ['-m', 'paper.what_if'] if name in WHAT_IFS else [str(ROOT / 'train.py')]
+    program = ['-m', 'paper.what_if'] if name in WHAT_IFS | WHY else [str(ROOT / 'train.py')]
     words = f'{RUNS[name]} --seed {seed} --data-seed {seed} --out {folder} --resume'.split()
     start = time.monotonic()
     with open(f'{folder}.log', 'a') as log:
@@ -123,7 +129,7 @@ def asked(folder, name):
     args = argparse.Namespace(finetune=False, seed=0, batch_size=None, **PROBE)
     found = {task: module.measure(run, args) for task, module in (('gap', gap), ('localization', localization))}
     torch.manual_seed(0)
-    with changed(selected, options(RUNS[name].split() if name in WHAT_IFS else [])[0], run.cfg, run.stream.test):
+    with changed(selected, options(RUNS[name].split() if name in WHAT_IFS | WHY else [])[0], run.cfg, run.stream.test):
         found['selection'] = selected.measure(run, args)
     found['classification'] = classification.measure(last, args)
     acc = found['classification']['acc'][-1]

@@ -21,14 +21,13 @@ import torch.nn.functional as F
 
 from avm import score
 from config import exit_politely
-from downstream.maps import mean, moved, sources
+from downstream.maps import mean, moments, moved, silent, sources
 from downstream.selected import PARTNERS, Past, attended, by_partner, class_of, covered
 from downstream.together import groups
 from patches import UserError, normalized, whole
 from run import Recorded
 from selection import prune_probability, select_audio, select_video
 from streams.common import clips_in_order
-from streams.scenes import SECONDS, cover, frame_times
 
 TEMPERATURES = (1, 1 / 4, 1 / 16, 1 / 64)
 
@@ -104,21 +103,6 @@ def maps(cfg, backbone, avm, batch):
             both(a, v, s.importance_a) | {'energy of the patch': x.x_a.mean(-1)})
 
 
-def silent(scene, cfg):
-    """(N,) bool: frame patches of which a silent object covers a tenth or more, and the source nothing"""
-    share = lambda track: F.avg_pool2d(torch.stack([torch.from_numpy(cover(track, time, cfg.image_size))
-                                                    for time in frame_times(cfg)]), cfg.patch_size).flatten()
-    return (torch.stack([share(track) for track in scene.tracks[1:]]) >= 0.1).any(0) & (share(scene.tracks[0]) == 0)
-
-
-def moments(cfg):
-    """(M,) bool: the patches of the spectrogram in which a frame was taken"""
-    time, freq = cfg.grid_a
-    at = torch.zeros(time, dtype=torch.bool)
-    at[[int(seconds / SECONDS * time) for seconds in frame_times(cfg)]] = True
-    return at[:, None].expand(time, freq).flatten()
-
-
 def found_by_maps(run):
     """→ {'frames': {map: {source, silent, preferred}}, 'sound': {map: {source, moment, there}}}, ROC-AUC, means over
     all clips: the source against all else; silent objects against the ground; the source against silent objects; the
@@ -145,6 +129,22 @@ def found_by_maps(run):
             for kind, by_name in cells.items()}
 
 
+def taken(run):
+    """→ {source, silent, ground, moments, other moments: percent that LAVA selects}, means over tasks; ρ is chance"""
+    cfg, cells = run.cfg, []
+    for dataset, (I_a, I_v, *_) in zip(run.stream.test, attended(run, run.models()[-1:])[0]):
+        beside = torch.stack([silent(dataset.scene(index), cfg) for index in range(len(dataset))])
+        (_, source), at = sources(dataset, cfg), moments(cfg).expand_as(I_a)
+        with torch.random.fork_rng([]):
+            torch.manual_seed(0)
+            kept_a = select_audio(I_a, torch.zeros_like(I_a), cfg.kappa_a, cfg.grid_a, cfg.chunk)
+            kept_v = select_video(I_v, torch.zeros_like(I_v), cfg.kappa_v)
+        cells.append({'source': covered(kept_v, source), 'silent': covered(kept_v, beside),
+                      'ground': covered(kept_v, ~source & ~beside), 'moments': covered(kept_a, at),
+                      'other moments': covered(kept_a, ~at)})
+    return {name: mean([cell[name] for cell in cells]) for name in cells[0]}
+
+
 # ------------------------------------------------------------------------------- table, command line
 
 def table(results):
@@ -163,6 +163,9 @@ def table(results):
         lines += ['', f'| AUC in {kind} | ' + ' | '.join(asked.values()) + ' |', '| --- ' * 4 + '|']
         lines += [f'| {name} | ' + ' | '.join(text(of.get(n)) for n in asked) + ' |'
                   for name, of in results['maps'][kind].items()]
+    lines += ['', '| selected by I alone, % of the | ' + ' | '.join(results['taken']) + ' |',
+              '| --- ' * (1 + len(results['taken'])) + '|',
+              f'| {results["pruning"][-1]["after"]} | ' + ' | '.join(map(text, results['taken'].values())) + ' |']
     return '\n'.join(lines)
 
 
@@ -177,7 +180,7 @@ def main(arguments=None):
         run = Recorded(args.run)
         if run.cfg.dataset != 'shapes' or run.cfg.max_silent == 0:
             raise UserError(f'{args.run}: it needs shapes, whose source is known, with silent objects')
-        results = dict(pruning=pruning(run), maps=found_by_maps(run))
+        results = dict(pruning=pruning(run), maps=found_by_maps(run), taken=taken(run))
         run.place('understood', 'json').write_text(json.dumps(results, indent=1))
         run.place('understood', 'md').write_text(table(results) + '\n')
         print(table(results))

@@ -3,14 +3,17 @@
     python -m paper.what_if --of frames --odds 16 [options of train.py]
     python -m paper.what_if --prune all [options of train.py]
 
-In:  --of, --odds: the modality in whose I the true source is put, and how many times as readily as any other patch one
-     of the source is drawn; --prune all: P where Eq. 5 leaves it open, outside the κ most important patches. Then
-     train.py's options, of a method that selects by I.
+In:  --of, --odds: what is put in place of I, and how many times as readily as any other patch one of it is drawn:
+     `frames`, `sound`, `both`: the true source, there; `objects`: in frames the source and the silent objects, as if
+     I_v knew objects but not which of them sounds; `moments`: in sound, all that is heard when the frames are taken;
+     `seen`: the source in frames, the moments in sound.
+     --prune all: P where Eq. 5 leaves it open, outside the κ most important patches.
+     Then train.py's options, of a method that selects by I.
 Out: the run that train.py makes, but for that. Its config.json does not know of it; what_if.json beside it does.
 
-At odds of 1 any patch is drawn, over 1 more of the source, under 1 less of it. Sound is drawn in chunks of time, by the
-mean of a chunk (Algorithm 2), so there odds change little. The queries and keys of Eq. 4 are the AVM's, which learns as
-ever; which κ are asked of the past, and how q̂ weighs them, goes by the I that is put there.
+At odds of 1 any patch is drawn, over 1 more of what is put there, under 1 less of it. Sound is drawn in chunks of time,
+by the mean of a chunk (Algorithm 2), so there odds change little. The queries and keys of Eq. 4 are the AVM's, which
+learns as ever; which κ are asked of the past, and how q̂ weighs them, goes by the I that is put there.
 """
 import argparse
 import contextlib
@@ -23,37 +26,45 @@ import torch
 import avm
 from baselines import WITHOUT_ATTENTION
 from config import exit_politely, parse
-from downstream.maps import sources
+from downstream.maps import moments, silent
 from patches import Range, UserError, whole
 from selection import prune_probability
 from streams.catalogue import open_stream
 from streams.common import clips_in_order
+from streams.scenes import truth
 
-OF = {'frames': ('importance_v',), 'sound': ('importance_a',), 'both': ('importance_a', 'importance_v')}
+OF = ('frames', 'sound', 'both', 'objects', 'moments', 'seen')
+
+
+def put(scene, sizes, of):
+    """What is put in place of I of a scene: {'importance_a': (M,), 'importance_v': (N,)} bool, or one of the two"""
+    source_a, source_v = truth(scene, sizes)
+    return {'frames': dict(importance_v=source_v), 'sound': dict(importance_a=source_a),
+            'both': dict(importance_a=source_a, importance_v=source_v),
+            'objects': dict(importance_v=source_v | silent(scene, sizes)),
+            'moments': dict(importance_a=moments(sizes)),
+            'seen': dict(importance_a=moments(sizes), importance_v=source_v)}[of]
 
 
 class Oracle:
     """In place of `avm.score`: the same Scores, with another I.  datasets: of shapes, those whose clips it meets"""
 
     def __init__(self, cfg, datasets, of, odds):
-        self.of, self.odds, self.known = OF[of], odds, {}
+        self.odds, self.known = odds, {}
         for dataset in datasets:
-            truth_a, truth_v = sources(dataset, cfg)
-            if truth_a is None:
-                raise UserError('the source is known for shapes alone')
             for batch in clips_in_order(dataset, 64, 0, []):
                 for index, frames in zip(batch['clip'].tolist(), whole(batch, cfg.patch_size).x_v):
-                    self.known[mark(frames)] = dict(importance_a=truth_a[index], importance_v=truth_v[index])
+                    self.known[mark(frames)] = put(dataset.scene(index), cfg, of)
 
     def __call__(self, cfg, backbone, matching, patches):
         s = avm.score(cfg, backbone, matching, patches)
-        true = [self.known[mark(frames)] for frames in patches.x_v]
-        return s._replace(**{name: self.importance(torch.stack([one[name] for one in true])).to(s.importance_a)
-                             for name in self.of})
+        own = [self.known[mark(frames)] for frames in patches.x_v]
+        return s._replace(**{name: self.importance(torch.stack([one[name] for one in own])).to(s.importance_a)
+                             for name in own[0]})
 
     def importance(self, true):
-        """true (B, n) bool → I (B, n), each row summing to 1: the odds on the source, 1 beside it, and a thousandth of
-        chance, since Eq. 4 asks for the κ most important and would else find equals."""
+        """true (B, n) bool → I (B, n), each row summing to 1: the odds where it is true, 1 elsewhere, and a thousandth
+        of chance, since Eq. 4 asks for the κ most important and would else find equals."""
         weight = torch.where(true, float(self.odds), 1.0) * (1 + 1e-3 * torch.rand(true.shape))
         return weight / weight.sum(1, keepdim=True)
 
@@ -87,9 +98,9 @@ def options(arguments=None):
     parser = argparse.ArgumentParser(prog='python -m paper.what_if', allow_abbrev=False,
                                      description='train.py on shapes, with FLAVA changed in one place.')
     parser.error = lambda message: parser.exit(2, f'error: {message}; see --help\n')
-    parser.add_argument('--of', choices=list(OF), help='the modality in whose I the true source is put')
+    parser.add_argument('--of', choices=OF, help='what is put in place of I')
     parser.add_argument('--odds', default=16,
-                        **Range(float, 1e-3, 1e3).asked('of a patch of the source to be drawn, to any other\'s'))
+                        **Range(float, 1e-3, 1e3).asked('of a patch of it to be drawn, to any other\'s'))
     parser.add_argument('--prune', choices=['important', 'all'], default='important',
                         help='P of the κ most important patches, the others\' being 0, or of all')
     return parser.parse_known_args(arguments)

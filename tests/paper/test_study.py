@@ -11,7 +11,7 @@ from patches import UserError
 
 def test_every_run_of_the_study_can_be_trained():
     for name, words in study.RUNS.items():
-        parse(study.options(words.split())[1] if name in study.WHAT_IFS else words.split())
+        parse(study.options(words.split())[1] if name in study.WHAT_IFS | study.WHY else words.split())
         assert study.parsed(f'{name}-100') == (name, 100)
     for wrong in ('lava', 'nothing-100', 'lava-x'):
         with pytest.raises(UserError, match='NAME-SEED'):
@@ -81,7 +81,7 @@ def test_a_record_is_brief():
 def test_the_page_and_its_figures_are_drawn_of_records(tmp_path):
     """Records as a run left them, with numbers set by hand: the page has them, and every figure is there."""
     one = json.loads((study.ROOT / 'results' / 'runs' / 'tune-flava-0-0.json').read_text())
-    for number, name in enumerate([*study.MAIN, *study.SECOND, *study.ABLATIONS, *study.WHAT_IFS]):
+    for number, name in enumerate([*study.MAIN, *study.SECOND, *study.ABLATIONS, *study.WHAT_IFS, *study.WHY]):
         for seed in (100, 101, 102):
             for direction in ('audio_to_video', 'video_to_audio'):
                 one['retrieval'][direction]['R@10'] |= dict(A=20. - number + 0.1 * (seed % 2), F=None if name ==

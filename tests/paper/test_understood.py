@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from config import parse
+from downstream.maps import moments, silent
 from paper import understood
 from patches import SIZES, Sizes
 from running import TINY
@@ -27,16 +28,16 @@ def test_silent_objects_are_beside_the_source():
     clips = stream(sizes, seed=3, clips_per_task=1, test_clips=12, pretrain_clips=1, silent=(1, 1)).test[0]
     for index in range(12):
         scene = clips.scene(index)
-        beside, (_, source) = understood.silent(scene, sizes), truth(scene, sizes)
+        beside, (_, source) = silent(scene, sizes), truth(scene, sizes)
         assert beside.any() and not (beside & source).any()
-        turned = understood.silent(scene._replace(tracks=scene.tracks[::-1]), sizes)
+        turned = silent(scene._replace(tracks=scene.tracks[::-1]), sizes)
         assert not (turned & beside).any() and (source | ~turned).all()        # what is left of the source is its own
 
 
 def test_when_the_frames_are_taken():
     cfg, _ = parse([])                                     # 4 s in 16 time steps of patches; frames at 1.5 and 2.5 s
     assert cfg.grid_a[0] == 16 and cfg.num_frames == 2
-    steps = understood.moments(cfg).unflatten(0, cfg.grid_a)
+    steps = moments(cfg).unflatten(0, cfg.grid_a)
     assert steps.all(1).nonzero().flatten().tolist() == [6, 10] and steps.sum() == 2 * cfg.grid_a[1]
 
 
@@ -52,6 +53,8 @@ def test_the_page_of_a_run(tmp_path, here, capsys):
     assert hot[1] < hot[1 / 4] < hot[1 / 64] <= 0.5
     assert set(results['maps']['frames']['I']) == {'source', 'silent', 'preferred'}
     assert set(results['maps']['sound']['I']) == {'source', 'moment', 'there'}
+    assert set(results['taken']) == {'source', 'silent', 'ground', 'moments', 'other moments'}
+    assert all(0 < percent < 100 for percent in results['taken'].values())
     assert '| contrast in the patch |' in capsys.readouterr().out
 
 

@@ -10,9 +10,9 @@ import flava
 import selection
 from config import parse
 from conftest import ROOT
-from downstream.maps import true_source
+from downstream.maps import moments, silent, true_source
 from model import AudioVideoMAE
-from paper.what_if import Oracle, changed, options, prune_among_all
+from paper.what_if import OF, Oracle, changed, options, prune_among_all, put
 from patches import whole
 from running import ONE_THREAD, TINY
 from selection import select_audio, select_video
@@ -43,6 +43,25 @@ def test_each_clip_gets_its_own_source(clips, of):
                 assert len(row.unique()) > 0.9 * len(row)
         else:
             assert torch.equal(getattr(s, name), getattr(plain, name)), name
+
+
+def test_objects_moments_and_what_is_seen(clips):
+    cfg, train, *_ = clips
+    beside = 0
+    for index in range(9):
+        scene = train[1].scene(index)
+        source_a, source_v = true_source(train[1], cfg, index)
+        found = {of: put(scene, cfg, of) for of in OF}
+        objects, at = found['objects']['importance_v'], found['moments']['importance_a']
+        assert (objects | ~source_v).all() and list(found['objects']) == ['importance_v']
+        assert objects.sum() == source_v.sum() + silent(scene, cfg).sum() - (silent(scene, cfg) & source_v).sum()
+        beside += (objects & ~source_v).any().item()
+        assert at.equal(moments(cfg)) and list(found['moments']) == ['importance_a']
+        assert found['seen']['importance_a'].equal(at) and found['seen']['importance_v'].equal(source_v)
+        assert found['both']['importance_a'].equal(source_a) and found['frames']['importance_v'].equal(source_v)
+        alone = scene._replace(tracks=scene.tracks[:1])
+        assert put(alone, cfg, 'objects')['importance_v'].equal(source_v)
+    assert beside == 9                                     # with this preset each clip has a silent object
 
 
 def test_the_odds_decide_how_much_of_the_source_is_drawn(clips):
