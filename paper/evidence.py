@@ -5,9 +5,10 @@
 In:  results/runs/NAME-SEED.json, as `study.py` leaves them.
 Out: beside them evidence.md: the main table; for each claim of `claims.py` the paired differences with their intervals,
      and the verdict; what is selected and seen of the source. forgetting.png, differences.png, selected.png. log.md:
-     what was run when.
+     what was run when. figures/: the paper's tables, and those of its figures that are of numbers.
 """
 import argparse
+import tempfile
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -16,11 +17,11 @@ from scipy import stats
 
 from config import exit_politely
 from downstream.maps import mean
-from paper import claims
+from paper import claims, figures
 from paper.claims import A, F, chosen, gap, one_way, over_seeds, probe, seen, title
-from paper.groups import DIRECTIONS, markdown, text
+from paper.groups import DIRECTIONS, groups, markdown, text
 from paper.looks import PRINT, SELECTION_STYLES, STYLES, legend_below, look, ticks_of_tasks
-from paper.study import ABLATIONS, MAIN, ROOT, SECOND, WHAT_IFS, WHY
+from paper.study import ABLATIONS, MAIN, ROOT, SECOND, WHAT_IFS, WHY, restored
 from weights import check_writable, write_text
 
 SELECTION = {'random': 'random', 'mats': 'mats', 'lava': 'importance', 'frs': 'forget-robust', 'excess': 'excess'}
@@ -191,6 +192,16 @@ def log(found):
 
 
 FIGURES = {'forgetting': forgetting, 'differences': differences, 'selected': selected}
+OF_NUMBERS = {number: figures.FIGURES[number] for number in (9, 10, 11, 13, 15)}
+
+
+def as_in_the_paper(found, out):
+    """The paper's tables and figures of numbers, as `figures.py` makes them of runs → lines that say where each is."""
+    records = [one for name in MAIN | SECOND | ABLATIONS for one in found.get(name, {}).values()]
+    out.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        lines = figures.write(groups([restored(one, Path(folder)) for one in records]), out, OF_NUMBERS)
+    return [line for line in lines if ': needs ' not in line]
 
 
 # ---------------------------------------------------------------------------------- the command line
@@ -239,6 +250,7 @@ def main(arguments=None):
             figure.savefig(args.records / f'{name}.png', dpi=160, bbox_inches='tight')
             plt.close(figure)
             print(args.records / f'{name}.png')
+        print('\n'.join(as_in_the_paper(found, args.records / 'figures')))
 
 
 if __name__ == '__main__':

@@ -128,17 +128,26 @@ def each_task(axis, record):
 
 def figure_11(groups):
     """Classification without the reconstruction loss: a) A and F beside those of the same methods with it, b) accuracy
-    of each task over the stream without it, a panel a method."""
+    of each task over the stream without it, a panel a method. Of last models alone there is but A."""
     found = with_and_without(groups)
-    figure = plt.figure(figsize=(7, 2.6 + 0.22 * len(found)), layout='constrained')
-    above, below = figure.subfigures(2, 1, height_ratios=[0.9 + 0.22 * len(found), 2.5])
-    for axis, which in zip(above.subplots(1, 2), 'AF'):
+    asked = [which for which in 'AF' if with_value(found, classified(which))]
+    over_stream = 'F' in asked
+    heights = [0.9 + 0.22 * len(found)] + [2.5] * over_stream
+    figure = plt.figure(figsize=(3.5 * len(asked), sum(heights)), layout='constrained')
+    above, *below = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False).flat
+    for axis, which in zip(above.subplots(1, len(asked), squeeze=False)[0], asked):
         own = with_value(found, classified(which))
         bars(axis, [g.name + ('' if g.cfg.mae_weight else ', no MAE') for g in own],
              [over_seeds(g, classified(which)) for g in own], [STYLES[g.cfg.method][0] for g in own],
              f'{which} of the classification, %', 1)
         axis.set_title('(a)')
-    panels = [g for g in found if not g.cfg.mae_weight][:2]
+    if over_stream:
+        each_task_without(below[0], [g for g in found if not g.cfg.mae_weight][:2])
+    return figure
+
+
+def each_task_without(below, panels):
+    """Figure 11 b: a panel a group, of its first run with a classification."""
     axes = below.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axis, group in zip(axes, panels):
         record = next(run.read('classification') for run in group.runs if classified('A')(run) is not None)
@@ -146,7 +155,6 @@ def figure_11(groups):
         axis.set_title(f'(b) {group.name}, no MAE: each task')
     axes[0].set_ylabel(f'{record["metric"]}, %')
     below.legend(*axes[0].get_legend_handles_labels(), loc='outside right center', frameon=False)
-    return figure
 
 
 FIGURES = {2: attention.figure_2, 3: attention.figure_3, 5: gaps.figure_5, 9: figure_9, 10: figure_10, 11: figure_11,
@@ -156,9 +164,9 @@ FIGURES = {2: attention.figure_2, 3: attention.figure_3, 5: gaps.figure_5, 9: fi
 
 # ---------------------------------------------------------------------------------- the command line
 
-def write(found, out):
-    """Every figure and table that these groups allow → lines that say where each is, or what it needs."""
-    jobs = [('figure', 'png', *job) for job in FIGURES.items()] + [('table', 'md', *job) for job in TABLES.items()]
+def write(found, out, wanted=FIGURES):
+    """Every table and wanted figure that these groups allow → lines that say where each is, or what it needs."""
+    jobs = [('figure', 'png', *job) for job in wanted.items()] + [('table', 'md', *job) for job in TABLES.items()]
     lines = []
     for kind, ending, number, make in tqdm(jobs, desc='drawing', leave=False, disable=None):
         file = out / f'{kind}_{number:02d}.{ending}'

@@ -25,8 +25,8 @@ from pathlib import Path
 
 import torch
 
-from config import exit_politely
-from downstream import classification, gap, localization, selected
+from config import exit_politely, parse
+from downstream import classification, gap, heads, localization, selected
 from paper.what_if import changed, options
 from patches import UserError
 from run import Recorded
@@ -120,23 +120,32 @@ def train(name, seed, folder):
 
 # ------------------------------------------------------------------------------ what is kept of a run
 
+def probed():
+    """What eval.py would be asked for the probe."""
+    return argparse.Namespace(finetune=False, seed=0, batch_size=None, **PROBE)
+
+
 def asked(folder, name):
     """What is asked of the models of a run → {task: results}. They are kept in RUN/eval too, for `paper.figures`. What
     a run of `what_if.py` selects is what was changed there."""
     run = Recorded(folder, workers=0, device='cpu')
     run.cfg = dataclasses.replace(run.cfg, **LOOKED_AT)
     last = Recorded(folder, workers=0, device='cpu', last=True)
-    args = argparse.Namespace(finetune=False, seed=0, batch_size=None, **PROBE)
+    args = probed()
     found = {task: module.measure(run, args) for task, module in (('gap', gap), ('localization', localization))}
     torch.manual_seed(0)
     with changed(selected, options(RUNS[name].split() if name in WHAT_IFS | WHY else [])[0], run.cfg, run.stream.test):
         found['selection'] = selected.measure(run, args)
-    found['classification'] = classification.measure(last, args)
-    acc = found['classification']['acc'][-1]
-    found['classification'] |= dict(A=sum(acc) / len(acc), F=None)          # of the last model alone
+    found['classification'] = of_last_model(classification.measure(last, args))
     for task, results in found.items():
         (last if task == 'classification' else run).place(task, 'json').write_text(json.dumps(results))
     return found
+
+
+def of_last_model(probe):
+    """What a probe found, with its A; F takes more than one model."""
+    acc = probe['acc'][-1]
+    return probe | dict(A=sum(acc) / len(acc), F=None)
 
 
 def brief(x):
@@ -176,6 +185,20 @@ def record(name, seed, folder, of, seconds):
                 ended=time.strftime('%Y-%m-%d %H:%M'), seconds=round(seconds), samples_per_s=speed,
                 memory_gb=max(line['memory_gb'] for line in log),
                 retrieval=brief(results), **brief(asked(folder, name)))
+
+
+def restored(record, folder):
+    """The folder of a record's run as `groups.py` reads it, without models, maps and clouds → its path. Not of a what
+    if: its options alone would pass for those of a run without."""
+    run = folder / f'{record["name"]}-{record["seed"]}'
+    cfg, _ = parse(f'{record["options"]} --seed {record["seed"]} --data-seed {record["seed"]} --out {run}'.split())
+    (run / 'eval').mkdir(parents=True)
+    probe = of_last_model(record['classification']) | dict(options=heads.options(probed()))
+    parts = {'config': vars(cfg), 'results': record['retrieval'], 'eval/gap': record['gap'],
+             'eval/classification-last': probe}
+    for name, content in parts.items():
+        (run / f'{name}.json').write_text(json.dumps(content))
+    return run
 
 
 def do(run, records, runs):

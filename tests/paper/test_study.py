@@ -6,6 +6,7 @@ import pytest
 
 from config import parse
 from paper import claims, evidence, study
+from paper.groups import Finished
 from patches import UserError
 
 
@@ -86,15 +87,31 @@ def test_the_page_and_its_figures_are_drawn_of_records(tmp_path):
             for direction in ('audio_to_video', 'video_to_audio'):
                 one['retrieval'][direction]['R@10'] |= dict(A=20. - number + 0.1 * (seed % 2), F=None if name ==
                                                             'multitask' else 2.)
-            record = json.dumps(one | dict(name=name, seed=seed))
+            record = json.dumps(one | dict(name=name, seed=seed, options=study.RUNS[name]))
             (tmp_path / f'{name}-{seed}.json').write_text(record)
     evidence.main(['--records', str(tmp_path)])
     page = (tmp_path / 'evidence.md').read_text()
     assert '| FLAVA | 13.03 ± 0.06 | 2.00 ± 0.00 |' in page and '| Multitask | 11.03 ± 0.06 | – |' in page
     assert 'LAVA − Random -2.00' in page and '## Second stream' in page and '## Ablations' in page
-    assert '| oracle-lava-odds-4 | `--method flava' in page and '**not all seeds are there**' in page
+    assert '| oracle-lava-odds-4 | `--of both --odds 4 --selection' in page and '**not all seeds are there**' in page
     for name in evidence.FIGURES:
         assert (tmp_path / f'{name}.png').stat().st_size > 10_000
+    made = {file.name for file in (tmp_path / 'figures').iterdir()}
+    assert made == {*(f'figure_{number:02d}.png' for number in evidence.OF_NUMBERS),
+                    *(f'table_{number:02d}.md' for number in (1, 3, 4, 7, 9, 10))}
+
+
+def test_a_run_is_restored_from_its_record(tmp_path):
+    records = study.ROOT / 'results' / 'runs'
+    for run in ('flava-100', 'second-er-101', 'er-no-mae-102'):
+        record = json.loads((records / f'{run}.json').read_text())
+        found = Finished(study.restored(record, tmp_path))
+        acc = found.read('classification')['acc'][-1]
+        assert (found.cfg.seed, found.cfg.data_seed) == (record['seed'], record['seed'])
+        assert found.results == record['retrieval'] and found.read('gap') == record['gap']
+        assert found.read('classification')['A'] == sum(acc) / len(acc) == pytest.approx(claims.probe(record))
+        assert found.read('classification')['options'] == '--clips 60 --lr 0.02 --epochs 10'
+    assert (found.cfg.method, found.cfg.mae_weight) == ('er', 0)
 
 
 def test_of_no_records_it_is_said(tmp_path, capsys):
