@@ -96,11 +96,15 @@ def _mapped(shapes, size):
     folder = Path(shapes.folder)
     path = folder / f'shapes-{facts}-{code}.clips'
     begun = Path(f'{path}.{os.getpid()}.tmp')
+    there = lambda: path.exists() and path.stat().st_size == size
     try:
-        if not path.exists() or path.stat().st_size != size:
+        if not there():
             folder.mkdir(parents=True, exist_ok=True)
             with open(begun, 'wb') as file:
                 file.write(np.zeros(size, np.uint8))                   # now, for a mapped file cannot say "disk full"
+        if there():                                                    # perhaps by now: another run has begun it
+            begun.unlink(missing_ok=True)
+        else:
             for old in folder.glob(f'shapes-{facts}-*.clips'):
                 tqdm.write(f'{old} {"was cut short" if old == path else "was drawn by other code"}: drawn anew')
                 old.unlink(missing_ok=True)

@@ -96,6 +96,27 @@ def test_clips_are_drawn_once_for_all_runs(tmp_path, monkeypatch):
                  [expected[4], expected[7]])
 
 
+def test_a_file_that_another_run_has_just_begun_is_shared(tmp_path, monkeypatch, capsys):
+    """Two runs at once: the other's file comes between this one's look for it and its own."""
+    data_set, size = shapes.stream(SMALL, 3, folder=tmp_path).test[0], 1000
+    facts, code = shapes._marks(data_set)
+    path = tmp_path / f'shapes-{facts}-{code}.clips'
+
+    exists = type(path).exists
+
+    def not_yet_and_then_it_is(one):
+        found = exists(one)
+        path.write_bytes(b'\1' * size)
+        return found
+
+    monkeypatch.setattr(type(path), 'exists', not_yet_and_then_it_is)
+    content = shapes._mapped(data_set, size)
+    assert content.tolist() == [1] * size and list(tmp_path.iterdir()) == [path]
+    content[0] = 2
+    content.flush()
+    assert path.read_bytes()[0] == 2 and 'drawn anew' not in capsys.readouterr().out
+
+
 def test_kept_clips_are_made_anew_where_they_are_not_those(tmp_path, monkeypatch):
     """Another seed, another size, another way to draw them; and a file that was cut short."""
     drawn = drawn_once(monkeypatch)
