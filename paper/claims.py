@@ -25,6 +25,10 @@ from patches import UserError
 
 TITLES = {name: NAMES[name].removesuffix(' (Ours)') for name in NAMES} | {
     'random': 'Random', 'mats': 'MATS', 'lava': 'LAVA', 'frs': 'FRS', 'excess': 'excess (ours)'}
+TITLES |= {name: f'{TITLES[name.removeprefix("second-")]}, second stream' for name in SECOND} | {
+    'why-frames': 'LAVA, source in I_v', 'why-objects': 'LAVA, objects in I_v', 'why-moments': 'LAVA, moments in I_a',
+    'why-seen': 'LAVA, source in I_v, moments in I_a', 'why-any-frames': 'LAVA, I_v the same everywhere',
+    'why-any-sound': 'LAVA, I_a the same everywhere', 'why-second-frames': 'LAVA, source in I_v, second stream'}
 OTHERS = ('finetune', 'er', 'mir', 'der++', 'gmed', 'cls-er', 'lump')
 
 

@@ -152,10 +152,10 @@ def first(found):
 
 
 def differences(found):
-    """Every paired difference of a claim in A, with its interval."""
-    rows = [(f'{title(a)} − {title(b)}', d) for claim in claims.CLAIMS if claim.value is A
-            for a, b, d in claims.answers(claim, found)]
-    figure, axis = plt.subplots(figsize=(6, 0.6 + 0.19 * len(rows)), layout='constrained')
+    """Every paired difference of a claim in A, with its interval: of the main table, the second stream, and why."""
+    rows = [(f'{title(a)} − {title(b)}', d) for claim in claims.CLAIMS + claims.OF_SECOND + claims.OF_WHY
+            if claim.value is A for a, b, d in claims.answers(claim, found)]
+    figure, axis = plt.subplots(figsize=(7, 0.6 + 0.19 * len(rows)), layout='constrained')
     for place, (_, d) in enumerate(rows):
         colour = {'holds': '#009E73', 'does not': '#D55E00'}.get(d.verdict, '#666666')
         axis.errorbar(d.mean, place, xerr=[[d.mean - d.low], [d.high - d.mean]], fmt='o', color=colour, capsize=2)
@@ -187,8 +187,8 @@ def log(found):
     """Every run in the order in which they ended, as Markdown."""
     records = sorted((record for runs in found.values() for record in runs.values()), key=lambda one: one['ended'])
     rows = [[record['ended'], f'{record["name"]}-{record["seed"]}', f'`{record["options"]}`', record['commit'],
-             record['seconds'], text((A(record), None))] for record in records]
-    return markdown(['ended', 'run', 'options', 'commit', 'seconds', 'R@10 A'], rows) + '\n'
+             record['machine'], record['seconds'], text((A(record), None))] for record in records]
+    return markdown(['ended', 'run', 'options', 'commit', 'machine', 'seconds', 'R@10 A'], rows) + '\n'
 
 
 FIGURES = {'forgetting': forgetting, 'differences': differences, 'selected': selected}
