@@ -85,7 +85,8 @@ WHAT_IFS = {   # `what_if.py`: the true source in I; P of all patches, and then 
     **{f'oracle-lava-odds-{odds}': f'--of both --odds {odds} {MAIN["lava"]}' for odds in (0.25, 1, 4)},
     'flava-p-of-all': f'--prune all {MAIN["flava"]}', 'frs-p-of-all': f'--prune all --of both --odds 1 {MAIN["frs"]}'}
 WHY = {   # why more of the source is not more accuracy: frames and sound apart; and the second stream
-    **{f'why-{of}': f'--of {of} --odds 16 {MAIN["lava"]}' for of in ('frames', 'objects', 'moments', 'seen')},
+    **{f'why-{of}': f'--of {of} --odds 16 {MAIN["lava"]}'
+       for of in ('frames', 'objects', 'moments', 'seen', 'part', 'top')},
     **{f'why-any-{of}': f'--of {of} --odds 1 {MAIN["lava"]}' for of in ('frames', 'sound')},
     'why-second-frames': f'--of frames --odds 16 {SECOND["second-lava"]}'}
 TUNING = {f'tune-{name}-{number}': f'--method {name} {words}'

@@ -6,7 +6,9 @@
 In:  --of, --odds: what is put in place of I, and how many times as readily as any other patch one of it is drawn:
      `frames`, `sound`, `both`: the true source, there; `objects`: in frames the source and the silent objects, as if
      I_v knew objects but not which of them sounds; `moments`: in sound, all that is heard when the frames are taken;
-     `seen`: the source in frames, the moments in sound.
+     `seen`: the source in frames, the moments in sound; `part`: in frames the source but for a third of its patches,
+     the same at every draw, so that as much of it is drawn as by the AVM's I_v; `top`: in frames the eighth of the
+     patches that has most of the AVM's own I_v, as many as a source has.
      --prune all: P where Eq. 5 leaves it open, outside the κ most important patches.
      Then train.py's options, of a method that selects by I.
 Out: the run that train.py makes, but for that. Its config.json does not know of it; what_if.json beside it does.
@@ -21,6 +23,7 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import avm
@@ -33,24 +36,27 @@ from streams.catalogue import open_stream
 from streams.common import clips_in_order
 from streams.scenes import truth
 
-OF = ('frames', 'sound', 'both', 'objects', 'moments', 'seen')
+OF = ('frames', 'sound', 'both', 'objects', 'moments', 'seen', 'part', 'top')
 
 
 def put(scene, sizes, of):
-    """What is put in place of I of a scene: {'importance_a': (M,), 'importance_v': (N,)} bool, or one of the two"""
+    """What is put in place of I of a scene: {'importance_a': (M,), 'importance_v': (N,)} bool, or one of the two; of
+    `top`, which is no scene's, nothing."""
     source_a, source_v = truth(scene, sizes)
+    left_out = torch.from_numpy(np.random.default_rng([scene.seed, 3]).random(len(source_v)) < 0.36)
     return {'frames': dict(importance_v=source_v), 'sound': dict(importance_a=source_a),
             'both': dict(importance_a=source_a, importance_v=source_v),
             'objects': dict(importance_v=source_v | silent(scene, sizes)),
             'moments': dict(importance_a=moments(sizes)),
-            'seen': dict(importance_a=moments(sizes), importance_v=source_v)}[of]
+            'seen': dict(importance_a=moments(sizes), importance_v=source_v),
+            'part': dict(importance_v=source_v & ~left_out), 'top': {}}[of]
 
 
 class Oracle:
     """In place of `avm.score`: the same Scores, with another I.  datasets: of shapes, those whose clips it meets"""
 
     def __init__(self, cfg, datasets, of, odds):
-        self.odds, self.known = odds, {}
+        self.of, self.odds, self.known = of, odds, {}
         for dataset in datasets:
             for batch in clips_in_order(dataset, 64, 0, []):
                 for index, frames in zip(batch['clip'].tolist(), whole(batch, cfg.patch_size).x_v):
@@ -59,8 +65,12 @@ class Oracle:
     def __call__(self, cfg, backbone, matching, patches):
         s = avm.score(cfg, backbone, matching, patches)
         own = [self.known[mark(frames)] for frames in patches.x_v]
-        return s._replace(**{name: self.importance(torch.stack([one[name] for one in own])).to(s.importance_a)
-                             for name in own[0]})
+        true = {name: torch.stack([one[name] for one in own]) for name in own[0]}
+        if self.of == 'top':
+            I = s.importance_v.cpu()
+            true = dict(importance_v=torch.zeros_like(I, dtype=torch.bool).scatter(
+                1, I.topk(I.shape[1] // 8, dim=1).indices, True))
+        return s._replace(**{name: self.importance(places).to(s.importance_a) for name, places in true.items()})
 
     def importance(self, true):
         """true (B, n) bool → I (B, n), each row summing to 1: the odds where it is true, 1 elsewhere, and a thousandth

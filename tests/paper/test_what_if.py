@@ -47,7 +47,7 @@ def test_each_clip_gets_its_own_source(clips, of):
 
 def test_objects_moments_and_what_is_seen(clips):
     cfg, train, *_ = clips
-    beside = 0
+    beside, shares = 0, []
     for index in range(9):
         scene = train[1].scene(index)
         source_a, source_v = true_source(train[1], cfg, index)
@@ -61,7 +61,22 @@ def test_objects_moments_and_what_is_seen(clips):
         assert found['both']['importance_a'].equal(source_a) and found['frames']['importance_v'].equal(source_v)
         alone = scene._replace(tracks=scene.tracks[:1])
         assert put(alone, cfg, 'objects')['importance_v'].equal(source_v)
+        part = put(scene, cfg, 'part')['importance_v']
+        assert (source_v | ~part).all() and part.equal(put(scene, cfg, 'part')['importance_v'])
+        shares.append(part.sum().item() / source_v.sum().item())
+    assert 0.5 < sum(shares) / 9 < 0.8 and 0 < min(shares)
     assert beside == 9                                     # with this preset each clip has a silent object
+
+
+def test_the_top_eighth_of_the_AVM_s_own(clips):
+    cfg, train, *model = clips
+    one = [train[2][clip, 0] for clip in (3, 6)]
+    patches = whole({x: torch.stack([clip[x] for clip in one]) for x in ('audio', 'video')}, cfg.patch_size)
+    s, plain = Oracle(cfg, train, 'top', 50)(cfg, *model, patches), avm.score(cfg, *model, patches)
+    assert torch.equal(s.importance_a, plain.importance_a)
+    for I, own in zip(s.importance_v, plain.importance_v):
+        top = I > 10 * I.median()
+        assert top.sum() == len(own) // 8 and own[top].min() >= own[~top].max()
 
 
 def test_the_odds_decide_how_much_of_the_source_is_drawn(clips):
