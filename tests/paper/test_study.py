@@ -51,6 +51,19 @@ def test_what_was_chosen_is_the_best_of_what_was_tried():
         assert study.TUNED[name] == tried[of.index(max(of))]                   # of equals, the first
 
 
+def test_the_main_row_of_the_results_page_is_that_of_the_records():
+    found = claims.read(study.ROOT / 'results' / 'runs')
+    lines = (study.ROOT / 'results' / 'README.md').read_text().splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith('| Multitask | ') and 'MATS' in line)
+    names, _, means, deviations = ([cell.strip() for cell in line.split('|')[1:-1]] for line in lines[start:start + 4])
+    by_title = {claims.title(name).removesuffix(' (ours)'): name for name in study.MAIN}
+    assert set(names) == set(by_title)
+    for title, mean, deviation in zip(names, means, deviations):
+        A = claims.over_seeds(found[by_title[title]], claims.recall('A'))
+        assert (mean, deviation) == (f'{A[0]:.1f}', f'±{A[1]:.1f}'), title
+        assert len(found[by_title[title]]) == 10
+
+
 def test_how_far_attention_has_fallen_by_hand():
     auc = [[.5, .5, .5], [.9, .5, .5], [.8, .7, .5], [.6, .6, .9]]             # of the initial model; after 1, 2, 3
     record = dict(localization=dict(avm=dict(auc_v=auc)))
