@@ -12,6 +12,8 @@ Out: RUN/eval/understood.json and .md.
     maps    of the last model, and of what needs no model (contrast, energy): do they find the source, do they find the
             silent objects just as well, and which of the two do they prefer? In sound: do they find when the frames
             were taken, and the source at those moments?
+    taken   what the last model's I alone selects (LAVA): of the source, of silent objects, of the ground; of the sound
+            when the frames were taken, and of the rest; how much of one draw is in another of the same clip.
 """
 import argparse
 import json
@@ -130,18 +132,22 @@ def found_by_maps(run):
 
 
 def taken(run):
-    """→ {source, silent, ground, moments, other moments: percent that LAVA selects}, means over tasks; ρ is chance"""
+    """→ {source, silent, ground, moments, other moments: percent that LAVA selects; again, frames, and again, sound:
+    percent of one draw that is in another of the same clip}, means over tasks; for all of them ρ is chance"""
     cfg, cells = run.cfg, []
     for dataset, (I_a, I_v, *_) in zip(run.stream.test, attended(run, run.models()[-1:])[0]):
         beside = torch.stack([silent(dataset.scene(index), cfg) for index in range(len(dataset))])
         (_, source), at = sources(dataset, cfg), moments(cfg).expand_as(I_a)
         with torch.random.fork_rng([]):
             torch.manual_seed(0)
-            kept_a = select_audio(I_a, torch.zeros_like(I_a), cfg.kappa_a, cfg.grid_a, cfg.chunk)
-            kept_v = select_video(I_v, torch.zeros_like(I_v), cfg.kappa_v)
+            kept_a, again_a = (select_audio(I_a, torch.zeros_like(I_a), cfg.kappa_a, cfg.grid_a, cfg.chunk)
+                               for _ in range(2))
+            kept_v, again_v = (select_video(I_v, torch.zeros_like(I_v), cfg.kappa_v) for _ in range(2))
+        places = lambda kept, I: torch.zeros_like(I, dtype=torch.bool).scatter(1, kept, True)
         cells.append({'source': covered(kept_v, source), 'silent': covered(kept_v, beside),
                       'ground': covered(kept_v, ~source & ~beside), 'moments': covered(kept_a, at),
-                      'other moments': covered(kept_a, ~at)})
+                      'other moments': covered(kept_a, ~at), 'again, frames': covered(again_v, places(kept_v, I_v)),
+                      'again, sound': covered(again_a, places(kept_a, I_a))})
     return {name: mean([cell[name] for cell in cells]) for name in cells[0]}
 
 

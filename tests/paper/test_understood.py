@@ -53,7 +53,8 @@ def test_the_page_of_a_run(tmp_path, here, capsys):
     assert hot[1] < hot[1 / 4] < hot[1 / 64] <= 0.5
     assert set(results['maps']['frames']['I']) == {'source', 'silent', 'preferred'}
     assert set(results['maps']['sound']['I']) == {'source', 'moment', 'there'}
-    assert set(results['taken']) == {'source', 'silent', 'ground', 'moments', 'other moments'}
+    assert set(results['taken']) == {'source', 'silent', 'ground', 'moments', 'other moments', 'again, frames',
+                                     'again, sound'}
     assert all(0 < percent < 100 for percent in results['taken'].values())
     assert '| contrast in the patch |' in capsys.readouterr().out
 
