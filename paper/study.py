@@ -88,7 +88,8 @@ WHY = {   # why more of the source is not more accuracy: frames and sound apart;
     **{f'why-{of}': f'--of {of} --odds 16 {MAIN["lava"]}'
        for of in ('frames', 'objects', 'moments', 'seen', 'part', 'top')},
     **{f'why-any-{of}': f'--of {of} --odds 1 {MAIN["lava"]}' for of in ('frames', 'sound')},
-    'why-second-frames': f'--of frames --odds 16 {SECOND["second-lava"]}'}
+    'why-second-frames': f'--of frames --odds 16 {SECOND["second-lava"]}',
+    'top-again': f'--of top --odds 16 {MAIN["lava"]}'}          # why-top was ahead: on the main table's other seeds
 TUNING = {f'tune-{name}-{number}': f'--method {name} {words}'
           for name, tried in TRIED.items() for number, words in enumerate(tried)}
 RUNS = MAIN | SECOND | ABLATIONS | WHAT_IFS | WHY | TUNING
@@ -96,6 +97,7 @@ SEEDS = {name: range(100, 100 + count) for part, count in ((MAIN, 10), (SECOND, 
          for name in part}      # settled before any of them was run
 SEEDS |= {name: range(105, 109) for name in WHY}      # the first of the main table's that no what if had seen
 SEEDS['why-second-frames'] = SEEDS['second-lava']
+SEEDS['top-again'] = [seed for seed in SEEDS['lava'] if seed not in SEEDS['why-top']]
 
 
 def parsed(run):
