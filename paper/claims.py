@@ -10,8 +10,8 @@ before all its seeds are there. Intervals are of each difference alone: of forty
 by chance and one below. The rule and the claims were written down before the first run of this benchmark; those with a
 † during the first seed of the main table; those of ablations and of what if before any of their runs; those with a ‡,
 of Table 1 and App. G, after the main table was whole and seen. Those of "Why" came of what the first what ifs showed,
-and were written down before any of its runs, which are on other data seeds; two of them after a dozen of the others, the
-last after all of the others, of the six seeds of the main table that none of these had seen. "Ours" are not in the
+and were written down before any of its runs, which are on other data seeds; two of them after a dozen of the others,
+the last after all of the others, of the six seeds of the main table that none of these had seen. "Ours" are not in the
 paper.
 """
 import json
