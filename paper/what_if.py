@@ -6,7 +6,7 @@
 In:  --of, --odds: what is put in place of I, and how many times as readily as any other patch one of it is drawn:
      `frames`, `sound`, `both`: the true source, there; `objects`: in frames the source and the silent objects, as if
      I_v knew objects but not which of them sounds; `moments`: in sound, all that is heard when the frames are taken;
-     `seen`: the source in frames, the moments in sound; `part`: in frames the source but for a third of its patches,
+     `seen`: the source in frames, the moments in sound; `part`: in frames the source but for 36 % of its patches,
      the same at every draw, so that as much of it is drawn as by the AVM's I_v; `top`: in frames the eighth of the
      patches that has most of the AVM's own I_v, as many as a source has.
      --prune all: P where Eq. 5 leaves it open, outside the κ most important patches.
@@ -14,8 +14,9 @@ In:  --of, --odds: what is put in place of I, and how many times as readily as a
 Out: the run that train.py makes, but for that. Its config.json does not know of it; what_if.json beside it does.
 
 At odds of 1 any patch is drawn, over 1 more of what is put there, under 1 less of it. Sound is drawn in chunks of time,
-by the mean of a chunk (Algorithm 2), so there odds change little. The queries and keys of Eq. 4 are the AVM's, which
-learns as ever; which κ are asked of the past, and how q̂ weighs them, goes by the I that is put there.
+by the mean of a chunk (Algorithm 2): the source is in nearly all of them, and odds change little; a moment is in one, and
+16 becomes 8.5. The queries and keys of Eq. 4 are the AVM's, which learns as ever; which κ are asked of the past, and how
+q̂ weighs them, goes by the I that is put there.
 """
 import argparse
 import contextlib
