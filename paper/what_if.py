@@ -13,10 +13,10 @@ In:  --of, --odds: what is put in place of I, and how many times as readily as a
      Then train.py's options, of a method that selects by I.
 Out: the run that train.py makes, but for that. Its config.json does not know of it; what_if.json beside it does.
 
-At odds of 1 any patch is drawn, over 1 more of what is put there, under 1 less of it. Sound is drawn in chunks of time,
-by the mean of a chunk (Algorithm 2): the source is in nearly all of them, and odds change little; a moment is in one, and
-16 becomes 8.5. The queries and keys of Eq. 4 are the AVM's, which learns as ever; which κ are asked of the past, and how
-q̂ weighs them, goes by the I that is put there.
+At odds of 1 any patch is drawn, over 1 more of what is put there, under 1 less of it. Sound is drawn in chunks of
+time, by the mean of a chunk (Algorithm 2): the source is in nearly all of them, and odds change little; a moment is in
+one, and 16 becomes 8.5. The queries and keys of Eq. 4 are the AVM's, which learns as ever; which κ are asked of the
+past, and how q̂ weighs them, goes by the I that is put there.
 """
 import argparse
 import contextlib
