@@ -161,6 +161,7 @@ def differences(found):
         axis.errorbar(d.mean, place, xerr=[[d.mean - d.low], [d.high - d.mean]], fmt='o', color=colour, capsize=2)
     axis.axvline(0, color='black', linewidth=0.8)
     axis.set_yticks(range(len(rows)), [words for words, _ in rows])
+    axis.margins(y=0.02)
     axis.invert_yaxis()
     axis.grid(alpha=0.25, axis='x')
     axis.set_xlabel('difference in A, points of R@10, with its 95 % interval')
