@@ -69,8 +69,8 @@ def test_the_reading_order_names_every_room():
 def test_options_files_and_commands_named_exist(page):
     text = (ROOT / page).read_text()
     options = {'--' + field.name.replace('_', '-') for field in dataclasses.fields(Config)} | {'--resume', '--help'}
-    for program in ('eval.py', 'paper/figures.py', 'paper/bench.py', 'paper/tour.py', 'streams/shapes.py',
-                    'streams/prepare.py'):
+    for program in ('eval.py', 'paper/figures.py', 'paper/bench.py', 'paper/tour.py', 'paper/what_if.py',
+                    'streams/shapes.py', 'streams/prepare.py'):
         options |= set(re.findall(r"(?:add_argument|option)\('(--[a-z-]+)'", (ROOT / program).read_text()))
     used = set(re.findall(r'(?<![\w-])--[a-z][a-z-]+', text.replace('--nproc_per_node', '')))
     assert used <= options, used - options
