@@ -222,6 +222,7 @@ OF_WHY = [
           [('top-again', 'lava'), ('top-again', 'der++'), ('top-again', 'random')], A),
 ]
 
+
 def answers(claim, found):
     """A claim → [(name, other, Difference)] of the pairs that there are"""
     pairs = [(a, b, difference(found.get(a, {}), found.get(b, {}), claim.value)) for a, b in claim.pairs]

@@ -109,7 +109,8 @@ def options(arguments=None):
     parser = argparse.ArgumentParser(prog='python -m paper.what_if', allow_abbrev=False,
                                      description='train.py on shapes, with FLAVA changed in one place.')
     parser.error = lambda message: parser.exit(2, f'error: {message}; see --help\n')
-    parser.add_argument('--of', choices=OF, help='what is put in place of I')
+    parser.add_argument('--of', choices=OF, help='what is put in place of I: the source, in frames, sound or both; '
+                        'objects; moments; part of the source; the top of the AVM\'s own')
     parser.add_argument('--odds', default=16,
                         **Range(float, 1e-3, 1e3).asked('of a patch of it to be drawn, to any other\'s'))
     parser.add_argument('--prune', choices=['important', 'all'], default='important',
