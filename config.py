@@ -48,6 +48,8 @@ class Config(Sizes):
                             'task; a query searches its own', MANY, of='shapes')
     min_silent: int = option(0, 'silent objects in a clip of shapes, at least', Range(int, 0, 2), of='shapes')
     max_silent: int = option(1, 'and at most: its task has two classes beside its own', Range(int, 0, 2), of='shapes')
+    object_area: float = option(1.0, 'area of the objects in a clip of shapes, relative to the benchmark\'s',
+                                Range(float, 0.1, 4), of='shapes')
     data_seed: int = option(-1, 'of the clips of shapes, so that methods and seeds can share them; -1: as --seed',
                             SEED._replace(low=-1), of='shapes')
     max_bad: float = option(0.1, 'stop when more than this share of the clips cannot be used', SHARE, of=FILES)
@@ -70,6 +72,9 @@ class Config(Sizes):
     chunk: int = option(4, 'L_c of Algorithm 2, in audio patches along time; §4.3', COUNT, of=SCORES)
     selection: str = option('both', 'of patches, for flava; Table 3', Names([*SELECTIONS, *WITHOUT_ATTENTION]),
                             of=SELECTS)
+    rank_share: float = option(0.125, 'selections rank and rank-excess (ours): share of video patches that are drawn '
+                               'with the weight', Range(float, 0, 1, (0, 1)), of=SCORES)
+    rank_weight: float = option(16.0, 'and that weight; the other patches have weight 1', POSITIVE, of=SCORES)
     audio_selection: str = option('time', 'of audio patches: chunks of time, of frequency, or no constraint; Fig. 10 b',
                                   Names(AUDIO_SELECTIONS), of=SCORES)
     mir_candidates: int = option(5, 'MIR: pairs drawn from the memory to choose from, in batches; the paper does not '
@@ -132,11 +137,13 @@ class Config(Sizes):
 FIRST_OF_GROUP = {'dataset': 'data', 'method': 'method', 'lr': 'training', 'size': 'sizes', 'out': 'run'}   # of --help
 PRESETS = {   # what --size changes beside the sizes themselves
     'base': {},
-    # The benchmark on shapes; how it was chosen, by Finetune and Multitask alone, is in results/README.md.
-    'small': dict(SIZES['small'], lr=1e-3, batch_size=16, epochs=4, mask_ratio=0.7, lam=1.0, tau=0.1, chunk=2,
-                  memory_size=160, clips_per_task=500, min_silent=1, max_silent=1, test_clips=300, galleries=5,
-                  pretrain_lr=2e-3, pretrain_batch_size=64, pretrain_mask_ratio=0.5, pretrain_epochs=40),
+    'small': dict(SIZES['small'], lr=1e-3, batch_size=16, mask_ratio=0.7, lam=1.0, tau=0.1, chunk=2,
+                  pretrain_lr=2e-3, pretrain_batch_size=64, pretrain_mask_ratio=0.5),
 }
+# The benchmark: `--dataset shapes --size small` alone. results/README.md says how it was chosen, by Finetune and
+# Multitask alone.
+BENCHMARK = dict(epochs=4, memory_size=160, clips_per_task=500, min_silent=1, max_silent=1, test_clips=300, galleries=5,
+                 pretrain_epochs=40)
 OF_DATASET = {   # what differs from VGGSound's numbers (§5.2, Table 6); --size small has its own
     'audioset': dict(batch_size=36, epochs=15, memory_size=5000),
 }
@@ -144,7 +151,7 @@ SHIPPED = Path(__file__).parent / 'weights' / 'shapes_small.pt'   # initial pre-
 OF_PRETRAINING = set(Sizes.__dataclass_fields__) | {   # what the result of the initial pre-training depends on
     'dataset', 'data', 'tasks', 'init', 'seed', 'beta1', 'beta2', 'weight_decay', 'pretrain_epochs', 'pretrain_steps',
     'pretrain_lr', 'pretrain_batch_size', 'pretrain_data', 'pretrain_mask_ratio', 'lam', 'tau', 'beta', 'min_silent',
-    'max_silent', 'data_seed', 'clips_per_class', 'max_roll'}
+    'max_silent', 'object_area', 'data_seed', 'clips_per_class', 'max_roll'}
 FREE_TO_CHANGE = {   # when a run is resumed
     'workers', 'keep_models', 'save_every', 'log_every', 'device', 'compile', 'out', 'cache', 'max_bad'}
 
@@ -164,7 +171,7 @@ def one_of(names):
 
 def shown_default(field):
     """' (default 3; small: 2)'; nothing for an option that is empty unless given, whose meaning says what that means"""
-    presets = {'small': PRESETS['small'], **OF_DATASET}
+    presets = {'small': PRESETS['small'], 'small shapes': BENCHMARK, **OF_DATASET}
     shown = [f'default {field.default}'] if field.default != '' else []
     shown += [f'{kind}: {preset[field.name]}' for kind, preset in presets.items() if field.name in preset]
     return f' ({"; ".join(shown)})' if shown else ''
@@ -202,7 +209,9 @@ def parse(arguments):
 
     dataset = given.get('dataset', 'shapes')
     size = given.get('size') or ('small' if dataset == 'shapes' else 'base')
-    cfg = Config(**{**OF_DATASET.get(dataset, {}), **PRESETS[size], **given, 'dataset': dataset, 'size': size})
+    benchmark = BENCHMARK if (dataset, size) == ('shapes', 'small') else {}
+    cfg = Config(**{**OF_DATASET.get(dataset, {}), **PRESETS[size], **benchmark, **given, 'dataset': dataset,
+                    'size': size})
     own_start = [name for name in given
                  if name == 'init' or name.startswith('pretrain_') or name in Sizes.__dataclass_fields__]
     if dataset == 'shapes' and size == 'small' and not own_start and SHIPPED.exists():
@@ -233,8 +242,9 @@ def without_effect(arguments, cfg):
 def with_older_defaults(saved):
     """Options as a run saved them → the same, with those that were not options yet, as things were then."""
     shapes, most = saved.get('dataset', 'shapes') == 'shapes', saved.get('max_silent', 1)
-    return {'max_roll': -1 if shapes else 10, 'data_seed': -1, 'galleries': 1,
-            'min_silent': max(most - 1, 0) if shapes else 0} | saved
+    older = {'max_roll': -1 if shapes else 10, 'data_seed': -1, 'galleries': 1, 'object_area': 1.0,
+             'rank_share': 0.125, 'rank_weight': 16.0, 'min_silent': max(most - 1, 0) if shapes else 0}
+    return older | saved | ({} if shapes else {'galleries': 1})      # candidate sets are of the built-in data alone
 
 
 def changed(was, now, names=None):
@@ -252,6 +262,8 @@ def check_config(cfg):
     """Refuse what cannot be trained, with the reason. Raises UserError."""
     check_ranges(cfg)
     check_sizes(cfg)
+    if cfg.dataset != 'shapes' and cfg.galleries != 1:
+        raise UserError(f'--galleries {cfg.galleries} is for --dataset shapes: other clips are one set of candidates')
     by_attention = cfg.selection not in WITHOUT_ATTENTION
     if cfg.selection != 'both' and not (cfg.method == 'flava' or cfg.method == 'flava+' and by_attention):
         raise UserError(f'--selection {cfg.selection} is for --method flava; {cfg.method} does not select so')

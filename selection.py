@@ -18,6 +18,7 @@ Tour: stops 7 to 11.
 import torch
 
 from avm import mu
+from patches import count
 
 
 def discriminative_query(I, q, kappa):
@@ -116,8 +117,10 @@ def select(cfg, I_a, I_v, P_a, P_v):
     """Of I_a, P_a (B, M) and I_v, P_v (B, N): S̃_a (B, κ_a) by Algorithm 2 and S̃_v (B, κ_v) by Eq. 6, which is what
     `--selection both --audio-selection time` names; other names are the ablations below."""
     goes_by, take_audio = SELECTIONS[cfg.selection], AUDIO_SELECTIONS[cfg.audio_selection]
-    kept_a = take_audio(*goes_by(I_a, P_a), cfg.kappa_a, cfg.grid_a, cfg.chunk)
-    return kept_a, select_video(*goes_by(I_v, P_v), cfg.kappa_v)
+    (I_a, P_a), (I_v, P_v) = goes_by(I_a, P_a), goes_by(I_v, P_v)
+    if cfg.selection in BY_RANK:
+        I_v = rank_weights(I_v, cfg.rank_share, cfg.rank_weight)
+    return take_audio(I_a, P_a, cfg.kappa_a, cfg.grid_a, cfg.chunk), select_video(I_v, P_v, cfg.kappa_v)
 
 
 # --------------------------------------------------------------- what the paper compares with
@@ -132,6 +135,17 @@ SELECTIONS = {
     # half of what I prefers. Here a patch is pruned only as far as it answers more to the past.
     'excess': lambda I, P: (I, (2 * P - 1).clamp(min=0)),
 }
+# Ours: video patches are drawn by the rank of their importance, not by its value. I is steep, so Eq. 6 hardly ever draws
+# a patch of low I. Audio is drawn by I_a as printed.
+SELECTIONS['rank'], SELECTIONS['rank-excess'] = SELECTIONS['importance'], SELECTIONS['excess']
+BY_RANK = ('rank', 'rank-excess')
+
+
+def rank_weights(I, share, weight):
+    """I (B, n) → weights (B, n) for Eq. 6: `weight` for the ⌊share · n⌋ patches of highest I (one at least), 1 for the
+    others."""
+    top = I.topk(max(1, count(share, I.shape[1])), dim=1).indices
+    return torch.ones_like(I).scatter(1, top, weight)
 
 
 def select_audio_by_frequency(I, P, kappa, grid, chunk=1):

@@ -6,6 +6,8 @@ Out: for each selection of Table 3 the share of the source's patches that it tak
 
 The past pair of a clip is a clip of a task learned so far, drawn at random, as from a memory that is full.
 """
+import dataclasses
+
 import matplotlib.pyplot as plt
 import torch
 
@@ -14,7 +16,7 @@ from downstream.maps import UNKNOWN, area, countable, mean, moved, sources
 from downstream.pictures import look
 from downstream.together import groups, in_one_pass, joined
 from patches import UserError, whole
-from selection import SELECTIONS, discriminative_query, prune_probability, select_audio, select_video
+from selection import SELECTIONS, discriminative_query, prune_probability, select
 
 SYMBOLS = {'v': 'frames', 'a': 'sound'}
 PARTNERS = ('same class', 'same task', 'other task')           # of the past pair; each without those before it
@@ -84,12 +86,12 @@ def of_task(cfg, found, true, classes, task, past):
         past_a, past_v, of = past.draw(len(I_a))
         P = {'a': prune_probability(I_a, k_a, query_v, past_v, cfg.kappa_a),
              'v': prune_probability(I_v, k_v, query_a, past_a, cfg.kappa_v)}
-        takes = {'a': lambda I, P: select_audio(I, P, cfg.kappa_a, cfg.grid_a, cfg.chunk),
-                 'v': lambda I, P: select_video(I, P, cfg.kappa_v)}
-        result = {'P': {}}
+        result = {'P': {}, 'selected_a': {}, 'selected_v': {}}
+        for name in SELECTIONS:
+            own = dataclasses.replace(cfg, method='flava', selection=name, audio_selection='time')
+            kept_a, kept_v = select(own, I_a, I_v, P['a'], P['v'])
+            result['selected_a'][name], result['selected_v'][name] = covered(kept_a, true[0]), covered(kept_v, true[1])
         for x, I, source, kappa in (('a', I_a, true[0], cfg.kappa_a), ('v', I_v, true[1], cfg.kappa_v)):
-            result[f'selected_{x}'] = {name: covered(takes[x](*goes_by(I, P[x])), source)
-                                       for name, goes_by in SELECTIONS.items()}
             result['P'] |= {f'{where}_{x}': value for where, value in on_and_beside(I, P[x], source, kappa).items()}
     most = [P[x].sum(1) / kappa for x, kappa in (('a', cfg.kappa_a), ('v', cfg.kappa_v))]    # P is 0 but for κ patches
     return result | {'P': result['P'] | by_partner((most[0] + most[1]) / 2, classes, task, of)}

@@ -92,10 +92,15 @@ WHY = {   # why more of the source is not more accuracy: frames and sound apart;
     'top-again': f'--of top --odds 16 {MAIN["lava"]}'}          # why-top was ahead: on the main table's other seeds
 TUNING = {f'tune-{name}-{number}': f'--method {name} {words}'
           for name, tried in TRIED.items() for number, words in enumerate(tried)}
-RUNS = MAIN | SECOND | ABLATIONS | WHAT_IFS | WHY | TUNING
+# Ours, drawing by rank: share and weight on data seeds 200 to 203, which are never reported.
+TUNING_RANK = {f'tune-rank-1-{share}-{weight}':
+               f'--selection rank --rank-share {1 / share} --rank-weight {weight} {tuned("flava")}'
+               for share in (16, 8, 4) for weight in (4, 16, 64)}
+RUNS = MAIN | SECOND | ABLATIONS | WHAT_IFS | WHY | TUNING | TUNING_RANK
 SEEDS = {name: range(100, 100 + count) for part, count in ((MAIN, 10), (SECOND, 5), (ABLATIONS, 4), (WHAT_IFS, 4))
          for name in part}      # settled before any of them was run
 SEEDS |= {name: range(105, 109) for name in WHY}      # the first of the main table's that no what if had seen
+SEEDS |= {name: range(200, 204) for name in TUNING_RANK}
 SEEDS['why-second-frames'] = SEEDS['second-lava']
 SEEDS['top-again'] = [seed for seed in SEEDS['lava'] if seed not in SEEDS['why-top']]
 
@@ -184,10 +189,11 @@ def record(name, seed, folder, of, seconds):
     log = [json.loads(line) for line in (folder / 'log.jsonl').read_text().splitlines()]
     results = json.loads((folder / 'results.json').read_text())
     speed = sorted(line['samples_per_s'] for line in log)[len(log) // 2]
+    looks = {} if name in TUNING_RANK else asked(folder, name)         # they are chosen by A alone
     return dict(name=name, seed=seed, options=RUNS[name], commit=of, machine=machine(), torch=torch.__version__,
                 ended=time.strftime('%Y-%m-%d %H:%M'), seconds=round(seconds), samples_per_s=speed,
                 memory_gb=max(line['memory_gb'] for line in log),
-                retrieval=brief(results), **brief(asked(folder, name)))
+                retrieval=brief(results), **brief(looks))
 
 
 def restored(record, folder):

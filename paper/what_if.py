@@ -2,6 +2,7 @@
 
     python -m paper.what_if --of frames --odds 16 [options of train.py]
     python -m paper.what_if --prune all [options of train.py]
+    python -m paper.what_if --draw-v mixture --mixture 0.5 --pruning none [options of train.py]
 
 In:  --of, --odds: what is put in place of I, and how many times as readily as any other patch one of it is drawn:
      `frames`, `sound`, `both`: the true source, there; `objects`: in frames the source and the silent objects, as if
@@ -10,6 +11,8 @@ In:  --of, --odds: what is put in place of I, and how many times as readily as a
      the same at every draw, so that as much of it is drawn as by the AVM's I_v; `top`: in frames the eighth of the
      patches that has most of the AVM's own I_v, as many as a source has.
      --prune all: P where Eq. 5 leaves it open, outside the κ most important patches.
+     --draw-a, --draw-v: the weights of Algorithm 2 and Eq. 6: `importance` I, as printed; `rank`; `even`; `mixture`,
+     (1 − m)·I + m/n of n patches, with m of --mixture. --pruning: `printed` P, its `excess`, or `none`.
      Then train.py's options, of a method that selects by I.
 Out: the run that train.py makes, but for that. Its config.json does not know of it; what_if.json beside it does.
 
@@ -31,8 +34,8 @@ import avm
 from baselines import WITHOUT_ATTENTION
 from config import exit_politely, parse
 from downstream.maps import moments, silent
-from patches import Range, UserError, whole
-from selection import prune_probability
+from patches import SHARE, Range, UserError, whole
+from selection import SELECTIONS, prune_probability, rank_weights, select_audio, select_video
 from streams.catalogue import open_stream
 from streams.common import clips_in_order
 from streams.scenes import truth
@@ -90,18 +93,41 @@ def prune_among_all(I, k, query, past_query, kappa):
     return prune_probability(I, k, query, past_query, I.shape[1])
 
 
+DRAWS, PRUNINGS = ('importance', 'rank', 'even', 'mixture'), {'printed': 'both', 'excess': 'excess', 'none': 'importance'}
+
+
+def draw_weights(cfg, args, draw, I):
+    """I (B, n) → the weights (B, n) that patches are drawn by."""
+    if draw == 'rank':
+        return rank_weights(I, cfg.rank_share, cfg.rank_weight)
+    m = {'importance': 0, 'even': 1, 'mixture': args.mixture}[draw]
+    return (1 - m) * I + m / I.shape[1]
+
+
+def select_as(args):
+    """In place of `selection.select`: with the weights of --draw-a and --draw-v, and the P of --pruning"""
+    def select(cfg, I_a, I_v, P_a, P_v):
+        prune = SELECTIONS[PRUNINGS[args.pruning]]
+        w_a, w_v = draw_weights(cfg, args, args.draw_a, I_a), draw_weights(cfg, args, args.draw_v, I_v)
+        P_a, P_v = prune(I_a, P_a)[1], prune(I_v, P_v)[1]
+        return select_audio(w_a, P_a, cfg.kappa_a, cfg.grid_a, cfg.chunk), select_video(w_v, P_v, cfg.kappa_v)
+    return select
+
+
 @contextlib.contextmanager
 def changed(module, args, cfg, datasets):
     """Within, `score` and `prune_probability` are what args say, where a module of ours looks them up."""
-    before = module.score, module.prune_probability
+    before = module.score, module.prune_probability, module.select
     if args.of:
         module.score = Oracle(cfg, datasets, args.of, args.odds)
     if args.prune == 'all':
         module.prune_probability = prune_among_all
+    if args.draw_v:
+        module.select = select_as(args)
     try:
         yield
     finally:
-        module.score, module.prune_probability = before
+        module.score, module.prune_probability, module.select = before
 
 
 def options(arguments=None):
@@ -115,6 +141,10 @@ def options(arguments=None):
                         **Range(float, 1e-3, 1e3).asked('of a patch of it to be drawn, to any other\'s'))
     parser.add_argument('--prune', choices=['important', 'all'], default='important',
                         help='P of the κ most important patches, the others\' being 0, or of all')
+    parser.add_argument('--draw-a', choices=DRAWS, default='importance', help='weights that audio is drawn by')
+    parser.add_argument('--draw-v', choices=DRAWS, help='weights that video is drawn by')
+    parser.add_argument('--mixture', default=0.5, **SHARE.asked('m of the weights `mixture`'))
+    parser.add_argument('--pruning', choices=list(PRUNINGS), default='none', help='P that prunes, with --draw-v')
     return parser.parse_known_args(arguments)
 
 
@@ -127,8 +157,8 @@ def main(train, arguments=None):
         cfg, _ = parse(words)
         if cfg.dataset != 'shapes' or not cfg.method.startswith('flava') or cfg.selection in WITHOUT_ATTENTION:
             raise UserError('what is changed is how FLAVA selects on shapes: --method flava or flava+')
-        if not args.of and args.prune == 'important':
-            raise UserError('nothing is changed: --of, --prune all, or both')
+        if not args.of and args.prune == 'important' and not args.draw_v:
+            raise UserError('nothing is changed: --of, --prune all, --draw-v')
         if cfg.pretrain_steps:
             raise UserError('the initial pre-training selects nothing: say --pretrain-steps 0')
         file = Path(cfg.out) / 'what_if.json'

@@ -21,7 +21,7 @@ def open_stream(cfg, workers):
 def open_shapes(cfg, workers):
     seed = cfg.seed if cfg.data_seed < 0 else cfg.data_seed
     return shapes.stream(cfg, seed, cfg.clips_per_task, cfg.test_clips,
-                         silent=(cfg.min_silent, cfg.max_silent), folder=cfg.cache)
+                         silent=(cfg.min_silent, cfg.max_silent), folder=cfg.cache, area=cfg.object_area)
 
 
 def open_vggsound(cfg, workers):

@@ -28,7 +28,7 @@ HUES = ('red', 'yellow', 'green', 'cyan', 'blue', 'magenta')
 OCTAVES = (160.0, 320.0, 640.0, 1280.0)        # Hz: an object's pitch at the bottom of the frame; at the top, twice
 TIMBRES = ((1.0,), (1.0, 0.0, 0.7, 0.0, 0.5), (1.0, 0.8, 0.6, 0.5, 0.4, 0.3))   # strength of each harmonic
 TREMOLOS = (0.0, 5.0, 11.0)                    # Hz
-RADIUS = 0.15                                  # of an object, as a share of the frame
+RADIUS = 0.15                                  # of an object, as a share of the frame; --object-area changes it
 
 
 class Voice(NamedTuple):
@@ -61,6 +61,7 @@ class Track(NamedTuple):
     x: float                # centre, as a share of the frame's width
     height: np.ndarray      # 0 (bottom) … 1 (top)
     loudness: np.ndarray    # 0 … 1: heard, if it sounds; seen as brightness, in any case
+    radius: float = RADIUS
 
     def at(self, curve, times):
         return np.interp(times, np.arange(len(curve)) * KNOT, curve)
@@ -73,25 +74,25 @@ class Scene(NamedTuple):
     seconds: int = SECONDS
 
 
-def draw_track(kind, x, rng, seconds):
-    """How an object of a class behaves, at random, for so many seconds."""
+def draw_track(kind, x, rng, seconds, area=1.0):
+    """How an object of a class behaves, at random, for so many seconds. area: relative to that of RADIUS"""
     knots = int(seconds / KNOT) + 1
     # A path: from one height to another over the clip. An envelope: bursts of half a second to a second, with rests.
     start, end = rng.uniform(0, 1, 2)
     height = np.linspace(start, end, knots)
     levels = rng.choice([0.0, 0.55, 1.0], size=seconds * 2 + 1, p=[0.35, 0.25, 0.4])
     levels[rng.integers(2, 6)] = 1.0            # never silent throughout, least of all in the middle
-    return Track(kind, x, height, np.repeat(levels, 2)[:knots])
+    return Track(kind, x, height, np.repeat(levels, 2)[:knots], RADIUS * area ** 0.5)
 
 
-def draw_scene(kind, others, silent, seed, seconds=SECONDS):
+def draw_scene(kind, others, silent, seed, seconds=SECONDS, area=1.0):
     """A clip of class `kind`, of so many seconds, with silent objects of the classes `others`: silent = (at least, at
     most). The same seed, the same scene."""
     rng = np.random.default_rng(seed)
     beside = rng.integers(silent[0], silent[1] + 1)
     places = rng.permutation([0.2, 0.5, 0.8])[:1 + beside] + rng.uniform(-0.05, 0.05, 1 + beside)
     chosen = [kind] + [others[i] for i in rng.choice(len(others), beside, replace=False)]
-    tracks = [draw_track(k, x, rng, seconds) for k, x in zip(chosen, places)]
+    tracks = [draw_track(k, x, rng, seconds, area) for k, x in zip(chosen, places)]
     start = rng.uniform(0, seconds - 1)
     tone = float(np.exp(rng.uniform(np.log(200), np.log(5000)))), start, start + rng.uniform(0.5, 1.5)
     return Scene(tracks, tone, int(seed), seconds)
@@ -101,7 +102,7 @@ def draw_scene(kind, others, silent, seed, seconds=SECONDS):
 
 def cover(track, time, size):
     """How much of each pixel the object covers at a time: (size, size) in [0, 1]"""
-    radius = RADIUS * size
+    radius = track.radius * size
     row = size - radius - track.at(track.height, time) * (size - 2 * radius)      # height 1 is the top row
     y, x = np.mgrid[:size, :size] + 0.5
     x, y = (x - track.x * size) / radius, (y - row) / radius                      # the object fills [-1, 1]²

@@ -32,7 +32,8 @@ class Shapes(torch.utils.data.Dataset):
     """Clips 0 … length−1 of some classes, drawn when they are first asked for and kept. silent: how many objects, at
     least and at most, make no sound. folder: where; '': in memory"""
 
-    def __init__(self, classes, length, sizes, silent, seed, folder=''):
+    def __init__(self, classes, length, sizes, silent, seed, folder='', area=1.0):
+        self.area = area
         self.classes, self.length, self.sizes, self.silent, self.seed = classes, length, sizes, silent, seed
         self.labels = [(classes[i % len(classes)].name,) for i in range(length)]
         self.folder, self.drawn = folder, None
@@ -42,7 +43,8 @@ class Shapes(torch.utils.data.Dataset):
 
     def scene(self, index):
         kind = self.classes[index % len(self.classes)]
-        return draw_scene(kind, [k for k in self.classes if k != kind], self.silent, self.seed * 1_000_003 + index)
+        return draw_scene(kind, [k for k in self.classes if k != kind], self.silent, self.seed * 1_000_003 + index,
+                          area=self.area)
 
     def __getitem__(self, key):
         """key (index, seed); no noise is added in training, so the second goes unused → audio, video, clip, bad"""
@@ -121,7 +123,7 @@ def _mapped(shapes, size):
 def _marks(shapes):
     """Of the options that the clips depend on, and of the lines that draw them."""
     s = shapes.sizes
-    facts = (shapes.length, [kind.name for kind in shapes.classes], shapes.silent, shapes.seed, s.image_size,
+    facts = (shapes.length, [kind.name for kind in shapes.classes], shapes.silent, shapes.seed, shapes.area, s.image_size,
              s.num_frames, s.audio_frames, s.mel_bins, s.frame_shift)
     code = b''.join(Path(module).read_bytes() for module in (__file__, scenes.__file__, data.__file__))
     return [hashlib.sha256(mark).hexdigest()[:12] for mark in (repr(facts).encode(), code)]
@@ -129,14 +131,15 @@ def _marks(shapes):
 
 # ---------------------------------------------------------------------------------------- the stream
 
-def stream(sizes, seed=0, clips_per_task=1000, test_clips=60, pretrain_clips=6000, silent=(1, 1), folder=''):
+def stream(sizes, seed=0, clips_per_task=1000, test_clips=60, pretrain_clips=6000, silent=(1, 1), folder='',
+           area=1.0):
     """The stream of tasks; classes of no task are the initial pre-training set, as in the paper. folder: where drawn
     clips are kept; '': in memory"""
     classes = kinds()
     in_tasks = NUM_TASKS * CLASSES_PER_TASK
     own = [classes[i * CLASSES_PER_TASK:(i + 1) * CLASSES_PER_TASK] for i in range(NUM_TASKS)]
     # Each part draws from seeds of its own; training and test clips never share one.
-    part = lambda kinds_, length, number: Shapes(kinds_, length, sizes, silent, seed * 100 + number, folder)
+    part = lambda kinds_, length, number: Shapes(kinds_, length, sizes, silent, seed * 100 + number, folder, area)
     test = [part(k, test_clips, 51 + i) for i, k in enumerate(own)]
     return Stream(names=list(NAMES), pretrain=part(classes[in_tasks:], pretrain_clips, 0),
                   train=[part(k, clips_per_task, 1 + i) for i, k in enumerate(own)], test=test, evaluate=list(test),

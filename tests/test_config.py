@@ -26,7 +26,8 @@ def test_defaults_are_those_of_the_data_and_the_size():
     assert small.lr == 1e-3 and small.out == 'runs/shapes-small-flava-0'
     given = parse('--dataset audioset --size small --lr 0.5 --rho-a 0.6 --data here --out there'.split())[0]
     assert (given.lr, given.rho_a, given.data, given.out) == (0.5, 0.6, 'here', 'there')
-    assert (given.batch_size, given.memory_size, given.epochs) == (16, 160, 4)     # small has numbers of its own
+    assert (given.batch_size, given.memory_size, given.epochs) == (16, 5000, 15)   # the benchmark's are for shapes alone
+    assert given.galleries == 1 and small.galleries == 5 and (small.memory_size, small.epochs) == (160, 4)
 
 
 def test_shipped_weights_are_for_their_own_sizes_only():
@@ -61,7 +62,7 @@ def test_help_says_the_default_where_there_is_one(capsys):
         assert field.metadata['help'] and field.metadata['help'].replace('%', '%%') in of_option[name]
         assert (f'(default {field.default}' in of_option[name]) == (field.default != ''), of_option[name]
         assert field.default != '' or '(default' not in of_option[name]
-    assert '(default 2000; small: 160; audioset: 5000)' in of_option['memory_size']
+    assert '(default 2000; small shapes: 160; audioset: 5000)' in of_option['memory_size']
     with pytest.raises(SystemExit) as end:
         parse(['--help'])
     said, groups = capsys.readouterr().out, ('data', 'method', 'training', 'sizes', 'run')

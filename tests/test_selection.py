@@ -243,3 +243,37 @@ def test_excess_prunes_only_what_answers_more_to_the_past():
     I, P = torch.rand(1, 4), torch.tensor([[0.2, 0.5, 0.75, 1.0]])
     kept_I, pruned = selection.SELECTIONS['excess'](I, P)
     assert kept_I is I and torch.allclose(pruned, torch.tensor([[0.0, 0.0, 0.5, 1.0]]))
+
+
+# ------------------------------------------------------------------------------ drawing by rank (ours)
+
+def literal_rank_weights(I, share, weight):
+    """Patch by patch: the ⌊share · n⌋ of highest importance have the weight, the others 1."""
+    out = []
+    for row in I.tolist():
+        top = sorted(range(len(row)), key=lambda j: -row[j])[:int(share * len(row) + 1e-9)]
+        out.append([float(weight) if j in top else 1.0 for j in range(len(row))])
+    return torch.tensor(out)
+
+
+@pytest.mark.parametrize('share, weight', [(1 / 16, 4), (1 / 8, 16), (1 / 4, 64)])
+def test_rank_weights_literally(share, weight):
+    I = torch.rand(5, 72)
+    assert torch.equal(selection.rank_weights(I, share, weight), literal_rank_weights(I, share, weight))
+
+
+@pytest.mark.parametrize('name, share_of_P', [('rank', 0.0), ('rank-excess', 1.0)])
+def test_selection_by_rank_draws_as_literally(name, share_of_P):
+    """How often each patch is drawn: video by the weights of its rank, audio by I_a as printed."""
+    cfg, n = config(method='flava', selection=name, rank_share=0.25, rank_weight=8.0), 4000
+    N, M = cfg.num_patches_v, cfg.num_patches_a
+    I_v, I_a, P = torch.rand(N), torch.rand(M), torch.rand(N)
+    spread = lambda x: x.expand(n, -1)
+    kept_a, kept_v = select(cfg, spread(I_a), spread(I_v), torch.zeros(n, M), spread(P))
+    weights = literal_rank_weights(I_v[None], 0.25, 8.0)[0]
+    excess = ((2 * P - 1).clamp(min=0) * share_of_P)
+    literal = torch.tensor([literal_video(weights, excess, cfg.kappa_v)[0] for _ in range(n)])
+    often = lambda kept, m: torch.bincount(kept.flatten(), minlength=m) / n
+    assert (often(kept_v, N) - often(literal, N)).abs().max() < 5 * math.sqrt(0.5 / n)
+    expected = select_audio(spread(I_a), torch.zeros(n, M), cfg.kappa_a, cfg.grid_a, cfg.chunk)
+    assert (often(kept_a, M) - often(expected, M)).abs().max() < 5 * math.sqrt(0.5 / n)

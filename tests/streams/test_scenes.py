@@ -72,3 +72,12 @@ def test_silent_objects_are_silent_and_of_other_classes(silent, small):
         alone = scene._replace(tracks=scene.tracks[:1])
         assert np.array_equal(scenes.source_waveform(scene), scenes.source_waveform(alone))
     assert set(counts) == set(silent)
+
+
+def test_object_area(small):
+    """Twice the area of the objects, and nothing else that is drawn at random, in about twice as many patches."""
+    one, two = (shapes.stream(small, seed=3, area=area).train[0] for area in (1.0, 2.0))
+    assert [t._replace(radius=0).kind for t in one.scene(4).tracks] == [t.kind for t in two.scene(4).tracks]
+    assert one.scene(4).seed == two.scene(4).seed and one.scene(4).off_screen == two.scene(4).off_screen
+    covered = [sum(scenes.cover(clips.scene(i).tracks[0], 2.0, 96).sum() for i in range(12)) for clips in (one, two)]
+    assert 1.9 < covered[1] / covered[0] < 2.1
