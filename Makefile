@@ -1,19 +1,18 @@
 # make demo    learn the built-in stream with Finetune and with FLAVA, and draw what came of it; stopped, it goes on
 # make test    every test
 # make bench   what each method costs, at the paper's size on a GPU, at a small one without
-# make table   the study's main table: a record a run in results/runs; make -j2 table does two at a time
+# make table   the study's main table and report; JOBS=2: two runs at a time
 # Each makes .venv and installs into it when needed. Another interpreter: make PYTHON=python3.12 demo
 
 PYTHON ?= python3
 PY := .venv/bin/python
 
-# Of the study: `make table SEEDS=100` is one seed of it, `RECORDS=again` makes again what is there.
-SEEDS ?= 100 101 102 103 104 105 106 107 108 109
-RECORDS ?= results/runs
-MAIN := finetune er mir der++ gmed cls-er lump flava flava+ multitask random mats lava frs excess
-TABLE := $(foreach seed,$(SEEDS),$(MAIN:%=%-$(seed)))
+# The study: `make table SEEDS=100` makes one seed. `RECORDS=again/records.jsonl` makes again what has a record.
+SEEDS ?=
+RECORDS ?= results/records.jsonl
+JOBS ?= 1
 
-.PHONY: demo test bench table left
+.PHONY: demo test bench table
 
 demo: .venv/installed
 	$(PY) train.py --method finetune --out runs/demo-finetune --resume
@@ -22,14 +21,10 @@ demo: .venv/installed
 test: .venv/installed
 	$(PY) -m pytest -q tests
 
-table: $(TABLE:%=$(RECORDS)/%.json)
-	$(PY) -m paper.evidence --records $(RECORDS)
-
-$(RECORDS)/%.json: | left
-	@$(PY) -m paper.study $* --records $(RECORDS) --folders runs/study-$(subst /,-,$(RECORDS))
-
-left: .venv/installed
-	@$(PY) -m paper.study --left $(TABLE) --records $(RECORDS)
+table: .venv/installed
+	$(PY) -m study.runs main $(if $(SEEDS),--seeds $(SEEDS)) --records $(RECORDS) --left \
+		| xargs -P $(JOBS) -n 1 $(PY) -m study.runs --records $(RECORDS)
+	$(PY) -m study.report --records $(RECORDS)
 
 bench: .venv/installed
 	$(PY) -m paper.bench

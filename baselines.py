@@ -1,13 +1,10 @@
-"""The methods that FLAVA is compared with (App. A), and the ablations that need no attention (Table 3).
+"""The methods that the paper compares with (App. A): a short class each, to be read one after the other.
 
-In:  a batch {audio (B, t, f) float32, video (B, T, 3, H, W) uint8} of the current stream.
-Out: the loss to step along, and what is worth logging.
+In:  a batch {'audio': (B, t, f) float32, 'video': (B, T, 3, H, W) uint8} of the current stream.
+Out: the loss to minimize, and values to log:  loss, log = method(batch)
 
-    loss, log = method(batch)      method.backbone is the model being trained
-
-A method owns its memory. None is told which task it is in. They are written to be read side by side. One may also have
-`after_step()`, called after each step, and `stable`, a backbone that is evaluated in place of the trained one (CLS-ER).
-At the end, METHODS: what `--method` can name.
+No method sees task boundaries or labels. So "the loss" of a method is ℓ = ℓ^r + λℓ^c (N26).
+FLAVA is in `flava.py`; it builds on DER++.
 """
 import copy
 import math
@@ -19,16 +16,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from data import AUDIO_MEAN, AUDIO_STD
-from flava import FLAVA, FLAVAPlus
-from memory import Memory, penalty, sent, share_of_process
-from model import autoencode, logged, objective
-from patches import Patches, all_positions, chosen, draw_masks, image_statistics, joined, normalized, whole, world
+from memory import Memory, penalty, per_rank, to_device
+from model import log_dict, run_backbone, total_loss
+from patches import Mask, Patches, all_ids, concat_patches, gather_patches, image_statistics, patchify, random_masks, \
+    to_float
 from selection import select_motion, select_random
+from utils.distributed import get_world_size
 
 
-class Finetune(nn.Module):
-    """No defence against forgetting: ℓ^r + λℓ^c on the current batch. The paper's lower bound; and, given all tasks at
-    once, its upper bound, Multitask."""
+class Method(nn.Module):
+    """Base class: how a batch becomes a loss. backbone: the model in training; avm: its AVM, which only FLAVA uses."""
 
     memory = None
 
@@ -36,108 +33,140 @@ class Finetune(nn.Module):
         super().__init__()
         self.cfg, self.backbone = cfg, backbone
 
-    def forward(self, batch):
-        losses = autoencode(self.cfg, self.backbone, whole(batch, self.cfg.patch_size))
-        return objective(self.cfg, losses).mean(), logged(losses)
+    def total_loss(self, losses):
+        """ℓ^r + λℓ^c, the mean over pairs"""
+        return total_loss(self.cfg, losses).mean()
+
+    def after_step(self):
+        """Called after each optimizer step."""
+
+    @property
+    def eval_model(self):
+        """The backbone to evaluate."""
+        return self.backbone
 
 
-class ER(nn.Module):
-    """Experience replay (Rolnick et al. 2019): the same loss on current and replayed pairs in one batch."""
+class Replay(Method):
+    """Base class of the methods with a rehearsal memory."""
 
     def __init__(self, cfg, backbone, avm):
-        super().__init__()
-        self.cfg, self.backbone = cfg, backbone
-        self.memory = Memory(share_of_process(cfg.memory_size))
+        super().__init__(cfg, backbone, avm)
+        self.memory = Memory(per_rank(self.memory_pairs()))
+
+    def memory_pairs(self):
+        """Capacity of the memory, over all ranks."""
+        return self.cfg.memory_size
+
+    def sample(self, batch, factor=1):
+        """As many past pairs as the batch has, times `factor` → {name: (n, ...)}; {} at the first step"""
+        return self.memory.sample(factor * len(batch['audio']), batch['audio'].device)
+
+
+# ------------------------------------------------------------------------------- Finetune, ER, DER++
+
+class Finetune(Method):
+    """No defence against forgetting: ℓ on the current batch. The lower bound. On all tasks at once it is Multitask, the
+    upper bound."""
 
     def forward(self, batch):
-        patches = whole(batch, self.cfg.patch_size)
-        past = self.memory.sample(len(batch['audio']), batch['audio'].device)
+        losses = run_backbone(self.cfg, self.backbone, patchify(batch, self.cfg.patch_size))
+        return self.total_loss(losses), log_dict(losses)
+
+
+class ER(Replay):
+    """Experience replay (Rolnick et al. 2019): ℓ on current and replayed pairs in one batch."""
+
+    def forward(self, batch):
+        patches = patchify(batch, self.cfg.patch_size)
+        past = self.sample(batch)
         if past:
-            patches = joined(patches, whole(past, self.cfg.patch_size))
-        losses = autoencode(self.cfg, self.backbone, patches)
+            patches = concat_patches(patches, patchify(past, self.cfg.patch_size))
+        losses = run_backbone(self.cfg, self.backbone, patches)
         self.memory.add(audio=batch['audio'], video=batch['video'])
-        return objective(self.cfg, losses).mean(), logged(losses)
+        return self.total_loss(losses), log_dict(losses)
 
 
-class DERpp(nn.Module):
-    """DER++ (Buzzega et al. 2020): ER, and the replayed pairs' pooled embeddings are held where they were: + α ℓ^p."""
-
-    def __init__(self, cfg, backbone, avm):
-        super().__init__()
-        self.cfg, self.backbone = cfg, backbone
-        self.memory = Memory(share_of_process(cfg.memory_size))
+class DERpp(Replay):
+    """DER++ (Buzzega et al. 2020): ER + α ℓ^p. The penalty ℓ^p keeps the embeddings of replayed pairs near the stored
+    ones."""
 
     def forward(self, batch):
-        B, patches = len(batch['audio']), self.pick(whole(batch, self.cfg.patch_size))
-        past = self.memory.sample(B, batch['audio'].device)
-        if past:
-            patches = joined(patches, self.pick(whole(past, self.cfg.patch_size)))
-        losses = autoencode(self.cfg, self.backbone, patches)
-        loss, log = objective(self.cfg, losses).mean(), logged(losses)
-        if past:
-            drift = penalty(past, losses.pooled_a[B:], losses.pooled_v[B:])
-            loss, log['penalty'] = loss + self.cfg.alpha * drift, drift.detach()
+        current = self.select(patchify(batch, self.cfg.patch_size))
+        past = self.sample(batch)
+        replayed = self.select(patchify(past, self.cfg.patch_size)) if past else None
+        loss, log, losses = self.learn(current, past, replayed)
+        B = len(batch['audio'])
         self.memory.add(audio=batch['audio'], video=batch['video'],
                         pooled_a=losses.pooled_a[:B], pooled_v=losses.pooled_v[:B])
         return loss, log
 
-    def pick(self, patches):
-        """All of them; the two below learn from some."""
+    def select(self, patches):
+        """All patches. The subclasses learn from fewer."""
         return patches
+
+    def learn(self, current, past, replayed):
+        """ℓ^r + λℓ^c of current and replayed Patches in one batch, + α ℓ^p of the replayed ones → loss, log, Losses"""
+        patches = concat_patches(current, replayed) if past else current
+        losses = run_backbone(self.cfg, self.backbone, patches)
+        loss, log = self.total_loss(losses), log_dict(losses)
+        if past:
+            B = len(current.x_a)
+            drift = penalty(past, losses.pooled_a[B:], losses.pooled_v[B:])            # ℓ^p
+            loss, log['penalty'] = loss + self.cfg.alpha * drift, drift.detach()
+        return loss, log, losses
 
 
 class Random(DERpp):
-    """Table 3, "Random": DER++ on κ_a and κ_v patches drawn at random, anew at each replay."""
+    """Table 3, "Random": DER++ on κ_a and κ_v random patches, drawn anew at each replay."""
 
-    def pick(self, patches):
-        cfg, device = self.cfg, patches.kept_a.device
-        return chosen(patches, select_random(patches.kept_a.shape, cfg.kappa_a, device),
-                      select_random(patches.kept_v.shape, cfg.kappa_v, device))
+    def select(self, patches):
+        cfg, device = self.cfg, patches.ids_a.device
+        return gather_patches(patches, select_random(patches.ids_a.shape, cfg.kappa_a, device),
+                              select_random(patches.ids_v.shape, cfg.kappa_v, device))
 
 
 class MATS(DERpp):
-    """Table 3, "MATS" (Hwang et al. 2022): DER++ on the video patches that move most, and on audio patches at
-    random."""
+    """Table 3, MATS (Hwang et al. 2022): DER++ on the video patches that move most, and on random audio patches
+    (N21)."""
 
-    def pick(self, patches):
-        cfg, device = self.cfg, patches.kept_a.device
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):   # in bf16 small motions would all be alike
-            v = self.backbone.patch_embed_v(normalized(patches, cfg.patch_size).x_v)          # B,N,D
-        return chosen(patches, select_random(patches.kept_a.shape, cfg.kappa_a, device),
-                      select_motion(v, cfg.kappa_v, cfg.grid_v))
+    def select(self, patches):
+        cfg, device = self.cfg, patches.ids_a.device
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):   # bf16 is too coarse for small motions
+            v = self.backbone.patch_embed['v'](to_float(patches, cfg.patch_size).x_v)              # B,N,D
+        return gather_patches(patches, select_random(patches.ids_a.shape, cfg.kappa_a, device),
+                              select_motion(v, cfg.kappa_v, cfg.grid_v))
 
 
-# --------------------------------------------------------- a step that is tried and undone: MIR, GMED
+# ---------------------------------------------------------------------- MIR, GMED: a virtual step
 
 @contextmanager
-def aside(device):
-    """What is tried in here leaves no trace in the random states. It is computed in float32: a virtual step changes
-    weights by less than bf16 can tell."""
+def isolated_rng(device):
+    """Restore the random states at the end. Computes in float32: a virtual step changes weights by less than bf16
+    resolves."""
     with torch.random.fork_rng([device] if device.type == 'cuda' else []), torch.autocast(device.type, enabled=False):
         yield
 
 
 @torch.enable_grad()
-def gradient_of_batch(cfg, backbone, patches):
-    """∇ℓ(current) for every weight, over all processes."""
-    loss = objective(cfg, autoencode(cfg, backbone, patches)).mean()
+def batch_gradient(cfg, backbone, patches):
+    """∇ℓ(current) for every weight, the mean over ranks → list of tensors"""
+    loss = total_loss(cfg, run_backbone(cfg, backbone, patches)).mean()
     gradient = torch.autograd.grad(loss, list(backbone.parameters()))
     if dist.is_initialized():
-        total = torch.cat([part.flatten() for part in gradient])      # one message, not one a weight
-        dist.all_reduce(total)
-        parts = (total / world()).split([x.numel() for x in gradient])
-        gradient = [part.view_as(x) for part, x in zip(parts, gradient)]
+        flat = torch.cat([part.flatten() for part in gradient])            # one all-reduce for all weights
+        dist.all_reduce(flat)
+        parts = (flat / get_world_size()).split([part.numel() for part in gradient])
+        gradient = [part.view_as(weight) for part, weight in zip(parts, gradient)]
     return gradient
 
 
 @contextmanager
-def virtual_step(backbone, gradient, rate):
-    """θᵛ = θ − η∇ℓ, one plain gradient step, as long as the context lasts; then every weight is again what it was, to
-    the bit."""
+def virtual_step(backbone, gradient, lr):
+    """θᵛ = θ − η∇ℓ inside the context: one plain gradient step (N27). Afterwards the weights are restored exactly."""
     weights = list(backbone.parameters())
     with torch.no_grad():
         before = [weight.clone() for weight in weights]
-        torch._foreach_add_(weights, gradient, alpha=-rate)
+        torch._foreach_add_(weights, gradient, alpha=-lr)
     try:
         yield
     finally:
@@ -145,197 +174,163 @@ def virtual_step(backbone, gradient, rate):
             torch._foreach_copy_(weights, before)
 
 
-class MIR(nn.Module):
-    """Maximally interfered retrieval (Aljundi et al. 2019): of many pairs drawn, ER on those whose loss a step on the
-    current batch would raise most."""
-
-    def __init__(self, cfg, backbone, avm):
-        super().__init__()
-        self.cfg, self.backbone = cfg, backbone
-        self.memory = Memory(share_of_process(cfg.memory_size))
+class MIR(Replay):
+    """Maximally interfered retrieval (Aljundi et al. 2019): ER on the candidates whose loss a step on the current batch
+    would raise most."""
 
     def forward(self, batch):
-        cfg, B, patches = self.cfg, len(batch['audio']), whole(batch, self.cfg.patch_size)
-        candidates = self.memory.sample(cfg.mir_candidates * B, batch['audio'].device)
+        cfg, patches = self.cfg, patchify(batch, self.cfg.patch_size)
+        candidates = self.sample(batch, factor=cfg.mir_candidates)
         if candidates:
-            candidates = whole(candidates, cfg.patch_size)
-            rise = self.rise(patches, candidates)
-            most = rise.topk(min(B, len(rise))).indices
-            patches = joined(patches, Patches(*(x[most] for x in candidates)))
-        losses = autoencode(cfg, self.backbone, patches)
+            candidates = patchify(candidates, cfg.patch_size)
+            interference = self.interference(patches, candidates)
+            most = interference.topk(min(len(batch['audio']), len(interference))).indices
+            patches = concat_patches(patches, Patches(*(x[most] for x in candidates)))
+        losses = run_backbone(cfg, self.backbone, patches)
         self.memory.add(audio=batch['audio'], video=batch['video'])
-        return objective(cfg, losses).mean(), logged(losses)
+        return self.total_loss(losses), log_dict(losses)
 
     @torch.no_grad()
-    def rise(self, patches, candidates):
-        """ℓ(x; θᵛ) − ℓ(x; θ) of each candidate (n,), both under the same mask, or its chance would be measured"""
+    def interference(self, patches, candidates):
+        """ℓ(x; θᵛ) − ℓ(x; θ) of each candidate, (n,). Both use the same mask, or the mask's randomness would count."""
         cfg = self.cfg
-        with aside(candidates.x_a.device):
-            gradient = gradient_of_batch(cfg, self.backbone, patches)
-            masks = draw_masks(cfg, candidates)
-            before = objective(cfg, autoencode(cfg, self.backbone, candidates, masks))
+        with isolated_rng(candidates.x_a.device):
+            gradient = batch_gradient(cfg, self.backbone, patches)
+            masks = random_masks(cfg, candidates)
+            before = total_loss(cfg, run_backbone(cfg, self.backbone, candidates, masks))
             with virtual_step(self.backbone, gradient, cfg.lr):
-                return objective(cfg, autoencode(cfg, self.backbone, candidates, masks)) - before
+                return total_loss(cfg, run_backbone(cfg, self.backbone, candidates, masks)) - before
 
 
-# Log mel energies lie between that of silence, which fbank raises to float32's epsilon, and about that of a full-scale
-# wave.
-RANGE_OF_AUDIO = (math.log(torch.finfo(torch.float32).eps) - AUDIO_MEAN) / AUDIO_STD, (13 - AUDIO_MEAN) / AUDIO_STD
+# Bounds of normalized log mel energies: silence is float32's epsilon in fbank; about 13 is a full-scale wave.
+MIN_AUDIO, MAX_AUDIO = (math.log(torch.finfo(torch.float32).eps) - AUDIO_MEAN) / AUDIO_STD, (13 - AUDIO_MEAN) / AUDIO_STD
 
 
-def range_of_frames(p, device):
-    """What a patch's normalized values can be: two (p·p·3,), its channels being the innermost."""
+def frame_bounds(p, device):
+    """Bounds of a patch's normalized pixels: two tensors (p·p·3,), the channel innermost"""
     mean, std = image_statistics(device)
     return (-mean / std).repeat(p * p), ((1 - mean) / std).repeat(p * p)
 
 
-class GMED(nn.Module):
+class GMED(Replay):
     """Gradient-based memory editing (Jin et al. 2021): ER on replayed clips that are edited to suffer more from a step
-    on the current batch; the edits stay in the memory."""
-
-    def __init__(self, cfg, backbone, avm):
-        super().__init__()
-        self.cfg, self.backbone = cfg, backbone
-        self.memory = Memory(share_of_process(cfg.memory_size))
+    on the current batch. The edits are written back to the memory (N28)."""
 
     def forward(self, batch):
-        cfg, patches = self.cfg, normalized(whole(batch, self.cfg.patch_size), self.cfg.patch_size)
-        now, past = patches, self.memory.sample(len(batch['audio']), batch['audio'].device)
+        cfg = self.cfg
+        current = patches = to_float(patchify(batch, cfg.patch_size), cfg.patch_size)
+        past = self.sample(batch)
         if past:
             x_a, x_v = past['edited_a'], past['edited_v']
-            past = self.edited(patches, Patches(x_a, x_v, all_positions(x_a), all_positions(x_v)))
-            self.memory.replace(edited_a=past.x_a, edited_v=past.x_v)
-            patches = joined(patches, past)
-        losses = autoencode(cfg, self.backbone, patches)
-        self.memory.add(edited_a=now.x_a, edited_v=now.x_v)
-        return objective(cfg, losses).mean(), logged(losses)
+            edited = self.edit(current, Patches(x_a, x_v, all_ids(x_a), all_ids(x_v)))
+            self.memory.replace(edited_a=edited.x_a, edited_v=edited.x_v)
+            patches = concat_patches(current, edited)
+        losses = run_backbone(cfg, self.backbone, patches)
+        self.memory.add(edited_a=current.x_a, edited_v=current.x_v)
+        return self.total_loss(losses), log_dict(losses)
 
-    def edited(self, patches, past):
-        """x ← γx + α ∇ₓ[(ℓ(x; θᵛ) − ℓ(x; θ)) − βℓ(x; θ)], within what a clip's values can be"""
+    def edit(self, patches, past):
+        """x ← γx + α ∇ₓ[(ℓ(x; θᵛ) − ℓ(x; θ)) − βℓ(x; θ)], clipped to the values that a clip can have"""
         cfg = self.cfg
-        with aside(past.x_a.device):
-            gradient = gradient_of_batch(cfg, self.backbone, patches)
-            masks = draw_masks(cfg, past)
-            before = self.gradient_of_clips(past, masks)
+        with isolated_rng(past.x_a.device):
+            gradient = batch_gradient(cfg, self.backbone, patches)
+            masks = random_masks(cfg, past)
+            before_a, before_v = self.input_gradient(past, masks)
             with virtual_step(self.backbone, gradient, cfg.lr):
-                after = self.gradient_of_clips(past, masks)
-        x_a, x_v = (cfg.gmed_gamma * x + cfg.gmed_alpha * (a - (1 + cfg.gmed_beta) * b)
-                    for x, a, b in zip(past[:2], after, before))
-        low, high = range_of_frames(cfg.patch_size, x_v.device)
-        return past._replace(x_a=x_a.clamp(*RANGE_OF_AUDIO), x_v=torch.maximum(torch.minimum(x_v, high), low))
+                after_a, after_v = self.input_gradient(past, masks)
+        x_a = cfg.gmed_gamma * past.x_a + cfg.gmed_alpha * (after_a - (1 + cfg.gmed_beta) * before_a)
+        x_v = cfg.gmed_gamma * past.x_v + cfg.gmed_alpha * (after_v - (1 + cfg.gmed_beta) * before_v)
+        low, high = frame_bounds(cfg.patch_size, x_v.device)
+        return past._replace(x_a=x_a.clamp(MIN_AUDIO, MAX_AUDIO), x_v=torch.maximum(torch.minimum(x_v, high), low))
 
     @torch.enable_grad()
-    def gradient_of_clips(self, past, masks):
-        """∇ₓ of the sum of the pairs' losses: each clip's own, to which the others add only as its negatives in ℓ^c"""
+    def input_gradient(self, past, masks):
+        """∇ₓ of the sum of the pairs' losses → two tensors like past.x_a, past.x_v"""
         x_a, x_v = past.x_a.detach().requires_grad_(), past.x_v.detach().requires_grad_()
-        losses = autoencode(self.cfg, self.backbone, past._replace(x_a=x_a, x_v=x_v), masks)
-        return torch.autograd.grad(objective(self.cfg, losses).sum(), (x_a, x_v))
+        losses = run_backbone(self.cfg, self.backbone, past._replace(x_a=x_a, x_v=x_v), masks)
+        return torch.autograd.grad(total_loss(self.cfg, losses).sum(), (x_a, x_v))
 
 
-# ------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------ CLS-ER, LUMP
 
-class CLSER(nn.Module):
-    """CLS-ER (Arani et al. 2022): ER, and two averaged copies of the backbone; replayed pairs are held near what the
-    better of the two makes of them. The stable one is evaluated."""
+class CLSER(Replay):
+    """CLS-ER (Arani et al. 2022): ER with two averaged copies of the backbone, plastic and stable. Replayed pairs stay
+    near the embeddings of the better copy. The stable copy is evaluated (N29)."""
 
     def __init__(self, cfg, backbone, avm):
-        super().__init__()
-        self.cfg, self.backbone = cfg, backbone
-        self.plastic, self.stable = (copy.deepcopy(backbone).requires_grad_(False) for _ in range(2))
-        self.register_buffer('steps', torch.zeros((), dtype=torch.long))       # for checkpoints
-        self.step = 0                                                          # the same: to ask the device is to wait
-        self.register_load_state_dict_post_hook(lambda method, _: setattr(method, 'step', method.steps.item()))
-        self.memory = Memory(share_of_process(cfg.memory_size))
+        super().__init__(cfg, backbone, avm)
+        self.plastic = copy.deepcopy(backbone).requires_grad_(False)
+        self.stable = copy.deepcopy(backbone).requires_grad_(False)
+        self.register_buffer('steps', torch.zeros((), dtype=torch.long))
+
+    @property
+    def eval_model(self):
+        return self.stable
 
     def forward(self, batch):
-        cfg, B, patches = self.cfg, len(batch['audio']), whole(batch, self.cfg.patch_size)
-        past = self.memory.sample(B, batch['audio'].device)
+        cfg, B, patches = self.cfg, len(batch['audio']), patchify(batch, self.cfg.patch_size)
+        past = self.sample(batch)
         if past:
-            patches = joined(patches, whole(past, cfg.patch_size))
-        masks = draw_masks(cfg, patches)
-        losses = autoencode(cfg, self.backbone, patches, masks)
-        loss, log = objective(cfg, losses).mean(), logged(losses)
+            patches = concat_patches(patches, patchify(past, cfg.patch_size))
+        masks = random_masks(cfg, patches)
+        losses = run_backbone(cfg, self.backbone, patches, masks)
+        loss, log = self.total_loss(losses), log_dict(losses)
         if past:
             replayed = Patches(*(x[B:] for x in patches))
-            better_a, better_v = self.better_copy(replayed, [[m[B:] for m in pair] for pair in masks])
-            drift = F.mse_loss(losses.pooled_a[B:], better_a) + F.mse_loss(losses.pooled_v[B:], better_v)
+            replayed_masks = [Mask(mask.keep[B:], mask.mask[B:]) for mask in masks]
+            teacher_a, teacher_v = self.teacher_embeddings(replayed, replayed_masks)
+            drift = F.mse_loss(losses.pooled_a[B:], teacher_a) + F.mse_loss(losses.pooled_v[B:], teacher_v)
             loss, log['consistency'] = loss + cfg.cls_er_lam * drift, drift.detach()
         self.memory.add(audio=batch['audio'], video=batch['video'])
         return loss, log
 
     @torch.no_grad()
-    def better_copy(self, past, masks):
-        """Pooled c_a, c_v (n, D) of each pair by the copy that has the lower loss on it"""
-        plastic, stable = (autoencode(self.cfg, copy_, past, masks) for copy_ in (self.plastic, self.stable))
-        wins = (objective(self.cfg, stable) < objective(self.cfg, plastic))[:, None]
-        return (torch.where(wins, stable.pooled_a, plastic.pooled_a),
-                torch.where(wins, stable.pooled_v, plastic.pooled_v))
+    def teacher_embeddings(self, past, masks):
+        """Pooled c_a, c_v (n, D) of each pair, from the copy with the lower loss on it"""
+        plastic = run_backbone(self.cfg, self.plastic, past, masks)
+        stable = run_backbone(self.cfg, self.stable, past, masks)
+        stable_wins = (total_loss(self.cfg, stable) < total_loss(self.cfg, plastic))[:, None]
+        return (torch.where(stable_wins, stable.pooled_a, plastic.pooled_a),
+                torch.where(stable_wins, stable.pooled_v, plastic.pooled_v))
 
     @torch.no_grad()
     def after_step(self):
         """θ_P ← aθ_P + (1 − a)θ with probability r_P, likewise θ_S; a = min(1 − 1/(step + 1), α)"""
         cfg = self.cfg
         self.steps += 1
-        self.step += 1
-        coins = self.toss()
-        for coin, r, alpha, copy_ in ((coins[0], cfg.cls_er_r_p, cfg.cls_er_alpha_p, self.plastic),
-                                      (coins[1], cfg.cls_er_r_s, cfg.cls_er_alpha_s, self.stable)):
-            if coin < r:
-                a = min(1 - 1 / (self.step + 1), alpha)
+        step = self.steps.item()
+        rand_p, rand_s = self.shared_rand(step)
+        for rand, rate, alpha, copy_ in ((rand_p, cfg.cls_er_r_p, cfg.cls_er_alpha_p, self.plastic),
+                                         (rand_s, cfg.cls_er_r_s, cfg.cls_er_alpha_s, self.stable)):
+            if rand < rate:
+                a = min(1 - 1 / (step + 1), alpha)
                 torch._foreach_lerp_(list(copy_.parameters()), list(self.backbone.parameters()), 1 - a)
 
-    def toss(self):
-        """Two numbers in [0, 1), the same in all processes."""
-        generator = torch.Generator().manual_seed(self.cfg.seed * 1_000_003 + self.step)
+    def shared_rand(self, step):
+        """Two numbers in [0, 1), the same on all ranks"""
+        generator = torch.Generator().manual_seed(self.cfg.seed * 1_000_003 + step)
         return torch.rand(2, generator=generator).tolist()
 
 
-class LUMP(nn.Module):
-    """LUMP (Madaan et al. 2022): trains on mixtures of current and past pairs, one ratio for both modalities of a
-    pair."""
-
-    def __init__(self, cfg, backbone, avm):
-        super().__init__()
-        self.cfg, self.backbone = cfg, backbone
-        self.memory = Memory(share_of_process(cfg.memory_size))
+class LUMP(Replay):
+    """LUMP (Madaan et al. 2022): ℓ on mixtures of current and past pairs, one ratio for both modalities of a pair
+    (N30)."""
 
     def forward(self, batch):
         cfg, B, p = self.cfg, len(batch['audio']), self.cfg.patch_size
-        patches = normalized(whole(batch, p), p)
-        past = self.memory.sample(B, batch['audio'].device)
+        patches = to_float(patchify(batch, p), p)
+        past = self.sample(batch)
         if past:
-            past = normalized(whole(past, p), p)
+            past = to_float(patchify(past, p), p)
             partner = torch.arange(B, device=past.x_a.device) % len(past.x_a)
-            m = sent(self.ratio(B).to(past.x_a.dtype), past.x_a.device)[:, None, None]
+            m = to_device(self.mixing_ratio(B).to(past.x_a.dtype), past.x_a.device)[:, None, None]
             patches = patches._replace(x_a=m * patches.x_a + (1 - m) * past.x_a[partner],
                                        x_v=m * patches.x_v + (1 - m) * past.x_v[partner])
-        losses = autoencode(cfg, self.backbone, patches)
+        losses = run_backbone(cfg, self.backbone, patches)
         self.memory.add(audio=batch['audio'], video=batch['video'])
-        return objective(cfg, losses).mean(), logged(losses)
+        return self.total_loss(losses), log_dict(losses)
 
-    def ratio(self, B):
-        """m ~ Beta(0.05, 0.05) (B,): mostly almost 0 or almost 1. In float64, since in float32 0/0 can come of it."""
-        both = torch.full((2,), self.cfg.lump_beta, dtype=torch.float64)
-        return torch.distributions.Beta(*both, validate_args=False).sample((B,))
-
-
-# --------------------------------------------------------------------------- what --method can name
-
-METHODS = {   # in Table 1's order
-    'finetune': Finetune,
-    'er': ER,
-    'mir': MIR,
-    'der++': DERpp,
-    'gmed': GMED,
-    'cls-er': CLSER,
-    'lump': LUMP,
-    'flava': FLAVA,
-    'flava+': FLAVAPlus,
-    'multitask': Finetune,      # of all tasks at once (`train.tasks_of`)
-}
-WITHOUT_ATTENTION = {'random': Random, 'mats': MATS}   # --selection of Table 3 that takes FLAVA's place
-
-
-def build(cfg, backbone, avm):
-    """The method that the options name."""
-    return {**METHODS, 'flava': WITHOUT_ATTENTION.get(cfg.selection, FLAVA)}[cfg.method](cfg, backbone, avm)
+    def mixing_ratio(self, B):
+        """m ~ Beta(0.05, 0.05), (B,): mostly near 0 or near 1. In float32 it can be 0/0, so it is in float64."""
+        beta = torch.tensor(self.cfg.lump_beta, dtype=torch.float64)
+        return torch.distributions.Beta(beta, beta, validate_args=False).sample((B,))

@@ -1,360 +1,345 @@
-"""Every option of `train.py`, with its meaning, its default and where the paper has it (Tables 5, 6, App. F).
+"""Every hyperparameter: its default, its range, where the paper has it (Tables 5 and 6, App. B, C, F).
 
-In:  the words of a command line.
-Out: a Config, whole and checked; what cannot be trained is refused with the reason.
+In:  values for some fields, by name.
+Out: a Config. An impossible value or combination raises UserError.
+
+This file imports nothing of the project. `utils/cli.py` makes the command line from it: every field is an option.
 """
-import argparse
-import contextlib
 import dataclasses
-import difflib
-import errno
-import os
-import sys
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
+# Names that options accept. A test compares them with the classes and functions behind them.
+DATASETS = ('shapes', 'vggsound', 'audioset')
+METHODS = ('finetune', 'er', 'mir', 'der++', 'gmed', 'cls-er', 'lump', 'flava', 'flava+', 'multitask')
+SELECTIONS = ('both', 'importance', 'forget-robust', 'excess', 'rank', 'rank-excess', 'random', 'mats')
+AUDIO_SELECTIONS = ('time', 'frequency', 'none')
 
-from baselines import METHODS, WITHOUT_ATTENTION
-from patches import (AT_LEAST_0, CAP, COUNT, MANY, PART, POSITIVE, SEED, SHARE, SIZES, SWITCH, WORKERS, Names, Range,
-                     Sizes, UserError, check_ranges, count, option, spelled, world)
-from selection import AUDIO_SELECTIONS, SELECTIONS
-from streams.catalogue import DATASETS
-from streams.workers import why_loading_failed
 
-FILES, REPLAY, PRETRAINING = 'clips of files', 'methods with a memory', 'initial pre-training'    # see `circumstances`
-SELECTS, SCORES = 'flava, flava+, random, mats', 'flava, flava+'
+class UserError(Exception):
+    """A mistake that the user can fix. It is printed without a traceback, and the exit code is 2."""
+
+
+def option(default, help, *, min=None, max=None, over=None, under=None, choices=None, applies_to=''):
+    """A dataclass field that is also a command line option.
+
+    min, max: inclusive bounds; over, under: exclusive bounds; choices: the names it accepts.
+    applies_to: the methods, datasets or features that read it, comma-separated; '' for all.
+    """
+    bounds = dict(min=min, max=max, over=over, under=under)
+    return field(default=default, metadata=dict(help=help, bounds=bounds, choices=choices, applies_to=applies_to))
+
+
+def bounds_text(kind, bounds):
+    """{'min': 0, 'under': 1, …} → 'a number at least 0 and below 1'"""
+    words = dict(min='at least', over='above', max='at most', under='below')
+    limits = [f'{words[name]} {limit}' for name, limit in bounds.items() if limit is not None]
+    return ('a whole number ' if kind is int else 'a number ') + ' and '.join(limits)
+
+
+def in_bounds(value, bounds):
+    """Whether a number is finite and lies within its bounds."""
+    checks = dict(min=lambda limit: value >= limit, max=lambda limit: value <= limit,
+                  over=lambda limit: value > limit, under=lambda limit: value < limit)
+    return math.isfinite(value) and all(checks[name](limit) for name, limit in bounds.items() if limit is not None)
+
+
+def num_kept(ratio, n):
+    """⌊ratio · n⌋ (N18). The small term keeps 0.2 · 40 = 7.999… at 8."""
+    return int(ratio * n + 1e-6)
+
+
+# ------------------------------------------------------------------------------------------- sizes
+
+@dataclass
+class Sizes:
+    """Every number that a tensor's shape depends on. The defaults are the paper's (N1)."""
+    image_size: int = option(224, 'H = W in pixels; App. B', min=1)
+    num_frames: int = option(4, 'T, frames one second apart', min=1)
+    audio_frames: int = option(1024, 't, spectrogram frames: ten seconds', min=1)
+    mel_bins: int = option(128, 'f, mel bins of the spectrogram', min=4)
+    frame_shift: float = option(10.0, 'milliseconds between two spectrogram frames', min=0.0625, max=10_000)
+    patch_size: int = option(16, 'p, side of a patch; §3.1', min=1)
+    embed_dim: int = option(768, 'D, embedding dimension of ViT-B', min=1)
+    num_heads: int = option(12, 'attention heads of E_a, E_v and E_f', min=1)
+    encoder_depth: int = option(10, 'blocks of E_a, and of E_v; App. C', min=1)
+    fusion_depth: int = option(2, 'blocks of E_f; App. C', min=1)
+    decoder_embed_dim: int = option(512, 'embedding dimension of the decoder D; App. C', min=1)
+    decoder_depth: int = option(8, 'blocks of the decoder', min=1)
+    decoder_num_heads: int = option(16, 'attention heads of the decoder', min=1)
+    avm_heads: int = option(12, 'H, attention heads of the AVM; App. D', min=1)
+
+    @property
+    def grid_a(self):
+        """(time, frequency) in patches. Audio patches are time-major: one time step is a run of ⌊f/p⌋ patches."""
+        return self.audio_frames // self.patch_size, self.mel_bins // self.patch_size
+
+    @property
+    def grid_v(self):
+        """(T, rows, columns) in patches"""
+        return self.num_frames, self.image_size // self.patch_size, self.image_size // self.patch_size
+
+    @property
+    def num_patches_a(self):
+        """M"""
+        return math.prod(self.grid_a)
+
+    @property
+    def num_patches_v(self):
+        """N"""
+        return math.prod(self.grid_v)
+
+
+# ------------------------------------------------------------------------------------- all options
+
+FILES, REPLAY, PRETRAINING = 'video files', 'methods with a memory', 'initial pre-training'     # values of applies_to
+SELECTING, SCORING = 'flava, flava+, random, mats', 'flava, flava+'
 
 
 @dataclass
 class Config(Sizes):
-    """Every option. Defaults are the paper's for VGGSound, where it names one; `--size small` has its own (PRESETS)."""
-    dataset: str = option('shapes', 'shapes are built in', Names(DATASETS))
-    data: str = option('', 'folder of the clips, see streams/README.md; without it, data/DATASET', of=FILES)
-    tasks: str = option('', 'CSV "class,task"; without it, the paper\'s 8 or 7 tasks (App. B)', of=FILES)
-    order: str = option('', 'of the tasks: names with commas between, or "shuffled" for that of Table 7')
-    retrieval_list: str = option('', 'JSON list of retrieval clips, in CAV-MAE\'s format; without it, the whole '
-                                 'test split', of=FILES)
-    pretrain_data: str = option('', 'a second folder for the initial pre-training (App. B): for vggsound that of '
-                                'AudioSet, whose balanced clips join it; for audioset that of VGGSound, all of it',
-                                of=FILES)
-    clips_per_class: int = option(400, 'at most so many training clips of a class; App. B', COUNT, of='vggsound')
-    clips_per_task: int = option(1000, 'training clips of a task of shapes', MANY, of='shapes')
-    test_clips: int = option(60, 'retrieval clips of a task of shapes', MANY, of='shapes')
-    max_roll: int = option(-1, 'the noise of training clips rolls their spectrogram in time by at most so many frames '
-                           'either way; -1: by any number, as released; 10 keeps sound in step with the picture',
-                           Range(int, -1, 10 ** 6), of=FILES)
-    galleries: int = option(1, 'into so many parts the retrieval clips of shapes are dealt, each with as many of every '
-                            'task; a query searches its own', MANY, of='shapes')
-    min_silent: int = option(0, 'silent objects in a clip of shapes, at least', Range(int, 0, 2), of='shapes')
-    max_silent: int = option(1, 'and at most: its task has two classes beside its own', Range(int, 0, 2), of='shapes')
-    object_area: float = option(1.0, 'area of the objects in a clip of shapes, relative to the benchmark\'s',
-                                Range(float, 0.1, 4), of='shapes')
-    data_seed: int = option(-1, 'of the clips of shapes, so that methods and seeds can share them; -1: as --seed',
-                            SEED._replace(low=-1), of='shapes')
-    max_bad: float = option(0.1, 'stop when more than this share of the clips cannot be used', SHARE, of=FILES)
-    workers: int = option(-1, 'processes that load clips; -1: by the cores that may be used, and none for shapes',
-                          WORKERS)
+    """Every option. The defaults are the paper's for VGGSound; `--size small` and other datasets have PRESETS."""
+    # Data
+    dataset: str = option('shapes', 'shapes are built in', choices=DATASETS)
+    data: str = option('', 'folder of the clips (streams/README.md); default data/DATASET', applies_to=FILES)
+    tasks: str = option('', 'CSV file with the columns class,task; default: the paper\'s tasks (App. B)',
+                        applies_to=FILES)
+    order: str = option('', 'order of the tasks: names separated by commas, or "shuffled" for Table 7')
+    retrieval_list: str = option('', 'JSON list of retrieval clips in CAV-MAE\'s format; default: the whole test split',
+                                 applies_to=FILES)
+    pretrain_data: str = option('', 'second dataset for the initial pre-training (App. B): AudioSet\'s folder for '
+                                'vggsound, VGGSound\'s folder for audioset', applies_to=FILES)
+    clips_per_class: int = option(400, 'maximum number of training clips per class; App. B', min=1,
+                                  applies_to='vggsound')
+    clips_per_task: int = option(1000, 'training clips per task of shapes', min=1, max=10 ** 6, applies_to='shapes')
+    test_clips: int = option(60, 'retrieval clips per task of shapes', min=1, max=10 ** 6, applies_to='shapes')
+    max_roll: int = option(-1, 'maximum roll in time of training spectrograms, in frames; -1: any roll, as released; '
+                           '10 keeps audio and video in step', min=-1, max=10 ** 6, applies_to=FILES)
+    candidate_sets: int = option(1, 'number of candidate sets that the retrieval clips of shapes are split into; a query '
+                                 'searches its own set', min=1, max=10 ** 6, applies_to='shapes')
+    min_silent: int = option(0, 'minimum number of silent objects in a clip of shapes', min=0, max=2,
+                             applies_to='shapes')
+    max_silent: int = option(1, 'maximum number of silent objects', min=0, max=2, applies_to='shapes')
+    object_area: float = option(1.0, 'area of the objects in a clip of shapes, relative to the benchmark\'s', min=0.1,
+                                max=4, applies_to='shapes')
+    data_seed: int = option(-1, 'seed of the clips of shapes; -1: the same as --seed', min=-1, max=2 ** 32 - 1,
+                            applies_to='shapes')
+    max_bad: float = option(0.1, 'stop if more than this share of the clips is unusable', min=0, max=1,
+                            applies_to=FILES)
+    workers: int = option(-1, 'data loader processes; -1: one per available core, none for shapes', min=-1, max=1000)
 
-    method: str = option('flava', 'App. A; FLAVA is of §4', Names(METHODS))
-    mask_ratio: float = option(0.8, 'share of all patches that is masked; App. C', Range(float, 0, 1, (0, 1)))
-    lam: float = option(0.1, 'λ, weight of the contrastive loss ℓ^c; as released', AT_LEAST_0)
-    tau: float = option(0.05, 'τ of Eq. 9; as released', POSITIVE)
-    mae_weight: float = option(1.0, 'weight of ℓ^r in the stream; 0 leaves it out (Fig. 11); the initial pre-training '
-                               'keeps it', AT_LEAST_0)
-    memory_size: int = option(2000, 'pairs in the rehearsal memory, over all processes; §5.2', COUNT, of=REPLAY)
-    alpha: float = option(0.5, 'α, weight of the penalty ℓ^p, for DER++ and FLAVA; Table 5, damaged', AT_LEAST_0,
-                          of='der++, ' + SELECTS)
-    beta: float = option(0.4, 'β of Eq. 2, for the scores that select; Table 10', POSITIVE,
-                         of=f'{SCORES}, {PRETRAINING}')
-    rho_a: float = option(0.5, 'ρ_a, share of audio patches that is selected; Table 9', PART, of=SELECTS)
-    rho_v: float = option(0.5, 'ρ_v, share of video patches that is selected; Table 9', PART, of=SELECTS)
-    chunk: int = option(4, 'L_c of Algorithm 2, in audio patches along time; §4.3', COUNT, of=SCORES)
-    selection: str = option('both', 'of patches, for flava; Table 3', Names([*SELECTIONS, *WITHOUT_ATTENTION]),
-                            of=SELECTS)
-    rank_share: float = option(0.125, 'selections rank and rank-excess (ours): share of video patches that are drawn '
-                               'with the weight', Range(float, 0, 1, (0, 1)), of=SCORES)
-    rank_weight: float = option(16.0, 'and that weight; the other patches have weight 1', POSITIVE, of=SCORES)
-    audio_selection: str = option('time', 'of audio patches: chunks of time, of frequency, or no constraint; Fig. 10 b',
-                                  Names(AUDIO_SELECTIONS), of=SCORES)
-    mir_candidates: int = option(5, 'MIR: pairs drawn from the memory to choose from, in batches; the paper does not '
-                                 'say', COUNT, of='mir')
-    gmed_alpha: float = option(0.1, 'GMED: α, edit step; Table 5, damaged', AT_LEAST_0, of='gmed')
-    gmed_beta: float = option(0.05, 'GMED: β, regularizer of the edit; Table 5, damaged', AT_LEAST_0, of='gmed')
-    gmed_gamma: float = option(1.0, 'GMED: γ, decay of the edited clip; Table 5', SHARE, of='gmed')
-    cls_er_alpha_p: float = option(0.999, 'CLS-ER: α_P, decay of the plastic copy; Table 5', SHARE, of='cls-er')
-    cls_er_alpha_s: float = option(0.999, 'CLS-ER: α_S, decay of the stable copy; Table 5, damaged', SHARE, of='cls-er')
-    cls_er_r_p: float = option(0.8, 'CLS-ER: r_P, share of the steps that update the plastic copy; Table 5', SHARE,
-                               of='cls-er')
-    cls_er_r_s: float = option(0.6, 'CLS-ER: r_S, share of the steps that update the stable copy; Table 5', SHARE,
-                               of='cls-er')
-    cls_er_lam: float = option(0.1, 'CLS-ER: λ, weight of the consistency; Table 5, damaged', AT_LEAST_0, of='cls-er')
-    lump_beta: float = option(0.05, 'LUMP: mixing ratios come from Beta(this, this); Table 5, damaged', POSITIVE,
-                              of='lump')
+    # Method
+    method: str = option('flava', 'App. A; FLAVA is §4', choices=METHODS)
+    mask_ratio: float = option(0.8, 'share of all patches that is masked; App. C', over=0, under=1)
+    lam: float = option(0.1, 'λ, weight of the contrastive loss ℓ^c; as released', min=0)
+    tau: float = option(0.05, 'τ, temperature of Eq. 9; as released', over=0)
+    mae_weight: float = option(1.0, 'weight of ℓ^r in the stream; 0 removes it (Fig. 11)', min=0)
+    memory_size: int = option(2000, 'pairs in the rehearsal memory, over all GPUs; §5.2', min=1, applies_to=REPLAY)
+    alpha: float = option(0.5, 'α, weight of the penalty ℓ^p; Table 5', min=0, applies_to='der++, ' + SELECTING)
+    beta: float = option(0.4, 'β of Eq. 2 for the importance scores; Table 10', over=0,
+                         applies_to=f'{SCORING}, {PRETRAINING}')
+    rho_a: float = option(0.5, 'ρ_a, share of audio patches that is selected; Table 9', over=0, max=1,
+                          applies_to=SELECTING)
+    rho_v: float = option(0.5, 'ρ_v, share of video patches that is selected; Table 9', over=0, max=1,
+                          applies_to=SELECTING)
+    chunk: int = option(4, 'L_c of Algorithm 2, in audio patches along time; §4.3', min=1, applies_to=SCORING)
+    selection: str = option('both', 'how patches are selected; Table 3; excess, rank and rank-excess are ours',
+                            choices=SELECTIONS, applies_to=SELECTING)
+    rank_share: float = option(0.125, 'rank, rank-excess: share of the video patches with the higher weight', over=0,
+                               under=1, applies_to=SCORING)
+    rank_weight: float = option(16.0, 'rank, rank-excess: weight of these patches; the others have weight 1', over=0,
+                                applies_to=SCORING)
+    audio_selection: str = option('time', 'audio chunks along time, along frequency, or no chunks; Fig. 10 b',
+                                  choices=AUDIO_SELECTIONS, applies_to=SCORING)
+    # Hyperparameters of the compared methods; Table 5 is damaged (N25)
+    mir_candidates: int = option(5, 'MIR: candidates drawn from the memory, in batches', min=1, applies_to='mir')
+    gmed_alpha: float = option(0.1, 'GMED: α, step size of the edit; Table 5', min=0, applies_to='gmed')
+    gmed_beta: float = option(0.05, 'GMED: β, regularizer of the edit; Table 5', min=0, applies_to='gmed')
+    gmed_gamma: float = option(1.0, 'GMED: γ, decay of the edited clip; Table 5', min=0, max=1, applies_to='gmed')
+    cls_er_alpha_p: float = option(0.999, 'CLS-ER: α_P, decay of the plastic copy; Table 5', min=0, max=1,
+                                   applies_to='cls-er')
+    cls_er_alpha_s: float = option(0.999, 'CLS-ER: α_S, decay of the stable copy; Table 5', min=0, max=1,
+                                   applies_to='cls-er')
+    cls_er_r_p: float = option(0.8, 'CLS-ER: r_P, update rate of the plastic copy; Table 5', min=0, max=1,
+                               applies_to='cls-er')
+    cls_er_r_s: float = option(0.6, 'CLS-ER: r_S, update rate of the stable copy; Table 5', min=0, max=1,
+                               applies_to='cls-er')
+    cls_er_lam: float = option(0.1, 'CLS-ER: λ, weight of the consistency loss; Table 5', min=0, applies_to='cls-er')
+    lump_beta: float = option(0.05, 'LUMP: mixing ratios come from Beta(this, this); Table 5', over=0,
+                              applies_to='lump')
 
-    lr: float = option(1e-4, 'constant; Table 6', POSITIVE)
-    beta1: float = option(0.95, 'Adam; Table 6', Range(float, 0, 1, (1,)))
-    beta2: float = option(0.999, 'Adam; Table 6', Range(float, 0, 1, (1,)))
-    weight_decay: float = option(5e-7, 'Table 6', AT_LEAST_0)
-    batch_size: int = option(48, 'current pairs a step, over all processes; as many are replayed; Table 6', COUNT)
-    epochs: int = option(10, 'of each task; Table 6', MANY)
-    steps: int = option(-1, 'at most so many steps a task; -1: no cap', CAP)
-    seed: int = option(0, 'of weights, data order, masks and selection', SEED)
-    init: str = option('', 'weights to start from: the authors\', an ImageNet MAE ViT-B, or one of this project\'s')
-    pretrain_epochs: int = option(10, 'of the initial pre-training (App. B); the paper does not say how many', MANY,
-                                  of=PRETRAINING)
-    pretrain_steps: int = option(-1, 'at most so many steps of initial pre-training; 0 leaves it out, -1: no cap. '
-                                 'Small shapes start from weights/shapes_small.pt where no option of the pre-training '
-                                 'is given', CAP)
-    pretrain_lr: float = option(1e-4, 'in the initial pre-training', POSITIVE, of=PRETRAINING)
-    pretrain_batch_size: int = option(48, 'in the initial pre-training', COUNT, of=PRETRAINING)
-    pretrain_mask_ratio: float = option(0.8, 'in the initial pre-training', Range(float, 0, 1, (0, 1)), of=PRETRAINING)
+    # Training
+    lr: float = option(1e-4, 'constant learning rate; Table 6', over=0)
+    beta1: float = option(0.95, 'Adam; Table 6', min=0, under=1)
+    beta2: float = option(0.999, 'Adam; Table 6', min=0, under=1)
+    weight_decay: float = option(5e-7, 'Table 6', min=0)
+    batch_size: int = option(48, 'current pairs per step, over all GPUs; as many are replayed; Table 6', min=1)
+    epochs: int = option(10, 'epochs per task; Table 6', min=1, max=10 ** 6)
+    steps: int = option(-1, 'maximum number of steps per task; -1: no maximum', min=-1)
+    seed: int = option(0, 'seed of weights, data order, masks and selection', min=0, max=2 ** 32 - 1)
+    init: str = option('', 'initial weights: the authors\', an ImageNet MAE ViT-B, or this project\'s')
+    pretrain_epochs: int = option(10, 'epochs of the initial pre-training (App. B)', min=1, max=10 ** 6,
+                                  applies_to=PRETRAINING)
+    pretrain_steps: int = option(-1, 'maximum number of steps of the initial pre-training; 0: none, -1: no maximum. '
+                                 'Small shapes start from weights/shapes_small.pt unless a pre-training option is given',
+                                 min=-1)
+    pretrain_lr: float = option(1e-4, 'learning rate of the initial pre-training', over=0, applies_to=PRETRAINING)
+    pretrain_batch_size: int = option(48, 'batch size of the initial pre-training', min=1, applies_to=PRETRAINING)
+    pretrain_mask_ratio: float = option(0.8, 'mask ratio of the initial pre-training', over=0, under=1,
+                                        applies_to=PRETRAINING)
 
-    size: str = option('', 'base is the paper\'s; the following can change either; without it, small for shapes and '
-                       'base otherwise', Names(SIZES))
+    # Run
+    size: str = option('', 'base is the paper\'s model; default: small for shapes, base otherwise',
+                       choices=('base', 'small'))
+    out: str = option('', 'folder of the run; default runs/DATASET-SIZE-METHOD-SEED')
+    cache: str = option('cache', 'folder that runs share: initial pre-training, scanned clips, clips of shapes')
+    keep_models: int = option(1, '1: keep the model after each task, for eval.py; 0: keep the last one', min=0, max=1)
+    save_every: float = option(10., 'minutes between two checkpoints; 0: after every step', min=0)
+    log_every: int = option(10, 'steps between two lines of log.jsonl', min=1)
+    device: str = option('', 'cuda or cpu; default: cuda if available')
+    compile: int = option(0, '1: compile the transformer blocks with torch.compile', min=0, max=1)
 
-    out: str = option('', 'folder of the run; without it, runs/DATASET-SIZE-METHOD-SEED')
-    cache: str = option('cache', 'folder for what several runs share: initial pre-training, checked clips, clips of '
-                                 'shapes')
-    keep_models: int = option(1, '1: keep the model after each task, for eval.py; 0: only the last', SWITCH)
-    save_every: float = option(10., 'minutes between two checkpoints; 0: after every step', AT_LEAST_0)
-    log_every: int = option(10, 'steps between two lines of log.jsonl', COUNT)
-    device: str = option('', 'cuda or cpu; without it, cuda where there is one')
-    compile: int = option(0, '1: the backbone\'s blocks go through torch.compile, which takes a minute or two at the '
-                          'start; where it cannot be had, it is said', SWITCH)
+    def __post_init__(self):
+        check_ranges(self)
+        check_sizes(self)
+        check_selection(self)
+        check_masks(self)
 
     @property
     def kappa_a(self):
-        """κ_a = ρ_a·M, rounded down: how many audio patches are selected"""
-        return count(self.rho_a, self.num_patches_a)
+        """κ_a = ⌊ρ_a·M⌋: number of selected audio patches"""
+        return num_kept(self.rho_a, self.num_patches_a)
 
     @property
     def kappa_v(self):
-        """κ_v = ρ_v·N"""
-        return count(self.rho_v, self.num_patches_v)
+        """κ_v = ⌊ρ_v·N⌋: number of selected video patches"""
+        return num_kept(self.rho_v, self.num_patches_v)
 
 
-FIRST_OF_GROUP = {'dataset': 'data', 'method': 'method', 'lr': 'training', 'size': 'sizes', 'out': 'run'}   # of --help
+# ----------------------------------------------------------------------------------------- presets
+
+SIZES = {   # --size NAME
+    'base': {},
+    'small': dict(image_size=96, num_frames=2, audio_frames=256, mel_bins=64, frame_shift=15.5,
+                  embed_dim=64, num_heads=4, encoder_depth=3, fusion_depth=1,
+                  decoder_embed_dim=64, decoder_depth=1, decoder_num_heads=4, avm_heads=4),
+}
 PRESETS = {   # what --size changes beside the sizes themselves
     'base': {},
     'small': dict(SIZES['small'], lr=1e-3, batch_size=16, mask_ratio=0.7, lam=1.0, tau=0.1, chunk=2,
                   pretrain_lr=2e-3, pretrain_batch_size=64, pretrain_mask_ratio=0.5),
 }
-# The benchmark: `--dataset shapes --size small` alone. results/README.md says how it was chosen, by Finetune and
-# Multitask alone.
-BENCHMARK = dict(epochs=4, memory_size=160, clips_per_task=500, min_silent=1, max_silent=1, test_clips=300, galleries=5,
-                 pretrain_epochs=40)
-OF_DATASET = {   # what differs from VGGSound's numbers (§5.2, Table 6); --size small has its own
+# The benchmark: small shapes. It was chosen with Finetune and Multitask alone (results/README.md).
+BENCHMARK = dict(epochs=4, memory_size=160, clips_per_task=500, min_silent=1, max_silent=1, test_clips=300,
+                 candidate_sets=5, pretrain_epochs=40)
+DATASET_PRESETS = {   # what differs from VGGSound (§5.2, Table 6)
     'audioset': dict(batch_size=36, epochs=15, memory_size=5000),
 }
-SHIPPED = Path(__file__).parent / 'weights' / 'shapes_small.pt'   # initial pre-training on shapes: weights/README.md
-OF_PRETRAINING = set(Sizes.__dataclass_fields__) | {   # what the result of the initial pre-training depends on
-    'dataset', 'data', 'tasks', 'init', 'seed', 'beta1', 'beta2', 'weight_decay', 'pretrain_epochs', 'pretrain_steps',
-    'pretrain_lr', 'pretrain_batch_size', 'pretrain_data', 'pretrain_mask_ratio', 'lam', 'tau', 'beta', 'min_silent',
-    'max_silent', 'object_area', 'data_seed', 'clips_per_class', 'max_roll'}
-FREE_TO_CHANGE = {   # when a run is resumed
+PRETRAINED = Path(__file__).parent / 'weights' / 'shapes_small.pt'   # initial pre-training on shapes: weights/README.md
+RUNTIME_FIELDS = {   # may change when a run is resumed; the results do not depend on them
     'workers', 'keep_models', 'save_every', 'log_every', 'device', 'compile', 'out', 'cache', 'max_bad'}
+STREAM_FIELDS = {   # options of the stream: the initial pre-training does not depend on them
+    'order', 'retrieval_list', 'clips_per_task', 'test_clips', 'candidate_sets', 'method', 'mask_ratio', 'mae_weight',
+    'memory_size', 'alpha', 'rho_a', 'rho_v', 'chunk', 'selection', 'rank_share', 'rank_weight', 'audio_selection',
+    'mir_candidates', 'gmed_alpha', 'gmed_beta', 'gmed_gamma', 'cls_er_alpha_p', 'cls_er_alpha_s', 'cls_er_r_p',
+    'cls_er_r_s', 'cls_er_lam', 'lump_beta', 'lr', 'batch_size', 'epochs', 'steps'}
 
 
-# ------------------------------------------------------------------------- from words to a Config
-
-def one_of(names):
-    """An argparse type: one of these names, or else a message that names the nearest."""
-    def check(name):
-        if name not in names:
-            near = difflib.get_close_matches(name, names, 3, 0.4)
-            meant = f'did you mean {" or ".join(near)}? ' if near else ''
-            raise argparse.ArgumentTypeError(f'there is no {name!r}; {meant}there are: {", ".join(names)}')
-        return name
-    return check
-
-
-def shown_default(field):
-    """' (default 3; small: 2)'; nothing for an option that is empty unless given, whose meaning says what that means"""
-    presets = {'small': PRESETS['small'], 'small shapes': BENCHMARK, **OF_DATASET}
-    shown = [f'default {field.default}'] if field.default != '' else []
-    shown += [f'{kind}: {preset[field.name]}' for kind, preset in presets.items() if field.name in preset]
-    return f' ({"; ".join(shown)})' if shown else ''
-
-
-def make_parser():
-    """An option for each field of Config, in groups."""
-    parser = argparse.ArgumentParser(prog='train.py', allow_abbrev=False,
-                                     description='Train on a stream of audio-video tasks (Algorithm 1).',
-                                     usage='python train.py [--OPTION VALUE ...] [--resume]')
-    parser.error = lambda message: parser.exit(2, f'error: {message}\n')
-    groups = {first: parser.add_argument_group(title) for first, title in FIRST_OF_GROUP.items()}
-    group = groups['size']                                     # dataclasses put the fields of Sizes first
-    for field in sorted(dataclasses.fields(Config), key=lambda field: field.name != 'size'):     # --size before them
-        group = groups.get(field.name, group)
-        name, can_be = spelled(field.name), field.metadata['allowed']
-        meaning = field.metadata['help'] + (f'; {can_be}' if can_be else '') + shown_default(field)
-        group.add_argument(name, type=one_of(can_be) if isinstance(can_be, Names) else field.type,
-                           default=argparse.SUPPRESS, metavar=name[2:].upper(), help=meaning.replace('%', '%%'))
-    groups['out'].add_argument('--resume', action='store_true', help='go on from the last checkpoint of this run')
-    return parser
-
-
-def parse(arguments):
-    """Words → (Config, whether to resume). What is not given comes from the presets. Raises UserError."""
-    parser = make_parser()
-    given, unknown = parser.parse_known_args(arguments)
-    if unknown:
-        options = [o for action in parser._actions for o in action.option_strings]
-        near = difflib.get_close_matches(unknown[0].split('=')[0], options, 3, 0.5)
-        advice = f'did you mean {" or ".join(near)}?' if near else 'see --help'
-        parser.error(f'unknown option {unknown[0]}; {advice}')
-    given = vars(given)
-    resume = given.pop('resume')
-
-    dataset = given.get('dataset', 'shapes')
-    size = given.get('size') or ('small' if dataset == 'shapes' else 'base')
+def preset(dataset='shapes', size=''):
+    """The options that --dataset and --size set → {name: value}"""
+    size = size or ('small' if dataset == 'shapes' else 'base')
     benchmark = BENCHMARK if (dataset, size) == ('shapes', 'small') else {}
-    cfg = Config(**{**OF_DATASET.get(dataset, {}), **PRESETS[size], **benchmark, **given, 'dataset': dataset,
-                    'size': size})
-    own_start = [name for name in given
-                 if name == 'init' or name.startswith('pretrain_') or name in Sizes.__dataclass_fields__]
-    if dataset == 'shapes' and size == 'small' and not own_start and SHIPPED.exists():
-        cfg.init, cfg.pretrain_steps = str(SHIPPED), 0          # its initial pre-training has been done
-    if dataset != 'shapes' and not cfg.data:
-        cfg.data = 'data/' + dataset
-    cfg.out = cfg.out or f'runs/{dataset}-{size}-{cfg.method}-{cfg.seed}'
-    check_config(cfg)
-    return cfg, resume
+    return {**DATASET_PRESETS.get(dataset, {}), **PRESETS[size], **benchmark, 'dataset': dataset, 'size': size}
 
 
-def circumstances(cfg):
-    """All that an option can be `of`: the data set, the method (or the selection that takes its place), and more."""
-    found = {cfg.dataset: True, cfg.selection if cfg.selection in WITHOUT_ATTENTION else cfg.method: True,
-             FILES: cfg.dataset != 'shapes', PRETRAINING: cfg.pretrain_steps != 0,
-             REPLAY: getattr(METHODS[cfg.method], 'memory', True) is not None}
-    return {name for name, there in found.items() if there}
+# ------------------------------------------------------------------------------------------ checks
 
-
-def without_effect(arguments, cfg):
-    """The words of a command line → a sentence for each option of it that does nothing in the run that they ask for."""
-    given = vars(make_parser().parse_args(arguments))
-    return [f'{spelled(field.name)} has no effect here: it is for {field.metadata["of"]}'
-            for field in dataclasses.fields(Config) if field.name in given and field.metadata['of']
-            and not circumstances(cfg) & set(field.metadata['of'].split(', '))]
-
-
-def with_older_defaults(saved):
-    """Options as a run saved them → the same, with those that were not options yet, as things were then."""
-    shapes, most = saved.get('dataset', 'shapes') == 'shapes', saved.get('max_silent', 1)
-    older = {'max_roll': -1 if shapes else 10, 'data_seed': -1, 'galleries': 1, 'object_area': 1.0,
-             'rank_share': 0.125, 'rank_weight': 16.0, 'min_silent': max(most - 1, 0) if shapes else 0}
-    return older | saved | ({} if shapes else {'galleries': 1})      # candidate sets are of the built-in data alone
-
-
-def changed(was, now, names=None):
-    """Two dicts of options, as runs save them → in words, in which of these names they differ, or of all that matter to
-    the results."""
-    was, now = ({**with_older_defaults(of), 'init': Path(of.get('init', '')).name} for of in (was, now))   # may move
-    value = lambda options, name: repr(options[name]) if name in options else 'not there'
-    return [f'{spelled(name)} was {value(was, name)}, now {value(now, name)}' for name in names or {**now, **was}
-            if name not in FREE_TO_CHANGE and value(was, name) != value(now, name)]
-
-
-# --------------------------------------------------------------------- what cannot be trained, and why
-
-def check_config(cfg):
-    """Refuse what cannot be trained, with the reason. Raises UserError."""
-    check_ranges(cfg)
-    check_sizes(cfg)
-    if cfg.dataset != 'shapes' and cfg.galleries != 1:
-        raise UserError(f'--galleries {cfg.galleries} is for --dataset shapes: other clips are one set of candidates')
-    by_attention = cfg.selection not in WITHOUT_ATTENTION
-    if cfg.selection != 'both' and not (cfg.method == 'flava' or cfg.method == 'flava+' and by_attention):
-        raise UserError(f'--selection {cfg.selection} is for --method flava; {cfg.method} does not select so')
-    if cfg.selection == 'mats' and cfg.num_frames < 2:
-        raise UserError('--selection mats needs two frames at least, to see what moves')
-    if cfg.min_silent > cfg.max_silent:
-        raise UserError(f'--min-silent {cfg.min_silent} is over --max-silent {cfg.max_silent}')
-    if cfg.test_clips % cfg.galleries:
-        raise UserError(f'--test-clips {cfg.test_clips} cannot be dealt evenly into --galleries {cfg.galleries}')
-    check_masks(cfg)
+def check_ranges(cfg):
+    """Every field has its type and lies in its range. Raises UserError."""
+    for f in dataclasses.fields(cfg):
+        value, bounds, choices = getattr(cfg, f.name), f.metadata['bounds'], f.metadata['choices']
+        flag = '--' + f.name.replace('_', '-')
+        if f.type is float and type(value) is int:
+            value = float(value)
+        if type(value) is not f.type:
+            raise UserError(f'{flag} {value!r} must be of type {f.type.__name__}')
+        if choices and value not in (f.default, *choices):
+            raise UserError(f'{flag} {value} must be one of {", ".join(choices)}')
+        if f.type is not str and not in_bounds(value, bounds):
+            raise UserError(f'{flag} {value} must be {bounds_text(f.type, bounds)}')
 
 
 def check_sizes(cfg):
-    """Patches must fill the clip, and heads the width."""
+    """Patches must fill the clip, and heads must divide the embedding dimension. Raises UserError."""
     p = cfg.patch_size
     if cfg.image_size % p or cfg.audio_frames % p or cfg.mel_bins % p:
         raise UserError(f'--image-size, --audio-frames and --mel-bins must be multiples of --patch-size {p}')
     if cfg.embed_dim % 4 or cfg.decoder_embed_dim % 4:
-        raise UserError('--embed-dim and --decoder-embed-dim must be multiples of 4, for positions in two dimensions')
+        raise UserError('--embed-dim and --decoder-embed-dim must be multiples of 4, for 2-D sine-cosine positions')
     for heads, dim in (('num_heads', cfg.embed_dim), ('avm_heads', cfg.embed_dim),
                        ('decoder_num_heads', cfg.decoder_embed_dim)):
         if dim % getattr(cfg, heads):
-            raise UserError(f'{spelled(heads)} {getattr(cfg, heads)} does not divide the width {dim}')
+            raise UserError(f'--{heads.replace("_", "-")} {getattr(cfg, heads)} does not divide the dimension {dim}')
+
+
+def check_selection(cfg):
+    """Selections belong to FLAVA; options of shapes must fit each other. Raises UserError."""
+    if cfg.selection != 'both' and cfg.method not in ('flava', 'flava+'):
+        raise UserError(f'--selection {cfg.selection} needs --method flava')
+    if cfg.selection in ('random', 'mats') and cfg.method != 'flava':
+        raise UserError(f'--selection {cfg.selection} needs --method flava, not {cfg.method}')
+    if cfg.selection == 'mats' and cfg.num_frames < 2:
+        raise UserError('--selection mats needs --num-frames 2 or more: it compares a frame with the one before')
+    if cfg.min_silent > cfg.max_silent:
+        raise UserError(f'--min-silent {cfg.min_silent} is larger than --max-silent {cfg.max_silent}')
+    if cfg.dataset != 'shapes' and cfg.candidate_sets != 1:
+        raise UserError(f'--candidate-sets {cfg.candidate_sets} needs --dataset shapes: other datasets have one')
+    if cfg.test_clips % cfg.candidate_sets:
+        raise UserError(f'--test-clips {cfg.test_clips} is not a multiple of --candidate-sets {cfg.candidate_sets}')
 
 
 def check_masks(cfg):
-    """Of the patches, and of those that are selected, some must be seen and some predicted."""
-    for mask in (cfg.mask_ratio, cfg.pretrain_mask_ratio):
-        for patches in (cfg.num_patches_a, cfg.num_patches_v):
-            if not 1 <= count(1 - mask, patches) < patches:
-                raise UserError(f'a mask ratio of {mask} leaves {count(1 - mask, patches)} of {patches} patches '
-                                'visible: some must be seen and some predicted')
-    if not cfg.method.startswith('flava'):
+    """Of all patches, and of the selected ones, some must be visible and some predicted. Raises UserError."""
+    for ratio in (cfg.mask_ratio, cfg.pretrain_mask_ratio):
+        for n in (cfg.num_patches_a, cfg.num_patches_v):
+            if not 1 <= num_kept(1 - ratio, n) < n:
+                raise UserError(f'a mask ratio of {ratio} leaves {num_kept(1 - ratio, n)} of {n} patches visible: '
+                                'at least one must be visible and one masked')
+    if cfg.method not in ('flava', 'flava+'):
         return
     if cfg.audio_selection == 'time' and cfg.grid_a[0] % cfg.chunk:
-        raise UserError(f'--chunk {cfg.chunk} must divide the {cfg.grid_a[0]} time steps of the spectrogram\'s patches')
-    for name, rho, patches in (('a', cfg.rho_a, cfg.num_patches_a), ('v', cfg.rho_v, cfg.num_patches_v)):
-        if count(rho, patches) <= count(1 - cfg.mask_ratio, patches):
-            raise UserError(f'--rho-{name} {rho} with --mask-ratio {cfg.mask_ratio} leaves nothing to predict: of the '
-                            'share ρ that is selected, 1 − mask is seen, so mask must be over 1 − ρ')
+        raise UserError(f'--chunk {cfg.chunk} must divide the {cfg.grid_a[0]} time steps of audio patches')
+    for name, rho, n in (('a', cfg.rho_a, cfg.num_patches_a), ('v', cfg.rho_v, cfg.num_patches_v)):
+        if num_kept(rho, n) <= num_kept(1 - cfg.mask_ratio, n):
+            raise UserError(f'--rho-{name} {rho} with --mask-ratio {cfg.mask_ratio} leaves no selected patch to '
+                            'predict: ρ must be larger than 1 − mask ratio')
 
 
-# ------------------------------------------------------------------------- what every command needs
+# --------------------------------------------------------------------------------- saved options
 
-def open_device(name):
-    """'' (a GPU where there is one), 'cpu', 'cuda' or 'cuda:1' → torch.device. Raises UserError."""
-    try:
-        device = torch.device(name or ('cuda' if torch.cuda.is_available() else 'cpu'))
-    except RuntimeError:
-        raise UserError(f'--device {name}: there is no such kind of device; cuda, cuda:1 or cpu')
-    if device.type not in ('cpu', 'cuda'):
-        raise UserError(f'--device {name}: only cuda and cpu are known here')
-    if device.type == 'cuda' and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f'--device {name}: torch sees {torch.cuda.device_count()} GPUs here')
-    return device
-
-
-def autocast(device):
-    """bf16 where a GPU computes in it; float32 elsewhere. No cast of a weight is kept: it might be of a pass without
-    gradient (`avm.score`), and a later pass through it would have none."""
-    bf16 = device.type == 'cuda' and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=False)
+def with_older_defaults(saved):
+    """Options of a saved run → the same, with the options that it did not know, at what they were then."""
+    saved = dict(saved)
+    saved.setdefault('candidate_sets', saved.pop('galleries', 1))
+    saved.pop('galleries', None)
+    if saved.get('dataset', 'shapes') == 'shapes':
+        older = dict(max_roll=-1, min_silent=max(saved.get('max_silent', 1) - 1, 0))
+    else:
+        older = dict(max_roll=10, min_silent=0)
+        saved['candidate_sets'] = 1
+    defaults = {f.name: f.default for f in dataclasses.fields(Config)}
+    return defaults | older | saved
 
 
-@contextlib.contextmanager
-def exit_politely(advice=''):
-    """A user's mistake ends with one message and exit code 2, Ctrl-C with 130; neither with a traceback. advice: how to
-    go on."""
-    code = 0
-    try:
-        yield
-    except UserError as error:
-        print(f'error: {error}', file=sys.stderr)
-        code = 2
-    except KeyboardInterrupt:
-        print('interrupted' + (f'; {advice}' if advice else ''), file=sys.stderr)
-        code = 130
-    except RuntimeError as error:
-        reason = why_loading_failed(error)
-        if reason is None:
-            raise
-        print(f'error: {reason}' + (f'; {advice}' if advice else ''), file=sys.stderr)
-        code = 2
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        print(f'error: the disk is full ({error.filename or "while writing"}). Make room'
-              + (f'; the last checkpoint is intact, and {advice}' if advice else ' and try again'), file=sys.stderr)
-        code = 2
-    if code:
-        sys.stdout.flush(), sys.stderr.flush()
-        if world() > 1:
-            os._exit(code)             # or this process would wait, at its end, for answers of those that wait for it
-        sys.exit(code)
+def config_changes(was, now, names=None):
+    """Two dicts of saved options → a sentence for each that differs; of `names`, or of all but RUNTIME_FIELDS."""
+    was, now = with_older_defaults(was), with_older_defaults(now)
+    sentences = []
+    for name in names or sorted({*was, *now} - RUNTIME_FIELDS):
+        before, after = was.get(name, 'unknown'), now.get(name, 'unknown')
+        if name == 'init':                             # the file may have moved
+            before, after = Path(before).name, Path(after).name
+        if before != after:
+            sentences.append(f'--{name.replace("_", "-")} was {before!r}, now {after!r}')
+    return sentences

@@ -1,23 +1,31 @@
-"""Evaluation (§5.1, App. B): zero-shot retrieval, average accuracy A and average forgetting F.
+"""Evaluation (§5.1, App. B): zero-shot retrieval, average accuracy A, average forgetting F.
 
-In:  a backbone and each task's retrieval clips.
+In:  a backbone, and the retrieval clips of each task.
 Out: for each direction and R@K the share, in percent, of queries whose own partner is among the K nearest.
 
-    python eval.py RUN --task TASK     retrieval, classification, ave, localization, selection, gap or spurious
-    python eval.py RUN --task localization --video FILE --out OUT.mp4      where they look, as a video (`downstream/`)
-    python eval.py RUN RUN ...         one table of what several runs recorded, mean ± deviation over seeds
+    python eval.py RUN --eval NAME     retrieval, classification, ave, localization, selection, gap or spurious
+    python eval.py RUN --eval localization --video FILE --out OUT.mp4      where the models look, as a video
+    python eval.py RUN RUN ...         one table of several runs, mean ± standard deviation over seeds
 """
-import argparse
+import dataclasses
+import json
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from config import autocast, exit_politely
-from patches import COUNT, POSITIVE, SEED, WORKERS, UserError, gathered, normalize_frames
-from run import Recorded
+from avm import AVM
+from config import Config, Sizes, UserError, config_changes, with_older_defaults
+from model import AudioVideoMAE
+from patches import normalize_frames
+from streams.catalogue import open_stream
 from streams.common import tasks_in_order
-from weights import check_writable
+from streams.loading import count_workers
+from utils.checkpoint import check_writable, read_checkpoint, write_text
+from utils.cli import Parser, cli_errors, number
+from utils.distributed import all_gather_object, autocast, get_device, print_once
+from utils.weights import load_weights
 
 K = (1, 5, 10)
 DIRECTIONS = ('audio_to_video', 'video_to_audio')
@@ -25,66 +33,73 @@ DIRECTIONS = ('audio_to_video', 'video_to_audio')
 
 @torch.no_grad()
 def embed_clips(backbones, datasets, device, batch_size, workers):
-    """Embeddings of all tasks' clips by each backbone, in one pass over the clips, for decoding them takes longest.
+    """Embed the clips of all tasks with each backbone, in one pass: decoding takes longest.
 
-    → of each backbone c_a, c_v (n, D), L2-normalized; task_of (n,), the task of each clip; and what could not be read
-    after all, as "name: reason", which is left out of the candidates. Of several processes each embeds its share of the
-    batches, and all have the whole.
+    → [(c_a, c_v)] of each backbone, (n, D) each, L2-normalized; task_of (n,): the task of each clip; 'name: reason' of
+    each clip that could not be read. Each rank embeds its share of the batches, and all ranks return everything.
     """
-    mine, bad = [], []
+    mine, skipped = [], []
     with tqdm(total=sum(map(len, datasets)), desc='evaluating', unit='clip', leave=False, disable=None) as bar:
-        for task, batch in tasks_in_order(datasets, batch_size, workers, bad):
+        for task, batch in tasks_in_order(datasets, batch_size, workers, skipped):
             audio, video = batch['audio'].to(device), normalize_frames(batch['video'].to(device))
             with autocast(device):
                 pairs = [[c.float().cpu() for c in backbone.embed(audio, video)] for backbone in backbones]
             mine.append((task, batch['clip'].tolist(), pairs))
             bar.update(len(audio))
-    found, bad = (sum(parts, []) for parts in zip(*gathered((mine, bad))))
-    found.sort(key=lambda part: part[:2])                          # in the order of the clips, as one process sees them
-    task_of = [task for task, clips, _ in found for _ in clips]
-    rows = [[pairs[number] for _, _, pairs in found] for number in range(len(backbones))]
-    return [tuple(map(torch.cat, zip(*own))) for own in rows], torch.tensor(task_of), bad
+
+    # merge the ranks' batches, in the order of the clips
+    parts, all_skipped = [], []
+    for rank_parts, rank_skipped in all_gather_object((mine, skipped)):
+        parts += rank_parts
+        all_skipped += rank_skipped
+    parts.sort(key=lambda part: part[:2])
+    task_of = torch.tensor([task for task, clips, _ in parts for _ in clips])
+    embeddings = []
+    for number_ in range(len(backbones)):
+        c_a, c_v = zip(*(pairs[number_] for _, _, pairs in parts))
+        embeddings.append((torch.cat(c_a), torch.cat(c_v)))
+    return embeddings, task_of, all_skipped
 
 
 # ------------------------------------------------------------------------------------- retrieval
 
 def ranks(query, candidates, chunk=4096):
-    """At which place each query's own partner (the candidate of the same row) comes: (n,), the best being 1.
+    """The rank of each query's own partner, the candidate of the same row: (n,), 1 is best.
 
-    query, candidates (n, D). A tie counts against the model, and so does NaN: a constant
-    or broken embedding must not score. chunk: queries at a time, for 100,000 candidates make a row of 0.4 MB
+    query, candidates (n, D). A tie counts against the model, and so does NaN: a constant embedding must not score.
+    chunk: queries at a time, because 100,000 candidates make a row of 0.4 MB
     """
     found = []
     for start in range(0, len(query), chunk):
-        similarity = query[start:start + chunk] @ candidates.T          # chunk,n
+        similarity = query[start:start + chunk] @ candidates.T         # chunk,n
         own = similarity.diagonal(start)[:, None]
         found.append((~(similarity < own)).sum(1).cpu())
     return torch.cat(found)
 
 
-def dealt(task_of, galleries):
-    """The clips of each task, dealt out one by one: task_of (n,) → (n,), the gallery of each clip"""
-    place = torch.empty_like(task_of)                                           # of a clip among those of its task
+def assign_candidate_sets(task_of, candidate_sets):
+    """task_of (n,) → (n,): the candidate set of each clip. Each set gets as many clips of every task."""
+    place = torch.empty_like(task_of)                                  # of a clip among those of its task
     for task in task_of.unique():
         place[task_of == task] = torch.arange(int((task_of == task).sum()))
-    return place % galleries
+    return place % candidate_sets
 
 
-def retrieval(c_a, c_v, task_of, num_tasks, device='cpu', galleries=1):
-    """acc_{t,i} of §5.1 for one t: {direction: {'R@K': [percent for each task i], 'median_rank': [for each task i]}}
+def retrieval(c_a, c_v, task_of, num_tasks, device='cpu', candidate_sets=1):
+    """acc_{t,i} of §5.1 for one t → {direction: {'R@K': [percent for each task i], 'median_rank': [for each task i]}}
 
-    The candidates are the clips of all tasks; the queries of task i are averaged. device: where it is computed.
-    galleries: with more than one, a query searches among the clips of its own gallery: more queries make the mean more
-    exact, and finding a partner no harder
+    The candidates are the clips of all tasks (N37). With several candidate sets, a query searches its own: more queries
+    make the mean more exact, without making a partner harder to find.
     """
     result, c_a, c_v = {}, c_a.to(device), c_v.to(device)
-    gallery, rank = dealt(task_of, galleries), torch.zeros(len(task_of), dtype=torch.long)
+    set_of, rank = assign_candidate_sets(task_of, candidate_sets), torch.zeros(len(task_of), dtype=torch.long)
     for direction, query, candidates in zip(DIRECTIONS, (c_a, c_v), (c_v, c_a)):
-        for own in (gallery == number for number in range(galleries)):
+        for index in range(candidate_sets):
+            own = set_of == index
             rank[own] = ranks(query[own], candidates[own])
-        share = lambda i, k: 100 * (rank[task_of == i] <= k).double().mean().item()
-        result[direction] = {f'R@{k}': [share(i, k) for i in range(num_tasks)] for k in K}
-        result[direction]['median_rank'] = [rank[task_of == i].double().quantile(0.5).item() for i in range(num_tasks)]
+        by_task = [rank[task_of == i].double() for i in range(num_tasks)]
+        result[direction] = {f'R@{k}': [100 * (r <= k).double().mean().item() for r in by_task] for k in K}
+        result[direction]['median_rank'] = [r.quantile(0.5).item() for r in by_task]
     return result
 
 
@@ -96,9 +111,9 @@ def average_accuracy(acc):
 
 
 def average_forgetting(acc):
-    """F = 1/(T−1) Σ_{i<T} max_{t<T} (acc_{t,i} − acc_{T,i}), over t ≥ i, where task i had been learned.
+    """F = 1/(T−1) Σ_{i<T} max_{t<T} (acc_{t,i} − acc_{T,i}), over t ≥ i, where task i has been learned (N37).
 
-    None for a single task, which had no time to forget, and where there is not a row for every t.
+    None for a single task, and if there is not a row for every t.
     """
     T = len(acc)
     if T < 2 or T != len(acc[-1]):
@@ -107,7 +122,7 @@ def average_forgetting(acc):
 
 
 def add_A_and_F(results):
-    """To each part of what a task found that has acc[t][i], whatever it counts: A and F."""
+    """Add A and F to each part of the results that has acc[t][i]."""
     if 'acc' in results and 'A' not in results:
         results |= dict(A=average_accuracy(results['acc']), F=average_forgetting(results['acc']))
     for part in results.values():
@@ -117,10 +132,7 @@ def add_A_and_F(results):
 
 
 def summarize(rows, names, candidates):
-    """Retrieval after each task → what `results.json` holds.
-
-    rows: results of `retrieval`, one per t. "Avg" is the mean over R@1, 5, 10 of A and of F.
-    """
+    """`retrieval` after each task, a row per t → the content of results.json. "Avg" is the mean over R@1, 5, 10."""
     results = {'tasks': names, 'candidates': candidates, 'chance': {f'R@{k}': 100 * min(1, k / candidates) for k in K}}
     for direction in DIRECTIONS:
         results[direction] = {f'R@{k}': {'acc': [row[direction][f'R@{k}'] for row in rows]} for k in K}
@@ -133,118 +145,208 @@ def summarize(rows, names, candidates):
     return results
 
 
-def table(method, results):
-    """Markdown in the form of Table 1: A and F, both directions; and the median rank, its mean over tasks at the
-    end."""
+def results_table(method, results):
+    """Markdown in the form of Table 1: A and F in both directions, and the median rank at the end"""
     columns = [f'R@{k}' for k in K] + ['Avg']
-    lines = [f'| {method} | ' + ' | '.join(f'{c} A ↑ | {c} F ↓' for c in columns) + ' | median rank ↓ |',
-             '| --- ' * (2 + 2 * len(columns)) + '|']
-    number = lambda x: '–' if x is None else f'{x:.2f}'
+    header = [method] + [f'{column} {name}' for column in columns for name in ('A ↑', 'F ↓')] + ['median rank ↓']
+    lines = ['| ' + ' | '.join(header) + ' |', '| ' + ' | '.join(['---'] * len(header)) + ' |']
     for direction in DIRECTIONS:
-        cells = [number(results[direction][c][key]) for c in columns for key in 'AF']
+        values = [results[direction][column][name] for column in columns for name in 'AF']
+        cells = ['–' if value is None else f'{value:.2f}' for value in values]
         cells.append(f'{results[direction]["median_rank"]["A"]:.1f}')
         lines.append(f'| {direction.replace("_", " ")} | ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines)
 
 
-# ------------------------------------------------------------------------------ of a finished run
+# ----------------------------------------------------------------------------------- a finished run
 
-def measure(run, args):
-    """Zero-shot retrieval by the models that a run has left (Table 1) → results"""
-    from downstream.together import groups
+class FinishedRun:
+    """A run's folder, or one of its models: what evaluations and figures start from. Raises UserError if there is none.
+
+    last: only the model after the last task
+    """
+
+    def __init__(self, path, workers=-1, device='', last=False):
+        path = Path(path)
+        if not path.exists():
+            raise UserError(f'{path}: no such run')
+        self.file = None if path.is_dir() else path                    # one model instead of all
+        self.folder = path if path.is_dir() else path.parent.parent if path.parent.name == 'models' else path.parent
+        self.cfg = read_config(self.folder)
+        self.device, self.workers, self.last = get_device(device), count_workers(self.cfg.dataset, workers), last
+
+    @cached_property
+    def stream(self):
+        return open_stream(dataclasses.replace(self.cfg, batch_size=1, pretrain_steps=0), self.workers)
+
+    def models(self):
+        """[(t, name, file)]: the model after t tasks; name: the task just learned"""
+        num_tasks = len(self.stream.names)
+        if self.file and self.file.parent.name != 'models':            # last.pt, or a model of another run
+            return [(num_tasks, self.file.stem, self.file)]
+        files = sorted((self.folder / 'models').glob('*.pt'), key=lambda file: int(file.stem))
+        if not files:
+            raise UserError(f'{self.folder / "models"} holds no models: the run has not finished its first step')
+        names = ['initial', *self.stream.names]
+        models = [(int(file.stem), names[int(file.stem)], file) for file in files]
+        if self.cfg.method == 'multitask':                             # its one task is all tasks
+            models = [(num_tasks, 'all tasks', file) if t else (t, name, file) for t, name, file in models]
+        if self.file:
+            models = [model for model in models if model[2].name == self.file.name]
+        return models[-1:] if self.last else models
+
+    def load_model(self, file):
+        """→ backbone, avm, on the device, without gradients"""
+        saved = read_checkpoint(file)
+        options = saved.get('config') if isinstance(saved, dict) else None
+        changes = config_changes(options, dataclasses.asdict(self.cfg), Sizes.__dataclass_fields__) if options else []
+        if changes:
+            raise UserError(f'{self.folder / "config.json"} does not belong to {file}: {"; ".join(changes[:3])}')
+        backbone, avm = AudioVideoMAE(self.cfg), AVM(self.cfg.embed_dim, self.cfg.avm_heads)
+        load_weights(file, backbone, avm)
+        return tuple(module.to(self.device).eval().requires_grad_(False) for module in (backbone, avm))
+
+    def eval_path(self, name, kind):
+        """RUN/eval/NAME.KIND; the results of a single model have a suffix"""
+        (self.folder / 'eval').mkdir(exist_ok=True)
+        suffix = f'-{self.file.stem}' if self.file else '-last' if self.last else ''
+        return self.folder / 'eval' / f'{name}{suffix}.{kind}'
+
+    def write(self, name, results, table, figure):
+        """RUN/eval/NAME.json, .md and .png → their paths"""
+        files = [self.eval_path(name, kind) for kind in ('json', 'md', 'png')]
+        write_text(files[0], json.dumps(results, indent=1))
+        write_text(files[1], table + '\n')
+        figure.savefig(files[2], dpi=130, bbox_inches='tight')
+        return files
+
+    def find(self, name, kind):
+        """The file of results of all models, or else of the last one; None if there is neither"""
+        files = [self.folder / 'eval' / f'{name}{suffix}.{kind}' for suffix in ('', '-last')]
+        return next(filter(Path.exists, files), None)
+
+    def load(self, name):
+        """The results that `write` left, or None"""
+        file = self.find(name, 'json')
+        return file and json.loads(file.read_text(encoding='utf-8'))
+
+    def load_tensors(self, name):
+        """RUN/eval/NAME.pt, or None"""
+        file = self.find(name, 'pt')
+        return file and torch.load(file, weights_only=True)
+
+
+def read_config(folder):
+    """RUN/config.json → Config. Unknown options are ignored with a warning. Raises UserError."""
+    file = Path(folder) / 'config.json'
+    try:
+        saved = with_older_defaults(json.loads(file.read_text(encoding='utf-8')))
+    except (OSError, ValueError, TypeError) as error:
+        reason = 'does not exist' if isinstance(error, FileNotFoundError) else 'cannot be read'
+        raise UserError(f'{folder} is not a run of train.py: {file} {reason}')
+    unknown = sorted(set(saved) - set(Config.__dataclass_fields__))
+    if unknown:
+        print_once(f'{file}: unknown options are ignored: {", ".join(unknown[:3])}')
+    try:
+        return Config(**{name: value for name, value in saved.items() if name not in unknown})
+    except UserError as error:
+        raise UserError(f'{file}: {error}')
+
+
+# --------------------------------------------------------------------------------- the command line
+
+def evaluate(run, args):
+    """Zero-shot retrieval with each model of a run (Table 1) → results"""
+    from downstream.multi_model import group_models
     models = run.models()
-    models = [model for model in models if model[0] > 0] or models          # acc begins after the first task
+    models = [model for model in models if model[0] > 0] or models     # acc starts after the first task
     rows = []
-    for group in groups(run, models):
-        found, task_of, bad = embed_clips([run.load(file)[0] for _, _, file in group], run.stream.test, run.device,
-                                          run.cfg.batch_size, run.workers)
-        rows += [retrieval(c_a, c_v, task_of, len(run.stream.names), run.device, run.cfg.galleries)
-                 for c_a, c_v in found]
-    results = summarize(rows, run.stream.names, len(task_of) // run.cfg.galleries)
-    return dict(results, after=[name for _, name, _ in models], clips_left_out=len(bad))
+    for group in group_models(run, models):
+        embeddings, task_of, skipped = embed_clips([run.load_model(file)[0] for _, _, file in group], run.stream.test,
+                                                   run.device, run.cfg.batch_size, run.workers)
+        rows += [retrieval(c_a, c_v, task_of, len(run.stream.names), run.device, run.cfg.candidate_sets)
+                 for c_a, c_v in embeddings]
+    results = summarize(rows, run.stream.names, len(task_of) // run.cfg.candidate_sets)
+    return dict(results, after=[name for _, name, _ in models], clips_left_out=len(skipped))
 
 
-def show(run, results):
+def report(run, results):
     """→ Markdown table, figure"""
     from downstream.pictures import recalls
-    return table(run.cfg.method, results), recalls(results)
+    return results_table(run.cfg.method, results), recalls(results)
 
 
-def downstream():
-    """--task NAME → its two functions: measure(Recorded, options) → results; show(Recorded, results) → table, figure"""
-    from downstream import classification, events, gap, localization, selected, spurious
-    modules = {
-        'classification': classification, 'ave': events, 'localization': localization, 'selection': selected,
-        'gap': gap, 'spurious': spurious}
-    return {'retrieval': (measure, show)} | {name: (module.measure, module.show) for name, module in modules.items()}
+def evaluations():
+    """{name of --eval: (evaluate(run, args) → results, report(run, results) → table, figure)}"""
+    from downstream import classification, events, gap, localization, selection_stats, spurious
+    modules = dict(classification=classification, ave=events, localization=localization, selection=selection_stats,
+                   gap=gap, spurious=spurious)
+    return {'retrieval': (evaluate, report)} | {name: (module.evaluate, module.report)
+                                                for name, module in modules.items()}
 
 
-def answer(run, task, args):
-    """What a task finds of a run: results with A and F, Markdown table, figure"""
-    measure, show = downstream()[task]
-    results = add_A_and_F(measure(run, args))
-    return results, *show(run, results)
+def run_evaluation(run, name, args):
+    """→ results with A and F, Markdown table, figure"""
+    evaluate_, report_ = evaluations()[name]
+    results = add_A_and_F(evaluate_(run, args))
+    return results, *report_(run, results)
 
 
-def draw_video(run, args):
-    """--task localization --video FILE --out OUT.mp4 → the file written. Raises UserError."""
+def write_video(run, args):
+    """--eval localization --video FILE → the file written. Raises UserError."""
     from downstream.video import make
-    if args.task != 'localization':
-        raise UserError(f'--video is for --task localization, not {args.task}')
+    if args.eval != 'localization':
+        raise UserError(f'--video needs --eval localization, not {args.eval}')
     if args.out and len(args.runs) > 1:
-        raise UserError(f'--out {args.out} is one file, and {len(args.runs)} runs would write it: give one RUN')
-    out = args.out or run.place(f'localization-{args.video.stem}', 'mp4')
+        raise UserError(f'--out {args.out} is one file, but there are {len(args.runs)} runs: give one RUN')
+    out = args.out or run.eval_path(f'localization-{args.video.stem}', 'mp4')
     make(run, args.video, out)
     return out
 
 
-def read_options(arguments):
-    """The command line's words → its options"""
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0], allow_abbrev=False)
-    parser.error = lambda message: parser.exit(2, f'error: {message}; see --help\n')
-    option = parser.add_argument
-    option('runs', type=Path, nargs='+', metavar='RUN', help='a run\'s folder, or one of its models')
-    option('--task', choices=list(downstream()), help='what to evaluate; without it, a table of what the runs recorded')
-    option('--last', action='store_true', help='only the model after the last task')
-    option('--data', default='', help='ave: folder of AVE (Annotations.txt, trainSet.txt, …, AVE/*.mp4)')
-    option('--video', type=Path, metavar='FILE', help='localization: a video of where the models look in this one')
-    option('--out', type=Path, help='the video to write; default RUN/eval/NAME.mp4')
-    option('--finetune', action='store_true', help='classification, ave: train the backbone too')
-    option('--clips', **COUNT.asked('classification, ave: at most so many training clips a task'))
-    option('--epochs', **COUNT.asked('classification, ave: default 15 (Table 6)'))
-    option('--batch-size', **COUNT.asked('classification, ave: default 48, AudioSet 36, AVE 12 (Table 6)'))
-    option('--lr', **POSITIVE.asked('classification, ave: default 5e-4, AVE 1e-3 (Table 6)'))
-    option('--seed', default=0, **SEED.asked('of the heads'))
-    option('--workers', default=-1, **WORKERS.asked('processes that load clips; default: by the cores to be used'))
-    option('--device', default='', help='cuda or cpu; without it, cuda where there is one')
-    return parser.parse_args(arguments)
+def make_parser():
+    parser = Parser(prog='eval.py', description=__doc__.split('\n')[0])
+    add = parser.add_argument
+    add('runs', type=Path, nargs='+', metavar='RUN', help='a run\'s folder, or one of its models')
+    add('--eval', '--task', choices=list(evaluations()), help='the evaluation; default: a table of the runs\' results')
+    add('--last', action='store_true', help='only the model after the last task')
+    add('--data', default='', help='ave: AVE\'s folder (Annotations.txt, trainSet.txt, …, AVE/*.mp4)')
+    add('--video', type=Path, metavar='FILE', help='localization: write this video with the attention of each model')
+    add('--out', type=Path, help='the video to write; default RUN/eval/NAME.mp4')
+    add('--finetune', action='store_true', help='classification, ave: train the backbone too')
+    add('--clips', type=number(int, min=1), help='classification, ave: maximum number of training clips per task')
+    add('--epochs', type=number(int, min=1), help='classification, ave: default 15 (Table 6)')
+    add('--batch-size', type=number(int, min=1), help='classification, ave: default 48, AudioSet 36, AVE 12 (Table 6)')
+    add('--lr', type=number(float, over=0), help='classification, ave: default 5e-4, AVE 1e-3 (Table 6)')
+    add('--seed', type=number(int, min=0, max=2 ** 32 - 1), default=0, help='seed of the heads')
+    add('--workers', type=number(int, min=-1, max=1000), default=-1,
+        help='data loader processes; -1: one per available core')
+    add('--device', default='', help='cuda or cpu; default: cuda if available')
+    return parser
 
 
 def main(arguments=None):
-    """The command line. Runs and a task: does it, and writes RUN/eval/TASK.json, .md and .png. Without a task: a table
-    of runs, in mean ± standard deviation over those that differ in nothing but their seed."""
-    import matplotlib.pyplot as plt            # not above: training evaluates too, and needs no pictures
-    from downstream import report
-    args = read_options(arguments)
-    with exit_politely():
-        if not args.task:
+    """With --eval: RUN/eval/NAME.json, .md and .png. Without: a table of runs, mean ± standard deviation over seeds."""
+    import matplotlib.pyplot as plt                    # not above: training evaluates too, and needs no pictures
+    from downstream.report import write
+    args = make_parser().parse_args(arguments)
+    with cli_errors():
+        if not args.eval:
             from paper.groups import summary
-            written = [file for path in args.runs for file in report.write(Recorded(path, device='cpu').folder)]
-            print(summary(args.runs), *written, sep='\n')
+            reports = [file for path in args.runs for file in write(FinishedRun(path, device='cpu').folder)]
+            print(summary(args.runs), *reports, sep='\n')
             return
         for path in args.runs:
-            run = Recorded(path, args.workers, args.device, args.last)
+            run = FinishedRun(path, args.workers, args.device, args.last)
             check_writable(run.folder / 'eval')
             if args.video:
-                print(draw_video(run, args), *report.write(run.folder), sep='\n')
+                print(write_video(run, args), *write(run.folder), sep='\n')
                 continue
-            results, markdown, figure = answer(run, args.task, args)
-            print(markdown)
-            name = args.task + ('-finetuned' if results.get('finetune') else '')     # beside that of a frozen backbone
-            for file in run.write(name, results, markdown, figure):
-                print(file)
+            results, table, figure = run_evaluation(run, args.eval, args)
+            suffix = '-finetuned' if results.get('finetune') else ''
+            print(table, *run.write(args.eval + suffix, results, table, figure), sep='\n')
             plt.close(figure)
-            print(*report.write(run.folder), sep='\n')
+            print(*write(run.folder), sep='\n')
 
 
 if __name__ == '__main__':

@@ -1,115 +1,144 @@
-"""FLAVA and FLAVA+ (§4.3, Algorithm 1): what one step does, in its order; and the initial pre-training (App. B).
+"""FLAVA and FLAVA+ (§4.3, Algorithm 1): one training step, in its order; and the initial pre-training (App. B).
 
-In:  a batch {audio (B, t, f) float32, video (B, T, 3, H, W) uint8} of the current stream.
-Out: the loss to step along, and what is worth logging.
+In:  a batch {'audio': (B, t, f) float32, 'video': (B, T, 3, H, W) uint8} of the current stream.
+Out: the loss to minimize, and values to log:  loss, log = method(batch)
 
-    loss, log = method(batch)      method.backbone is the model being trained; method.avm its matching module
-
-A method owns its memory, and is never told which task it is in (Multitask and the others: `baselines.py`).
-
-Tour: stops 7, 15, 16 and 17.
+FLAVA is DER++ (`baselines.py`) on selected patches. Tour: stops 7, 15, 16 and 17.
 """
+from typing import NamedTuple
+
 import torch
-from torch import nn
 
-from avm import matching_loss, score
-from memory import Memory, patch_capacity, penalty, share_of_process
-from model import autoencode, logged, objective
-from patches import Patches, chosen, joined, whole
-from selection import discriminative_query, prune_probability, select
+import baselines
+from avm import AVMOutput, attend, matching_loss
+from baselines import DERpp, Method
+from memory import patch_capacity
+from model import Losses, log_dict, run_backbone
+from patches import Patches, gather_patches, patchify
+from selection import discriminative_query, prune_probability, select_patches
 
 
-class FLAVA(nn.Module):
-    """Learns from the patches that belong together and do not overwrite what was learned, and replays past pairs so."""
+class FLAVAStep(NamedTuple):
+    """What one step computes: for the tour, and for whoever wants to look inside."""
+    loss: torch.Tensor
+    log: dict
+    patches: Patches         # all M and N patches of the current pairs
+    attention: AVMOutput     # I, queries, keys
+    query_a: torch.Tensor    # B,H,d   q̂_a
+    query_v: torch.Tensor    # B,H,d   q̂_v
+    past: dict               # the replayed pairs, as they are stored
+    P_a: torch.Tensor        # B,M
+    P_v: torch.Tensor        # B,N
+    current: Patches         # the selected κ_a and κ_v patches: x̂_a, x̂_v
+    losses: Losses
+
+
+class FLAVA(DERpp):
+    """Learns from patches that are well aligned and unlikely to overwrite earlier knowledge, and replays past pairs so
+    selected."""
 
     def __init__(self, cfg, backbone, avm):
-        super().__init__()
-        self.cfg, self.backbone, self.avm = cfg, backbone, avm
-        self.memory = Memory(share_of_process(self.pairs_in_memory()))
+        super().__init__(cfg, backbone, avm)
+        self.avm = avm
 
     def forward(self, batch):
+        step = self.step(batch)
+        return step.loss, step.log
+
+    def step(self, batch):
+        """Algorithm 1, one step → FLAVAStep"""
         cfg, B = self.cfg, len(batch['audio'])
-        patches = whole(batch, cfg.patch_size)                                  # x_a, x_v: M and N of each pair
+        patches = patchify(batch, cfg.patch_size)
 
-        # Localized alignment (§4.1): which patches of one modality does the other attend to?
-        s = score(cfg, self.backbone, self.avm, patches)                        # I of Eq. 3; queries, keys of Eq. 10
-        avm_loss = matching_loss(self.backbone, self.avm, s, patches)           # L^avm, Eq. 11
+        # localized alignment (§4.1): which patches does the other modality attend to?
+        attention, avm_loss = self.localize(patches)                                # I of Eq. 3; L^avm of Eq. 11
+        I_a, I_v = attention.importance_a, attention.importance_v
 
-        s = s._replace(o_a=None, o_v=None, joint_a=None, joint_v=None)          # read no more: 0.4 GB at 48 pairs
+        # forget-robustness (§4.2): which of them attend more to the past than to the present?
+        past = self.sample(batch)
+        query_a = discriminative_query(I_a, attention.q_a, cfg.kappa_a)             # q̂_a of Eq. 4
+        query_v = discriminative_query(I_v, attention.q_v, cfg.kappa_v)             # q̂_v
+        P_a, P_v = self.prune(attention, query_a, query_v, past)                    # Eq. 5
 
-        # Forget-robustness (§4.2): which of them answer more to the past than to the present?
-        past = self.memory.sample(B, batch['audio'].device)                     # as many pairs as are current
-        query_a = discriminative_query(s.importance_a, s.q_a, cfg.kappa_a)      # q̂_a of Eq. 4
-        query_v = discriminative_query(s.importance_v, s.q_v, cfg.kappa_v)      # q̂_v
-        P_a, P_v = self.prune(s, query_a, query_v, past)                        # Eq. 5
-        s = s._replace(q_a=None, q_v=None, k_a=None, k_v=None)                  # what is left is I
+        # select patches (§4.3)
+        ids_a, ids_v = select_patches(cfg, I_a, I_v, P_a, P_v)                      # S̃_a, S̃_v: Algorithm 2, Eq. 6
+        current = gather_patches(patches, ids_a, ids_v)                             # x̂_a, x̂_v of Eq. 7
 
-        # Learn from those that are left (§4.3), and from replayed pairs beside them.
-        kept_a, kept_v = select(cfg, s.importance_a, s.importance_v, P_a, P_v)  # S̃_a, S̃_v: Algorithm 2, Eq. 6
-        now = chosen(patches, kept_a, kept_v)                                   # x̂_a, x̂_v of Eq. 7
-        learned = joined(now, self.replayed(past)) if past else now
-        losses = autoencode(cfg, self.backbone, learned)                        # ℓ^r of Eq. 8, ℓ^c of Eq. 9
-        loss = objective(cfg, losses).mean() + avm_loss                         # ℓ^r + λℓ^c + L^avm
-        log = logged(losses, avm=avm_loss)
-        if past:
-            drift = penalty(past, losses.pooled_a[B:], losses.pooled_v[B:])     # ℓ^p, of the replayed pairs
-            loss, log['penalty'] = loss + cfg.alpha * drift, drift.detach()
+        # learn from them and from replayed pairs, as DER++ does
+        replayed = self.replayed(past) if past else None
+        loss, log, losses = self.learn(current, past, replayed)                     # ℓ^r + λℓ^c + αℓ^p
+        loss, log['avm'] = loss + avm_loss, avm_loss.detach()                       # + L^avm, weight 1 (N11)
 
         self.memory.add(query_a=query_a, query_v=query_v, pooled_a=losses.pooled_a[:B], pooled_v=losses.pooled_v[:B],
-                        **self.stored(batch, now, s, P_a, P_v))
-        return loss, log
+                        **self.stored(batch, current, I_a, I_v, P_a, P_v))
+        return FLAVAStep(loss, log, patches, attention, query_a, query_v, past, P_a, P_v, current, losses)
 
-    def prune(self, s, query_a, query_v, past):
-        """P_a (B, M), P_v (B, N) of Eq. 5. Each current pair meets the q̂ᵖ of one replayed pair, audio patches that
-        of video and the reverse; the first batch meets none: P = 0."""
+    def localize(self, patches):
+        """§4.1 → AVMOutput, L^avm. Drops the tokens o and õ, which nothing needs afterwards: 0.4 GB at 48 pairs."""
+        attention = attend(self.cfg, self.backbone, self.avm, patches)
+        avm_loss = matching_loss(self.backbone, self.avm, attention, patches)
+        return attention._replace(o_a=None, o_v=None, joint_a=None, joint_v=None), avm_loss
+
+    def prune(self, attention, query_a, query_v, past):
+        """P_a (B, M), P_v (B, N) of Eq. 5. Each current pair meets q̂ᵖ of one replayed pair, audio patches the q̂ᵖ of
+        video and the reverse. With an empty memory, P = 0 (N17)."""
+        I_a, I_v = attention.importance_a, attention.importance_v
         if not past:
-            return torch.zeros_like(s.importance_a), torch.zeros_like(s.importance_v)
+            return torch.zeros_like(I_a), torch.zeros_like(I_v)
         partner = torch.arange(len(query_a), device=query_a.device) % len(past['query_a'])
         past_a, past_v = past['query_a'][partner].to(query_a.dtype), past['query_v'][partner].to(query_v.dtype)
-        return (prune_probability(s.importance_a, s.k_a, query_v, past_v, self.cfg.kappa_a),
-                prune_probability(s.importance_v, s.k_v, query_a, past_a, self.cfg.kappa_v))
+        return (prune_probability(I_a, attention.k_a, query_v, past_v, self.cfg.kappa_a),
+                prune_probability(I_v, attention.k_v, query_a, past_a, self.cfg.kappa_v))
 
-    # What the memory keeps of a pair besides q̂ and c, how many pairs, and what becomes of them again.
-
-    def pairs_in_memory(self):
-        return self.cfg.memory_size
-
-    def stored(self, batch, now, s, P_a, P_v):
-        """The pair itself, with I and P as they are now."""
-        return dict(audio=batch['audio'], video=batch['video'],
-                    importance_a=s.importance_a, importance_v=s.importance_v, prune_a=P_a, prune_v=P_v)
+    def stored(self, batch, current, I_a, I_v, P_a, P_v):
+        """What the memory stores besides q̂ and c: the pair, with I and P as they are now (N23)."""
+        return dict(audio=batch['audio'], video=batch['video'], importance_a=I_a, importance_v=I_v,
+                    prune_a=P_a, prune_v=P_v)
 
     def replayed(self, past):
-        """Replayed pairs are selected anew each time, from the I and P that were stored."""
-        kept = select(self.cfg, past['importance_a'], past['importance_v'], past['prune_a'], past['prune_v'])
-        return chosen(whole(past, self.cfg.patch_size), *kept)
+        """Replayed pairs → Patches, selected anew at each replay from the stored I and P."""
+        ids_a, ids_v = select_patches(self.cfg, past['importance_a'], past['importance_v'],
+                                      past['prune_a'], past['prune_v'])
+        return gather_patches(patchify(past, self.cfg.patch_size), ids_a, ids_v)
 
 
 class FLAVAPlus(FLAVA):
-    """FLAVA+ (§4.3): the memory stores the selected patches in place of the pair, and so 1/ρ times as many."""
+    """FLAVA+ (§4.3): the memory stores the selected patches instead of the pair, so it holds 1/ρ times as many."""
 
-    def pairs_in_memory(self):
+    def memory_pairs(self):
         return patch_capacity(self.cfg.memory_size, self.cfg, self.cfg.kappa_a, self.cfg.kappa_v)
 
-    def stored(self, batch, now, s, P_a, P_v):
-        return dict(patches_a=now.x_a, patches_v=now.x_v, kept_a=now.kept_a, kept_v=now.kept_v)
+    def stored(self, batch, current, I_a, I_v, P_a, P_v):
+        return dict(patches_a=current.x_a, patches_v=current.x_v, ids_a=current.ids_a, ids_v=current.ids_v)
 
     def replayed(self, past):
-        return Patches(past['patches_a'], past['patches_v'], past['kept_a'], past['kept_v'])
+        return Patches(past['patches_a'], past['patches_v'], past['ids_a'], past['ids_v'])
 
 
-class InitialPretraining(nn.Module):
-    """What happens before the stream (App. B), the same for every method: ℓ^r + λℓ^c on all patches, and L^avm beside
-    it."""
-
-    memory = None
+class InitialPretraining(Method):
+    """Before the stream, for every method (App. B): ℓ^r + λℓ^c on all patches, + L^avm."""
 
     def __init__(self, cfg, backbone, avm):
-        super().__init__()
-        self.cfg, self.backbone, self.avm = cfg, backbone, avm
+        super().__init__(cfg, backbone, avm)
+        self.avm = avm
 
     def forward(self, batch):
-        patches = whole(batch, self.cfg.patch_size)
-        avm_loss = matching_loss(self.backbone, self.avm, score(self.cfg, self.backbone, self.avm, patches), patches)
-        losses = autoencode(self.cfg, self.backbone, patches)
-        return objective(self.cfg, losses).mean() + avm_loss, logged(losses, avm=avm_loss)
+        patches = patchify(batch, self.cfg.patch_size)
+        attention = attend(self.cfg, self.backbone, self.avm, patches)
+        avm_loss = matching_loss(self.backbone, self.avm, attention, patches)
+        losses = run_backbone(self.cfg, self.backbone, patches)
+        return self.total_loss(losses) + avm_loss, log_dict(losses, avm=avm_loss)
+
+
+METHODS = {   # --method, in Table 1's order
+    'finetune': baselines.Finetune, 'er': baselines.ER, 'mir': baselines.MIR, 'der++': baselines.DERpp,
+    'gmed': baselines.GMED, 'cls-er': baselines.CLSER, 'lump': baselines.LUMP, 'flava': FLAVA, 'flava+': FLAVAPlus,
+    'multitask': baselines.Finetune,                   # on all tasks at once (`train.py`)
+}
+WITHOUT_AVM = {'random': baselines.Random, 'mats': baselines.MATS}     # --selection of Table 3, in place of FLAVA
+
+
+def build_method(cfg, backbone, avm):
+    """The method that the options name."""
+    classes = {**METHODS, 'flava': WITHOUT_AVM.get(cfg.selection, FLAVA)}
+    return classes[cfg.method](cfg, backbone, avm)

@@ -1,15 +1,14 @@
 """The backbone: an audio-video masked autoencoder (§3.1, App. C).
 
-In:  patches of a batch of clips and their positions (`patches.py`), or whole clips.
-Out: the losses of Eq. 8 and 9 on the patches that were kept, or embeddings for retrieval.
+In:  Patches of a batch (`patches.py`), or whole clips.
+Out: the losses of Eq. 8 and 9 on these patches, or embeddings for retrieval.
 
-    patches ─ Eq. 1 ─► a, v ─► E_a, E_v ─► E_f (jointly) ─► D ─► ℓ^r      Eq. 8
-                                      └──► E_f (each modality alone, LN_a, LN_v) ─► ℓ^c   Eq. 9
+    patches ─ Eq. 1 ─► a, v ─► E_a, E_v ─► E_f (both modalities) ─► D ─► ℓ^r     Eq. 8
+                                      └──► E_f (one modality alone) ─► mean ─► ℓ^c     Eq. 9
 
-Whatever is masked, or was not selected, is dropped before the first layer rather than zeroed.
-
-`python model.py` prints the number of parameters, part by part. Tour: stops 2, 3, 13 and 14.
+`python model.py` prints the number of parameters. Tour: stops 2, 3, 13 and 14.
 """
+import functools
 from typing import NamedTuple
 
 import torch
@@ -17,44 +16,35 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from patches import (SIZES, Sizes, all_positions, draw_masks, gather, gather_processes, normalized, patchify_a,
-                     patchify_v, rank)
+from config import SIZES, Sizes
+from patches import gather, patchify, random_masks, to_float
+from utils.distributed import all_gather_with_grad, get_rank
 
-
-def take(position, at):
-    """position (1, all, D), at (B, n) → (B, n, D). As an embedding, since the gradient of plain indexing adds up in
-    whatever order threads come: then no run could be repeated to the bit."""
-    return F.embedding(at, position[0])
-
-
-def computed_again(part, *inputs):
-    """part(*inputs), of which only the inputs are kept for the backward pass, which computes the rest once more.
-
-    For E_f, which goes over the same tokens twice, once for each loss: a quarter of what encoders and fusion would
-    keep, and a fiftieth of the operations.
-    """
-    return checkpoint(part, *inputs, use_reentrant=False, preserve_rng_state=False)      # nothing in it is random
+# Activation checkpointing: keep only the inputs for the backward pass, and recompute the rest there. Nothing inside is
+# random. The fusion runs twice on the same tokens, once per loss: checkpointing it saves a quarter of the activations of
+# encoders and fusion, for a fiftieth of the operations.
+recompute = functools.partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
 
 
 # -------------------------------------------------------------------------------------- blocks
 
 class PatchEmbed(nn.Module):
-    """Eq. 1. A convolution whose stride is its kernel is one linear map per patch; applied so, it
-    can be given the few patches that were kept instead of the whole picture."""
+    """Eq. 1: a linear map of each patch (N2). The weights have a convolution's shape, as in MAE's checkpoints, but are
+    applied as a linear layer: so the module also takes a few patches instead of a whole picture."""
 
     def __init__(self, p, channels, dim):
         super().__init__()
         self.proj = nn.Conv2d(channels, dim, kernel_size=p, stride=p)
-        nn.init.xavier_uniform_(self.proj.weight.view(dim, -1))   # as a linear layer, which it is (MAE)
+        nn.init.xavier_uniform_(self.proj.weight.view(dim, -1))    # as MAE does
 
     def forward(self, x):
         """x (B, n, p·p·channels) → (B, n, D)"""
-        weight = self.proj.weight.permute(0, 2, 3, 1).flatten(1)   # D, (row, column, channel) as patchify
+        weight = self.proj.weight.permute(0, 2, 3, 1).flatten(1)   # D, (row, column, channel) as in patchify
         return F.linear(x, weight, self.proj.bias)
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; which kernel computes it, torch chooses."""
+    """Multi-head self-attention"""
 
     def __init__(self, dim, num_heads):
         super().__init__()
@@ -81,7 +71,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm Transformer block."""
+    """A pre-norm transformer block"""
 
     def __init__(self, dim, num_heads):
         super().__init__()
@@ -94,228 +84,238 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-class FusionBlock(Block):
-    """A block of E_f: one attention and one MLP, and three pairs of LayerNorms: for both modalities
-    jointly, for audio alone (LN_a of Eq. 9) and for video alone (LN_v)."""
+class FusionBlock(nn.Module):
+    """A block of E_f: one attention, one MLP, and a pair of LayerNorms for each input: both modalities jointly, audio
+    alone (LN_a of Eq. 9), video alone (LN_v). (N3)"""
 
     def __init__(self, dim, num_heads):
-        super().__init__(dim, num_heads)
-        self.norm1_a, self.norm2_a = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.norm1_v, self.norm2_v = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        super().__init__()
+        self.norm1 = nn.ModuleDict({name: nn.LayerNorm(dim) for name in ('joint', 'a', 'v')})
+        self.norm2 = nn.ModuleDict({name: nn.LayerNorm(dim) for name in ('joint', 'a', 'v')})
+        self.attn, self.mlp = Attention(dim, num_heads), Mlp(dim)
 
-    def forward_a(self, x):
-        x = x + self.attn(self.norm1_a(x))
-        return x + self.mlp(self.norm2_a(x))
-
-    def forward_v(self, x):
-        x = x + self.attn(self.norm1_v(x))
-        return x + self.mlp(self.norm2_v(x))
+    def forward(self, x, modality='joint'):
+        """x (B, n, D) → (B, n, D)"""
+        x = x + self.attn(self.norm1[modality](x))
+        return x + self.mlp(self.norm2[modality](x))
 
 
 def sincos(dim, length):
-    """The sine-cosine code of positions 0 … length−1: (length, dim), all sines, then all cosines."""
+    """Sine-cosine embedding of positions 0 … length−1: (length, dim), all sines, then all cosines."""
     omega = 1 / 10000 ** (torch.arange(dim // 2, dtype=torch.float64) / (dim / 2))
     angle = torch.arange(length, dtype=torch.float64)[:, None] * omega
     return torch.cat([angle.sin(), angle.cos()], 1).float()
 
 
 def sincos_2d(dim, rows, columns):
-    """(1, rows·columns, dim): half of the channels code the column, half the row, as MAE's does."""
+    """(1, rows·columns, dim): half of the channels encode the column, half the row, as in MAE."""
     column, row = sincos(dim // 2, columns), sincos(dim // 2, rows)
     return torch.cat([column.repeat(rows, 1), row.repeat_interleave(columns, 0)], 1)[None]
+
+
+def add_positions(x, pos, ids):
+    """x (B, n, D) + the position embeddings pos (1, all, D) at ids (B, n). F.embedding, because the gradient of plain
+    indexing sums in a nondeterministic order."""
+    return x + F.embedding(ids, pos[0])
 
 
 # --------------------------------------------------------------------------------------- model
 
 class Losses(NamedTuple):
-    """What one pass through the autoencoder gives. Losses are per pair, since some methods rank pairs by them."""
+    """Losses per pair, because MIR and CLS-ER compare pairs."""
     mae_a: torch.Tensor         # B    ℓ_a^r of Eq. 8
     mae_v: torch.Tensor         # B    ℓ_v^r of Eq. 8
-    contrastive: torch.Tensor   # B    ℓ^c of Eq. 9, the mean of the two directions
-    pooled_a: torch.Tensor      # B,D  c_a before its L2 normalization: what the memory keeps for ℓ^p
+    contrastive: torch.Tensor   # B    ℓ^c of Eq. 9
+    pooled_a: torch.Tensor      # B,D  c_a before L2 normalization: the memory stores it for ℓ^p
     pooled_v: torch.Tensor      # B,D  c_v
-
-    def each(self, lam, mae_weight=1.0):
-        """ℓ^r + λ ℓ^c of each pair (B,) (§3.1). mae_weight 0 leaves ℓ^r out (Fig. 11)."""
-        return mae_weight * (self.mae_a + self.mae_v) + lam * self.contrastive
 
 
 class AudioVideoMAE(nn.Module):
-    """E_a, E_v, E_f and D of App. C. Sizes come from a `Sizes`; nothing here knows of tasks, memories or selection."""
+    """E_a, E_v, E_f and D of App. C (N1). sizes: a Sizes or Config. It knows nothing of tasks, memory or selection."""
 
     def __init__(self, sizes):
         super().__init__()
-        s = self.sizes = sizes
-        p, D, Dd = s.patch_size, s.embed_dim, s.decoder_embed_dim
-        self.patch_embed_a, self.patch_embed_v = PatchEmbed(p, 1, D), PatchEmbed(p, 3, D)
-        self.encoder_a = nn.ModuleList(Block(D, s.num_heads) for _ in range(s.encoder_depth))        # E_a
-        self.encoder_v = nn.ModuleList(Block(D, s.num_heads) for _ in range(s.encoder_depth))        # E_v
-        self.fusion = nn.ModuleList(FusionBlock(D, s.num_heads) for _ in range(s.fusion_depth))      # E_f
-        self.norm, self.norm_a, self.norm_v = nn.LayerNorm(D), nn.LayerNorm(D), nn.LayerNorm(D)
+        self.sizes = sizes
+        p, D, Dd = sizes.patch_size, sizes.embed_dim, sizes.decoder_embed_dim
+        # E_a, E_v: the modality encoders
+        self.patch_embed = nn.ModuleDict({'a': PatchEmbed(p, 1, D), 'v': PatchEmbed(p, 3, D)})
+        self.encoder = nn.ModuleDict({
+            m: nn.ModuleList(Block(D, sizes.num_heads) for _ in range(sizes.encoder_depth)) for m in 'av'})
+        # E_f: the fusion encoder
+        self.fusion = nn.ModuleList(FusionBlock(D, sizes.num_heads) for _ in range(sizes.fusion_depth))
+        self.norm = nn.ModuleDict({name: nn.LayerNorm(D) for name in ('joint', 'a', 'v')})
+        # D: one decoder for both modalities, with a head for each
         self.decoder_embed = nn.Linear(D, Dd)
-        self.decoder = nn.ModuleList(Block(Dd, s.decoder_num_heads) for _ in range(s.decoder_depth))  # D
+        self.decoder = nn.ModuleList(Block(Dd, sizes.decoder_num_heads) for _ in range(sizes.decoder_depth))
         self.decoder_norm = nn.LayerNorm(Dd)
-        self.head_a, self.head_v = nn.Linear(Dd, p * p), nn.Linear(Dd, p * p * 3)
+        self.head = nn.ModuleDict({'a': nn.Linear(Dd, p * p), 'v': nn.Linear(Dd, p * p * 3)})
 
-        # Positions and modality marks. They start as sine-cosine codes and are trained from there.
-        position_a = lambda dim: nn.Parameter(sincos_2d(dim, *s.grid_a))
-        position_v = lambda dim: nn.Parameter(sincos_2d(dim, *s.grid_v[1:]).repeat(1, s.num_frames, 1))
-        mark = lambda dim: nn.Parameter(torch.randn(1, 1, dim) * 0.02)
-        self.pos_a, self.pos_v = position_a(D), position_v(D)                         # at the encoders' input
-        self.fusion_pos_a, self.fusion_pos_v = position_a(D), position_v(D)           # at the fusion's input
-        self.decoder_pos_a, self.decoder_pos_v = position_a(Dd), position_v(Dd)       # at the decoder's input
-        self.modality_a, self.modality_v = mark(D), mark(D)
-        self.decoder_modality_a, self.decoder_modality_v = mark(Dd), mark(Dd)
-        self.mask_token_a, self.mask_token_v = mark(Dd), mark(Dd)
+        # position embeddings, initialized with sines and cosines, then trained (N3)
+        self.pos = self.position_embeddings(D)                     # at the encoders' input
+        self.fusion_pos = self.position_embeddings(D)              # at the fusion's input
+        self.decoder_pos = self.position_embeddings(Dd)            # at the decoder's input
+        # modality embeddings and mask tokens
+        self.modality_embed, self.decoder_modality_embed = random_tokens(D), random_tokens(Dd)
+        self.mask_token = random_tokens(Dd)
 
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        assert all(norm.eps == 1e-5 for norm in self.modules() if isinstance(norm, nn.LayerNorm))
 
-    # -- the four networks -------------------------------------------------------------------
+    def position_embeddings(self, dim):
+        """{'a': (1, M, dim), 'v': (1, N, dim)}. Video's are repeated over frames."""
+        frames, rows, columns = self.sizes.grid_v
+        return nn.ParameterDict({'a': nn.Parameter(sincos_2d(dim, *self.sizes.grid_a)),
+                                 'v': nn.Parameter(sincos_2d(dim, rows, columns).repeat(1, frames, 1))})
 
-    def encode(self, x_a, x_v, at_a, at_v):
-        """E_a(a), E_v(v).  x_a (B, m, p·p) at positions at_a (B, m); x_v (B, n, p·p·3) at at_v (B, n)
-        →  o_a (B, m, D), o_v (B, n, D)"""
-        a = self.patch_embed_a(x_a) + take(self.pos_a, at_a) + self.modality_a
-        v = self.patch_embed_v(x_v) + take(self.pos_v, at_v) + self.modality_v
-        for block in self.encoder_a:
-            a = block(a)
-        for block in self.encoder_v:
-            v = block(v)
-        return a, v
+    def forward(self, patches, masks, tau):
+        """Eq. 8 and 9 on kept patches.
 
-    def fuse(self, o_a, o_v, at_a, at_v):
-        """E_f(o_a, o_v) on both modalities jointly.  → õ_a (B, m, D), õ_v (B, n, D), before the last LayerNorm"""
-        x = torch.cat([o_a + take(self.fusion_pos_a, at_a), o_v + take(self.fusion_pos_v, at_v)], 1)
+        patches  Patches of κ_a and κ_v patches, in float32
+        masks    a Mask of audio and a Mask of video, into these patches
+        tau      τ, temperature of Eq. 9
+        returns  Losses
+        """
+        mask_a, mask_v = masks
+
+        # encode the visible patches
+        ids_keep_a, ids_keep_v = patches.ids_a.gather(1, mask_a.keep), patches.ids_v.gather(1, mask_v.keep)
+        o_a, o_v = self.encode(gather(patches.x_a, mask_a.keep), gather(patches.x_v, mask_v.keep),
+                               ids_keep_a, ids_keep_v)
+
+        # reconstruct the masked patches from both modalities: ℓ^r
+        joint_a, joint_v = recompute(self.fuse, o_a, o_v, ids_keep_a, ids_keep_v)
+        pred_a = self.decode(joint_a, ids_keep_a, patches.ids_a.gather(1, mask_a.mask), 'a')
+        pred_v = self.decode(joint_v, ids_keep_v, patches.ids_v.gather(1, mask_v.mask), 'v')
+        mae_a = reconstruction_loss(pred_a, gather(patches.x_a, mask_a.mask))
+        mae_v = reconstruction_loss(pred_v, gather(patches.x_v, mask_v.mask))
+
+        # contrast the pooled embeddings of each modality alone: ℓ^c
+        c_a, c_v = recompute(self.pool, o_a, o_v, ids_keep_a, ids_keep_v)
+        return Losses(mae_a, mae_v, contrastive_loss(c_a, c_v, tau), c_a, c_v)
+
+    def encode(self, x_a, x_v, ids_a, ids_v):
+        """E_a, E_v.  x_a (B, m, p·p) at positions ids_a (B, m); x_v (B, n, p·p·3) at ids_v (B, n)
+        → o_a (B, m, D), o_v (B, n, D)"""
+        return self.encode_modality(x_a, ids_a, 'a'), self.encode_modality(x_v, ids_v, 'v')
+
+    def encode_modality(self, x, ids, modality):
+        """x (B, n, values), ids (B, n) → (B, n, D)"""
+        x = add_positions(self.patch_embed[modality](x), self.pos[modality], ids) + self.modality_embed[modality]
+        for block in self.encoder[modality]:
+            x = block(x)
+        return x
+
+    def fuse(self, o_a, o_v, ids_a, ids_v):
+        """E_f on both modalities jointly.  → õ_a (B, m, D), õ_v (B, n, D), before the last LayerNorm"""
+        x = torch.cat([add_positions(o_a, self.fusion_pos['a'], ids_a),
+                       add_positions(o_v, self.fusion_pos['v'], ids_v)], 1)
         for block in self.fusion:
             x = block(x)
         return x.split([o_a.shape[1], o_v.shape[1]], 1)
 
-    def tokens(self, o_a, o_v, at_a, at_v):
+    def unimodal_tokens(self, o_a, o_v, ids_a, ids_v):
         """E_f(o_a), E_f(o_v) of Eq. 9: each modality alone, with its own LayerNorms.  → (B, m, D), (B, n, D)"""
-        a, v = o_a + take(self.fusion_pos_a, at_a), o_v + take(self.fusion_pos_v, at_v)
+        a, v = add_positions(o_a, self.fusion_pos['a'], ids_a), add_positions(o_v, self.fusion_pos['v'], ids_v)
         for block in self.fusion:
-            a, v = block.forward_a(a), block.forward_v(v)
-        return self.norm_a(a), self.norm_v(v)
+            a, v = block(a, 'a'), block(v, 'v')
+        return self.norm['a'](a), self.norm['v'](v)
 
-    def pool(self, o_a, o_v, at_a, at_v):
-        """c_a, c_v of Eq. 9: the mean of those tokens over patches.  → (B, D), (B, D), not yet L2-normalized"""
-        a, v = self.tokens(o_a, o_v, at_a, at_v)
+    def pool(self, o_a, o_v, ids_a, ids_v):
+        """c_a, c_v of Eq. 9: the mean of the unimodal tokens.  → (B, D), (B, D), before L2 normalization"""
+        a, v = self.unimodal_tokens(o_a, o_v, ids_a, ids_v)
         return a.mean(1), v.mean(1)
 
-    def decode(self, joint, mask_token, position, modality, head, at, target):
-        """D(õ) at the hidden positions of one modality.
+    def decode(self, joint, ids_keep, ids_mask, modality):
+        """D(õ) of one modality: predict the masked patches.
 
-        joint (B, n, D), normalized, at positions at (B, n); target (B, m) positions to predict;
-        position (1, all, Dd), mask_token and modality (1, 1, Dd)  →  (B, m, values of a patch).
-        Patches that are neither visible nor a target do not exist for the decoder.
+        joint (B, n, D) at positions ids_keep (B, n); ids_mask (B, m) → (B, m, values of a patch).
+        The decoder sees visible and masked patches only. Patches that are not selected do not exist for it (N7).
         """
-        seen = self.decoder_embed(joint)
-        hidden = mask_token.expand(*target.shape, -1).to(seen.dtype)
-        x = torch.cat([seen, hidden], 1) + take(position, torch.cat([at, target], 1)) + modality
+        visible = self.decoder_embed(self.norm['joint'](joint))
+        masked = self.mask_token[modality].expand(*ids_mask.shape, -1).to(visible.dtype)
+        x = add_positions(torch.cat([visible, masked], 1), self.decoder_pos[modality],
+                          torch.cat([ids_keep, ids_mask], 1)) + self.decoder_modality_embed[modality]
         for block in self.decoder:
             x = block(x)
-        return head(self.decoder_norm(x[:, at.shape[1]:]))   # only the hidden ones are scored
-
-    # -- what is asked of them ---------------------------------------------------------------
-
-    def losses(self, x_a, x_v, kept_a, kept_v, slots_a, slots_v, tau):
-        """Eq. 8 and 9 on the kept patches.
-
-        x_a (B, κ_a, p·p), x_v (B, κ_v, p·p·3)   kept patches
-        kept_a (B, κ_a), kept_v (B, κ_v)         their positions
-        slots_a, slots_v                         (visible, target) from `draw_visible`
-        tau                                      temperature of Eq. 9
-        """
-        (see_a, hide_a), (see_v, hide_v) = slots_a, slots_v
-        at_a, at_v = kept_a.gather(1, see_a), kept_v.gather(1, see_v)
-        o_a, o_v = self.encode(gather(x_a, see_a), gather(x_v, see_v), at_a, at_v)
-
-        joint_a, joint_v = computed_again(self.fuse, o_a, o_v, at_a, at_v)
-        guess_a = self.decode(self.norm(joint_a), self.mask_token_a, self.decoder_pos_a, self.decoder_modality_a,
-                              self.head_a, at_a, kept_a.gather(1, hide_a))
-        guess_v = self.decode(self.norm(joint_v), self.mask_token_v, self.decoder_pos_v, self.decoder_modality_v,
-                              self.head_v, at_v, kept_v.gather(1, hide_v))
-
-        c_a, c_v = computed_again(self.pool, o_a, o_v, at_a, at_v)
-        return Losses(reconstruction_loss(guess_a, gather(x_a, hide_a)),
-                      reconstruction_loss(guess_v, gather(x_v, hide_v)), contrastive_loss(c_a, c_v, tau), c_a, c_v)
+        return self.head[modality](self.decoder_norm(x[:, ids_keep.shape[1]:]))    # masked patches only
 
     def embed(self, audio, video):
-        """Nothing masked: what retrieval compares.  audio (B, t, f), video (B, T, 3, H, W) → c_a, c_v (B, D),
-        L2-normalized"""
-        x_a, x_v = patchify_a(audio, self.sizes.patch_size), patchify_v(video, self.sizes.patch_size)
-        at_a, at_v = all_positions(x_a), all_positions(x_v)
-        c_a, c_v = self.pool(*self.encode(x_a, x_v, at_a, at_v), at_a, at_v)
-        return on_sphere(c_a), on_sphere(c_v)
+        """Retrieval embeddings of whole clips, nothing masked.  audio (B, t, f), video (B, T, 3, H, W) float32,
+        normalized → c_a, c_v (B, D), L2-normalized"""
+        x = patchify(dict(audio=audio, video=video), self.sizes.patch_size)
+        o_a, o_v = self.encode(*x)
+        c_a, c_v = self.pool(o_a, o_v, x.ids_a, x.ids_v)
+        return l2_normalize(c_a), l2_normalize(c_v)
+
+
+def random_tokens(dim):
+    """{'a', 'v': (1, 1, dim)}: a learned vector per modality"""
+    return nn.ParameterDict({modality: nn.Parameter(torch.randn(1, 1, dim) * 0.02) for modality in 'av'})
 
 
 # -------------------------------------------------------------------------------------- losses
 
-def reconstruction_loss(guess, x):
-    """Eq. 8 for one modality, per pair.  guess, x (B, m, values) → (B,)
+def reconstruction_loss(pred, target):
+    """Eq. 8 for one modality.  pred, target (B, m, values of a patch) → (B,)
 
-    The target is normalized by its own patch's mean and variance, as in MAE (readings: unbiased variance).
+    Each target patch is normalized by its own mean and unbiased variance, as in MAE (N8).
     """
-    guess = guess.to(x.dtype)      # under bf16 autocast the difference is still taken in float32
-    x = x - x.mean(-1, keepdim=True)
-    x = x / (x.square().sum(-1, keepdim=True) / (x.shape[-1] - 1) + 1e-6).sqrt()   # x.var is slow on a CPU
-    return (guess - x).square().mean((1, 2))
+    pred = pred.to(target.dtype)                       # under bf16 autocast, the difference is in float32
+    target = target - target.mean(-1, keepdim=True)
+    variance = target.square().sum(-1, keepdim=True) / (target.shape[-1] - 1)
+    target = target / (variance + 1e-6).sqrt()
+    return (pred - target).square().mean((1, 2))
 
 
-def on_sphere(c):
-    """c (B, D) → (B, D) of length 1, in float32 at least: bf16 is too coarse for cosines divided by 0.05"""
+def l2_normalize(c):
+    """c (B, D) → (B, D) of length 1, in float32: bf16 is too coarse for cosines divided by τ = 0.05"""
     return F.normalize(c.to(torch.promote_types(c.dtype, torch.float32)), dim=-1)
 
 
 def contrastive_loss(c_a, c_v, tau):
-    """Eq. 9, per pair.  c_a, c_v (B, D) → (B,)
+    """Eq. 9, the mean of both directions (N9).  c_a, c_v (B, D) → (B,)
 
-    The paper sums the two directions; its released configuration averages them, and so do we.
-    Under several processes every process's pairs serve as negatives for every other's.
+    The negatives are the pairs of all ranks.
     """
-    c_a, c_v = on_sphere(c_a), on_sphere(c_v)
-    all_a, all_v = gather_processes(c_a), gather_processes(c_v)
-    first = rank() * len(c_a)                                      # where this process's pairs stand among all
-    own = torch.arange(first, first + len(c_a), device=c_a.device)
-    with torch.autocast(c_a.device.type, enabled=False):           # or the products would be bf16 again
-        to_video = F.cross_entropy(c_a @ all_v.T / tau, own, reduction='none')
-        to_audio = F.cross_entropy(c_v @ all_a.T / tau, own, reduction='none')
-    return (to_video + to_audio) / 2
+    c_a, c_v = l2_normalize(c_a), l2_normalize(c_v)
+    all_a, all_v = all_gather_with_grad(c_a), all_gather_with_grad(c_v)
+    labels = torch.arange(len(c_a), device=c_a.device) + get_rank() * len(c_a)     # this rank's rows among all
+    with torch.autocast(c_a.device.type, enabled=False):                           # products in float32
+        audio_to_video = F.cross_entropy(c_a @ all_v.T / tau, labels, reduction='none')
+        video_to_audio = F.cross_entropy(c_v @ all_a.T / tau, labels, reduction='none')
+    return (audio_to_video + video_to_audio) / 2
 
 
-# ------------------------------------------------------------------- one pass, as methods take it
+# --------------------------------------------------------------------------- one training pass
 
-def autoencode(cfg, backbone, patches, masks=None):
-    """Patches → Losses: Eq. 8 and 9 under the masks given, or under new ones."""
-    masks = masks or draw_masks(cfg, patches)
-    return backbone.losses(*normalized(patches, cfg.patch_size), *masks, cfg.tau)
-
-
-def objective(cfg, losses):
-    """ℓ = ℓ^r + λℓ^c of each pair (B,)"""
-    return losses.each(cfg.lam, cfg.mae_weight)
+def run_backbone(cfg, backbone, patches, masks=None):
+    """Patches → Losses under the given masks, or under new ones."""
+    masks = masks or random_masks(cfg, patches)
+    return backbone(to_float(patches, cfg.patch_size), masks, cfg.tau)
 
 
-def logged(losses, **more):
-    """Means of what is worth logging. Tensors still: a GPU need not stop for numbers that nobody prints."""
+def total_loss(cfg, losses):
+    """ℓ^r + λℓ^c of each pair, (B,): what MIR, GMED and CLS-ER call the loss (N26). cfg.mae_weight 0 removes ℓ^r (Fig. 11)."""
+    return cfg.mae_weight * (losses.mae_a + losses.mae_v) + cfg.lam * losses.contrastive
+
+
+def log_dict(losses, **more):
+    """Means to log. They stay tensors, because .item() is a host-device sync."""
     parts = dict(mae_a=losses.mae_a, mae_v=losses.mae_v, contrastive=losses.contrastive, **more)
     return {name: part.detach().mean() for name, part in parts.items()}
 
 
 def compile_blocks(backbone):
-    """`--compile`: each block goes through torch.compile, which takes it once for all blocks alike. → what to say of
-    it; where it cannot be had, all is as without."""
-    blocks = [*backbone.encoder_a, *backbone.encoder_v, *backbone.fusion, *backbone.decoder]
-    x = torch.zeros(2, 3, backbone.sizes.embed_dim, device=backbone.pos_a.device, requires_grad=True)
+    """`--compile`: compile every block → a line to print. Falls back to eager mode with a warning."""
+    blocks = [*backbone.encoder['a'], *backbone.encoder['v'], *backbone.fusion, *backbone.decoder]
+    x = torch.zeros(2, 3, backbone.sizes.embed_dim, device=backbone.pos['a'].device, requires_grad=True)
     try:
         torch.compile(blocks[0])(x).sum().backward()
-    except Exception as error:     # of many kinds: no compiler, no Triton, an old GPU
+    except Exception as error:                         # no compiler, no Triton, an old GPU: many types
         reason = (str(error).splitlines() or [''])[0][:150]
-        return f'--compile: the blocks cannot be compiled here, and run as they are ({type(error).__name__}: {reason})'
+        return f'--compile: eager mode, because torch.compile fails here ({type(error).__name__}: {reason})'
     backbone.zero_grad()
     for block in blocks:
         block.compile()
@@ -323,21 +323,21 @@ def compile_blocks(backbone):
 
 
 def print_parameters(size):
-    """Backbone and AVM, part by part, for a name of SIZES (App. D: 707.8 MB, and 3.18 % more)."""
-    from avm import AVM   # only this report knows both
+    """Print the parameters of backbone and AVM, part by part, for a name of SIZES (App. D)."""
+    from avm import AVM                                # only this report needs it
 
     sizes = Sizes(**SIZES[size])
     backbone, avm = AudioVideoMAE(sizes), AVM(sizes.embed_dim, sizes.avm_heads)
-    count = lambda module: sum(parameter.numel() for parameter in module.parameters())
     for title, module in (('backbone', backbone), ('AVM', avm)):
         for name, child in module.named_children():
-            print(f'  {name:<16}{count(child):>13,}')
-        direct = sum(parameter.numel() for parameter in module.parameters(recurse=False))
-        if direct:
-            print(f'  {"positions, marks":<16}{direct:>13,}')
-        print(f'{title:<18}{count(module):>13,}  = {count(module) * 4 / 2 ** 20:.1f} MiB in float32\n')
-    patches = f'M = {sizes.num_patches_a}, N = {sizes.num_patches_v} patches.'
-    print(f'The AVM adds {count(avm) / count(backbone):.2%}.  {patches}')
+            print(f'  {name:<24}{num_parameters(child):>13,}')
+        print(f'{title:<26}{num_parameters(module):>13,}  = {num_parameters(module) * 4 / 2 ** 20:.1f} MiB in float32\n')
+    print(f'The AVM adds {num_parameters(avm) / num_parameters(backbone):.2%}.  '
+          f'M = {sizes.num_patches_a}, N = {sizes.num_patches_v} patches.')
+
+
+def num_parameters(module):
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 if __name__ == '__main__':

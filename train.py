@@ -1,237 +1,371 @@
-"""Algorithm 1: a stream of tasks, a method, a step; after each task, retrieval.
+"""Algorithm 1: a stream of tasks, a method, a training step; retrieval after each task.
 
-    python train.py                                    FLAVA on the built-in data, at small size
+    python train.py                                    FLAVA on the built-in shapes, small model
     python train.py --dataset vggsound --data DIR      the paper's main experiment
     torchrun --nproc_per_node 4 train.py ...           the same on four GPUs
 
-In:  options, of which `--help` lists all.
-Out: a run's folder (`run.py` says what is in it), from whose last.pt `--resume` goes on after any interruption, on a
-     CPU to the same results bit for bit.
+In:  options; `--help` lists them.
+Out: a run's folder. `--resume` continues it after any interruption, on a CPU to the same results bit for bit.
+
+    config.json     the options                 log.jsonl    loss, samples/s, memory
+    results.json    acc[t][i], A and F          table.md     the same as a table
+    models/t.pt     the model after t tasks     last.pt      the checkpoint
+    figures/        pictures                    eval/        results of eval.py
+    report.md       all of it on one page
 
 Tour: stop 17.
 """
 import dataclasses
 import json
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 import eval as evaluation
-from baselines import build
-from config import autocast, exit_politely, parse, without_effect
-from flava import InitialPretraining
-from patches import UserError, rank, world
-from processes import (agreed, check_memory, check_shares, claimed, leave_processes, say, start_processes,
-                       stop_gently)
-from run import Steps, open_run
+from avm import AVM
+from config import UserError, config_changes
+from flava import InitialPretraining, build_method
+from memory import reshard
+from model import AudioVideoMAE, compile_blocks
 from streams.catalogue import open_stream
-from streams.common import Union, check_batches
+from streams.common import ConcatClips, check_batches
+from streams.loading import Loader, count_workers, timed
 from streams.prepare import advice
-from streams.workers import Loader, count_workers, waiting
-from weights import load_weights, pretraining_cache, save_atomically, write_text
+from utils.checkpoint import (StopRequest, rank_checkpoint, rank_state, read_checkpoint, remove_old, restore_rank_state,
+                              run_lock, save_atomically, write_text)
+from utils.cli import cli_errors, parse, unused_flags
+from utils.distributed import (autocast, barrier, broadcast_object, cleanup, get_rank, get_world_size,
+                               init_distributed, print_rank0)
+from utils.logging import Progress, SkippedClips, truncate_log
+from utils.weights import load_weights, pretraining_cache
 
 
-def learn_stream(run, stream, checkpoint):
-    """Algorithm 1: task after task, of whose borders the method is told nothing; retrieval after each."""
-    cfg, tasks = run.cfg, tasks_of(run.cfg, stream)
-    run.start_phase('stream', build(cfg, run.backbone, run.avm), cfg.lr, checkpoint)
+# ----------------------------------------------------------------------------------- the training loop
+
+def train_stream(run, stream, checkpoint):
+    """Train on each task in turn. The method never sees task boundaries. Evaluate after each task."""
+    cfg, tasks = run.cfg, list_tasks(run.cfg, stream)
+    run.start_phase('stream', build_method(cfg, run.backbone, run.avm), cfg.lr, checkpoint)
     if not checkpoint:
-        run.rows = [evaluate(run, stream)]                     # row 0: before the first task
-        run.keep_model(0)
+        run.rows = [evaluate(run, stream)]             # row 0: before the first task
+        run.save_model(0)
         run.save()
     while run.task < len(tasks):
         name, clips, steps = tasks[run.task]
-        batches = plan(len(clips), cfg.batch_size, cfg.epochs, steps, cfg.seed * 1000 + 1 + run.task)
+        batches = make_batches(len(clips), cfg.batch_size, cfg.epochs, steps, cfg.seed * 1000 + 1 + run.task)
         if run.step < len(batches):
-            take_steps(run, clips, batches, f'task {run.task + 1}/{len(tasks)} {name}')
-            run.save()                                         # what is learned outlives an interrupted evaluation
+            train_task(run, clips, batches, f'task {run.task + 1}/{len(tasks)} {name}')
+            run.save()
         run.rows = run.rows + [evaluate(run, stream)]
-        tell_recall(run, name)
+        print_recall(run, name)
         run.task, run.step = run.task + 1, 0
-        run.keep_model(run.task)
+        run.save_model(run.task)
         run.save()
 
 
-def take_steps(run, clips, batches, title):
-    """The steps of one task, or of the initial pre-training, that are still to be taken: from run.step on."""
-    method = DistributedDataParallel(run.method, broadcast_buffers=False) if dist.is_initialized() else run.method
-    loader = Loader(clips, batches.after(run.step), count_workers(run.cfg.dataset, run.cfg.workers),
+def train_task(run, clips, batches, title):
+    """The steps of one task, or of the initial pre-training, from run.step on."""
+    cfg, method = run.cfg, run.method
+    if dist.is_initialized():
+        method = DistributedDataParallel(method, broadcast_buffers=False)
+    loader = Loader(clips, dataclasses.replace(batches, start_step=run.step), count_workers(cfg.dataset, cfg.workers),
                     pin=run.device.type == 'cuda')
-    with Steps(run, title, len(batches)) as steps:
-        for batch in waiting(loader, steps.waits):
-            run.note_bad(batch['bad'])
+    with Progress(run, title, len(batches)) as progress:
+        for batch in timed(loader, progress.waits):
+            run.skipped.add(batch['bad'])
             batch = {name: batch[name].to(run.device, non_blocking=True) for name in ('audio', 'video')}
-            run.optimizer.zero_grad(set_to_none=True)          # now: the last step's need not outlive the forward pass
+
+            # forward, backward, optimizer
+            run.optimizer.zero_grad(set_to_none=True)
             with autocast(run.device):
-                loss, log = method(batch)                      # `flava.py`, `baselines.py`
+                loss, log = method(batch)              # `flava.py`, `baselines.py`
             loss.backward()
             run.optimizer.step()
-            if hasattr(run.method, 'after_step'):
-                run.method.after_step()
-            steps.count(len(batch['audio']), loss, log)
+            run.method.after_step()
+
+            # log, checkpoint, stop on a signal
+            progress.update(len(batch['audio']), loss, log)
 
 
-# -------------------------------------------------------------------------------- what is learned, when
+def pretrain(run, stream, checkpoint):
+    """Initial pre-training on the clips of classes of no task (App. B). Later runs read it from the cache."""
+    cfg = run.cfg
+    if cfg.pretrain_steps == 0:
+        return
+    if len(stream.pretrain) == 0:
+        print_rank0('no initial pre-training: every class belongs to a task (--init gives initial weights, '
+                    '--pretrain-data further clips)')
+        return
+    path = pretraining_cache(cfg, run.device, len(stream.pretrain))
+    if not checkpoint and broadcast_object(path.exists()):
+        print_rank0(f'initial pre-training: {load_weights(path, run.backbone, run.avm)}')
+        return
+    # the same loop without selection and with the options of the pre-training; ℓ^r is kept here in Fig. 11 too (N36)
+    own = dataclasses.replace(cfg, method='finetune', selection='both', mask_ratio=cfg.pretrain_mask_ratio,
+                              mae_weight=1.0)
+    run.start_phase('pretrain', InitialPretraining(own, run.backbone, run.avm), cfg.pretrain_lr, checkpoint)
+    batches = make_batches(len(stream.pretrain), cfg.pretrain_batch_size, cfg.pretrain_epochs, cfg.pretrain_steps,
+                           cfg.seed)
+    train_task(run, stream.pretrain, batches, 'initial pre-training')
+    run.check_finite()
+    if get_rank() == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_atomically(run.weights(), path)
+        print_rank0(f'initial pre-training saved in {path}')
 
-def tasks_of(cfg, stream):
-    """[(name, clips, steps at most)], one after the other. Multitask learns all tasks at once, in as many steps as the
-    others take in all."""
-    steps = [len(plan(len(clips), cfg.batch_size, cfg.epochs, cfg.steps, 0)) for clips in stream.train]
+
+# ---------------------------------------------------------------------------------- tasks and batches
+
+def list_tasks(cfg, stream):
+    """[(name, clips, number of steps)], in order. Multitask trains on all tasks at once, for as many steps (N26)."""
+    steps = [len(make_batches(len(clips), cfg.batch_size, cfg.epochs, cfg.steps, 0)) for clips in stream.train]
     if cfg.method == 'multitask':
-        return [('all tasks', Union(stream.train), sum(steps))]
+        return [('all tasks', ConcatClips(stream.train), sum(steps))]
     return list(zip(stream.names, stream.train, steps))
 
 
-def plan(clips, batch_size, epochs, max_steps, seed):
-    """The batches of a phase, which are certain before it begins; so a resumed run need only go on at a place among
-    them. A task smaller than a batch trains on the smaller batch; an incomplete last batch is dropped."""
-    batch_size = min(batch_size, clips) // world() * world()
+def make_batches(clips, batch_size, epochs, max_steps, seed):
+    """The Batches of a phase. An incomplete last batch is dropped; a set smaller than a batch is one batch."""
+    batch_size = min(batch_size, clips) // get_world_size() * get_world_size()
     if batch_size == 0:
-        raise UserError(f'{clips} clips cannot be split over {world()} processes')
+        raise UserError(f'{clips} clips cannot be split over {get_world_size()} processes')
     steps = clips // batch_size * epochs
     return Batches(clips, batch_size, min(steps, max_steps) if max_steps >= 0 else steps, seed)
 
 
-@dataclasses.dataclass
+@dataclass
 class Batches:
-    """Batches first … steps − 1 of a phase: lists of (clip, seed of its augmentation). Each epoch is drawn when it
-    begins, since those of millions of clips would fill the memory. Under several processes, each has its part of every
-    batch."""
+    """A batch sampler: lists of (clip, seed of its augmentation), from start_step on. All batches follow from the seed,
+    so a resumed run continues among them. Each rank gets its share of every batch."""
     clips: int
     batch_size: int
     steps: int
     seed: int
-    first: int = 0
+    start_step: int = 0
 
     def __len__(self):
-        return self.steps - self.first
+        return self.steps - self.start_step
 
     def __iter__(self):
-        generator, each = torch.Generator().manual_seed(self.seed), self.clips // self.batch_size      # an epoch
-        for epoch in range(0, self.steps, each):
+        generator = torch.Generator().manual_seed(self.seed)
+        steps_per_epoch = self.clips // self.batch_size
+        for first in range(0, self.steps, steps_per_epoch):
             order = torch.randperm(self.clips, generator=generator)
             seeds = torch.randint(2 ** 62, (self.clips,), generator=generator)
-            for step in range(max(epoch, self.first), min(epoch + each, self.steps)):
-                start = (step - epoch) * self.batch_size
-                one = slice(start + rank(), start + self.batch_size, world())
-                yield list(zip(order[one].tolist(), seeds[one].tolist()))
-
-    def after(self, steps):
-        """Those that are left after so many steps."""
-        return dataclasses.replace(self, first=steps)
+            for step in range(max(first, self.start_step), min(first + steps_per_epoch, self.steps)):
+                start = (step - first) * self.batch_size
+                mine = slice(start + get_rank(), start + self.batch_size, get_world_size())
+                yield list(zip(order[mine].tolist(), seeds[mine].tolist()))
 
 
-def pretrain(run, stream, checkpoint):
-    """Initial pre-training on the clips of classes of no task (App. B): once, then read from the cache."""
-    cfg, path = run.cfg, pretraining_cache(run.cfg, run.device, len(stream.pretrain))
-    if cfg.pretrain_steps == 0 or len(stream.pretrain) == 0:
-        if cfg.pretrain_steps != 0:
-            say('no clips of classes of no task: no initial pre-training '
-                '(--pretrain-data or --init would give a start)')
-        return
-    if not checkpoint and agreed(path.exists()):
-        say(f'initial pre-training: {load_weights(path, run.backbone, run.avm)}')
-        return
-    # The same code as the stream's, with the pre-training's own numbers. The paper does not say whether ℓ^r is left out
-    # here too where the stream leaves it out (Fig. 11); here it is kept, so that all start from the same model.
-    own = dataclasses.replace(cfg, mask_ratio=cfg.pretrain_mask_ratio, mae_weight=1.0)
-    run.start_phase('pretrain', InitialPretraining(own, run.backbone, run.avm), cfg.pretrain_lr, checkpoint)
-    batches = plan(len(stream.pretrain), cfg.pretrain_batch_size, cfg.pretrain_epochs, cfg.pretrain_steps, cfg.seed)
-    take_steps(run, stream.pretrain, batches, 'initial pre-training')
-    run.refuse_nan()
-    if rank() == 0:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_atomically(run.weights(), path)
-        say(f'initial pre-training is kept in {path}')
+def check_batch_sizes(cfg):
+    """Every rank must get an equal share, and the AVM at least 3 pairs: with fewer, none is mismatched. Raises
+    UserError."""
+    world_size = get_world_size()
+    for flag, size, has_avm in (('--batch-size', cfg.batch_size, cfg.method in ('flava', 'flava+')),
+                                ('--pretrain-batch-size', cfg.pretrain_batch_size, cfg.pretrain_steps != 0)):
+        least = 3 * world_size if has_avm else world_size
+        if size % world_size or size < least:
+            raise UserError(f'{flag} {size} must be a multiple of {world_size} (processes) and at least {least}')
 
 
-# ---------------------------------------------------------------------------------- what came of it
+# ----------------------------------------------------------------------------------- state of a run
+
+class Run:
+    """Model, optimizer, and the place in the stream: everything that a checkpoint holds."""
+
+    def __init__(self, cfg, device):
+        self.cfg, self.device, self.out = cfg, device, Path(cfg.out)
+        torch.manual_seed(cfg.seed)                    # the same weights on all ranks
+        self.backbone, self.avm = AudioVideoMAE(cfg).to(device), AVM(cfg.embed_dim, cfg.avm_heads).to(device)
+        if cfg.compile:
+            print_rank0(compile_blocks(self.backbone))
+        self.phase, self.task, self.step, self.global_step = 'pretrain', 0, 0, 0
+        self.rows = []                                 # retrieval: before the first task, and after each
+        self.method, self.optimizer = None, None
+        self.skipped, self.stop = SkippedClips(), StopRequest()
+
+    def start_phase(self, phase, method, lr, checkpoint=None):
+        """Start the initial pre-training or the stream, from its beginning or from a checkpoint."""
+        cfg = self.cfg
+        self.phase, self.task, self.step = phase, 0, 0
+        self.method = method.to(self.device)
+        self.optimizer = torch.optim.Adam(method.parameters(), lr=lr, betas=(cfg.beta1, cfg.beta2),
+                                          weight_decay=cfg.weight_decay, fused=self.device.type == 'cuda')
+        # a seed per phase and rank: a cached pre-training and a computed one lead to the same stream
+        torch.manual_seed((cfg.seed * 2 + (phase == 'stream')) * 10_007 + get_rank())
+        if checkpoint:
+            self.restore(checkpoint)
+
+    def weights(self):
+        """The model to evaluate → {name: tensor}"""
+        eval_model = self.method.eval_model if self.method else self.backbone
+        return torch.nn.ModuleDict({'backbone': eval_model, 'avm': self.avm}).state_dict()
+
+    def check_finite(self):
+        """Raises UserError, so that NaN is never saved."""
+        if not all(x.isfinite().all() for x in self.method.parameters()):
+            raise UserError(f'step {self.step}: the weights are not finite; try a smaller --lr. '
+                            f'The last checkpoint is {self.out / "last.pt"}')
+
+    def save(self):
+        """last.pt from rank 0, and a file with its own state from each further rank."""
+        self.check_finite()
+        files = [rank_checkpoint(self.out, rank, self.phase, self.global_step) for rank in range(get_world_size())]
+        if get_rank() > 0:
+            save_atomically(rank_state(self.method, self.device), files[get_rank()])
+        barrier()
+        if get_rank() == 0:
+            save_atomically(dict(
+                config=dataclasses.asdict(self.cfg), processes=get_world_size(), phase=self.phase, task=self.task,
+                step=self.step, global_step=self.global_step, rows=self.rows, skipped=list(self.skipped.lines),
+                weights=self.weights(), method=self.method.state_dict(), optimizer=self.optimizer.state_dict(),
+                rank_state=rank_state(self.method, self.device)), self.out / 'last.pt')
+            remove_old(self.out, 'last.process*.pt', keep=files)
+        barrier()                                      # torchrun ends all ranks soon after the first has left
+
+    def restore(self, state):
+        """The reverse of `save`, after the same phase has started."""
+        self.task, self.step, self.global_step = state['task'], state['step'], state['global_step']
+        self.rows, self.skipped = state['rows'], SkippedClips(state['skipped'])
+        torch.nn.ModuleDict({'backbone': self.backbone, 'avm': self.avm}).load_state_dict(state['weights'])
+        self.method.load_state_dict(state['method'])
+        self.optimizer.load_state_dict(state['optimizer'])
+        others = [rank_checkpoint(self.out, rank, self.phase, self.global_step)
+                  for rank in range(1, state['processes'])]
+        if state['processes'] == get_world_size():
+            own = state['rank_state'] if get_rank() == 0 else read_checkpoint(others[get_rank() - 1])
+            restore_rank_state(own, self.method, self.device)
+        else:                                          # another number of processes: new seeds, memory split anew
+            torch.manual_seed(torch.initial_seed() + 1_000_003 * self.global_step)
+            memories = [state['rank_state']['memory']] + [read_checkpoint(file)['memory'] for file in others]
+            if memories[0] and memories[0]['rows']:
+                self.method.memory.load_state_dict(
+                    reshard(memories, get_rank(), get_world_size(), self.method.memory.capacity), self.device)
+
+    def save_model(self, tasks):
+        """models/t.pt: the model after t tasks, for `eval.py`"""
+        if get_rank() == 0:
+            folder = self.out / 'models'
+            folder.mkdir(exist_ok=True)
+            save_atomically(dict(config=dataclasses.asdict(self.cfg), weights=self.weights()), folder / f'{tasks}.pt')
+            if not self.cfg.keep_models:
+                remove_old(folder, '*.pt', keep=[folder / f'{tasks}.pt'])
+
+    def open_folder(self, checkpoint):
+        """Write config.json, and remove what a killed run left behind."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        if get_rank() == 0:
+            for file in self.out.rglob('*.tmp'):
+                file.unlink()
+            write_text(self.out / 'config.json', json.dumps(dataclasses.asdict(self.cfg), indent=1))
+            truncate_log(self.out / 'log.jsonl', checkpoint['global_step'] if checkpoint else 0)
+
+
+def load_checkpoint(cfg, resume):
+    """last.pt of the run, or None at its start. Raises UserError if the folder holds another run."""
+    path = Path(cfg.out) / 'last.pt'
+    if not path.exists():
+        if resume:
+            print_rank0(f'{cfg.out} has no checkpoint yet: starting from the beginning')
+        return None
+    if not resume:
+        raise UserError(f'{cfg.out} already holds a run: continue it with --resume, or choose another folder with --out')
+    checkpoint = read_checkpoint(path)
+    if 'rank_state' not in checkpoint:
+        raise UserError(f'{path} was written by an older version, which this one can evaluate but not continue')
+    changes = config_changes(checkpoint['config'], dataclasses.asdict(cfg))
+    if changes:
+        raise UserError(f'{cfg.out} was started with other options: {"; ".join(changes[:3])}')
+    if checkpoint['processes'] != get_world_size():
+        print_rank0(f'{cfg.out} was saved by {checkpoint["processes"]} processes and continues with '
+                    f'{get_world_size()}: the memory is split anew, and the results are not bit for bit the same')
+    return checkpoint
+
+
+# ------------------------------------------------------------------------------------------ results
 
 def evaluate(run, stream):
-    """Retrieval with all tasks' clips as candidates → a row of results. Every process embeds its share of the clips."""
-    workers = count_workers(run.cfg.dataset, run.cfg.workers)
-    [(c_a, c_v)], task_of, bad = evaluation.embed_clips([run.evaluated()], stream.test, run.device,
-                                                        run.cfg.batch_size, workers)
-    if rank() == 0:                                            # all have what all found, and one says it
-        run.note_bad(bad)
-    found = evaluation.retrieval(c_a, c_v, task_of, len(stream.names), run.device, run.cfg.galleries)
-    return dict(found, candidates=len(task_of) // run.cfg.galleries)
+    """Retrieval with the clips of all tasks as candidates → a row of results. Each rank embeds its share of the clips."""
+    cfg, workers = run.cfg, count_workers(run.cfg.dataset, run.cfg.workers)
+    embeddings, task_of, skipped = evaluation.embed_clips([run.method.eval_model], stream.test, run.device,
+                                                          cfg.batch_size, workers)
+    if get_rank() == 0:
+        run.skipped.add(skipped)
+    row = evaluation.retrieval(*embeddings[0], task_of, len(stream.names), run.device, cfg.candidate_sets)
+    return dict(row, candidates=len(task_of) // cfg.candidate_sets)
 
 
-def tell_recall(run, name):
-    """A line on how well the task just learned was learned; of Multitask, the mean over all tasks."""
-    if rank() == 0:
-        row = {direction: run.rows[-1][direction]['R@10'] for direction in evaluation.DIRECTIONS}
-        own = slice(None) if run.cfg.method == 'multitask' else slice(run.task, run.task + 1)
-        recall = {direction: acc[own] for direction, acc in row.items()}
-        say(f'after {name}: R@10 of it ' + ', '.join(
-            f'{direction.replace("_", " ")} {sum(acc) / len(acc):.1f} %' for direction, acc in recall.items()))
+def print_recall(run, name):
+    """R@10 on the task just learned; for Multitask the mean over all tasks"""
+    recalls = []
+    for direction in evaluation.DIRECTIONS:
+        acc = run.rows[-1][direction]['R@10']
+        own = acc if run.cfg.method == 'multitask' else acc[run.task:run.task + 1]
+        recalls.append(f'{direction.replace("_", " ")} {sum(own) / len(own):.1f} %')
+    print_rank0(f'after {name}: R@10 on it: ' + ', '.join(recalls))
 
 
-def finish(run, stream):
-    """The table, results.json, the figures and the report."""
-    from downstream import report              # doors of the command line: the core needs no pictures
+def write_results(run, stream):
+    """results.json, table.md, figures and report.md"""
+    from downstream import report                      # not above: training needs no matplotlib
     from downstream.pictures import draw
 
     results = evaluation.summarize(run.rows[1:], stream.names, run.rows[-1]['candidates'])
-    results['initial'] = {d: {k: run.rows[0][d][k] for k in run.rows[0][d]} for d in evaluation.DIRECTIONS}
-    results['method'], results['clips_left_out'], results['left_out'] = run.cfg.method, len(run.bad), sorted(run.bad)
-    table = evaluation.table(run.cfg.method, results)
+    skipped = sorted(run.skipped.lines)
+    results['initial'] = {direction: run.rows[0][direction] for direction in evaluation.DIRECTIONS}
+    results |= dict(method=run.cfg.method, clips_left_out=len(skipped), left_out=skipped)
+    table = evaluation.results_table(run.cfg.method, results)
     write_text(run.out / 'results.json', json.dumps(results, indent=1))
     write_text(run.out / 'table.md', table + '\n')
-    chance = f'{results["candidates"]} candidates, so chance is R@10 {results["chance"]["R@10"]:.1f} %'
-    say(f'\n{table}\n\nin percent; {chance}')
-    for path in draw(run.out, run.evaluated(), run.avm, stream, run.cfg, run.device):
-        say(f'figure: {path}')
+    print(f'\n{table}\n\nin percent; {results["candidates"]} candidates, so chance is R@10 '
+          f'{results["chance"]["R@10"]:.1f} %')
+    for path in draw(run.out, run.method.eval_model, run.avm, stream, run.cfg, run.device):
+        print(f'figure: {path}')
     for path in report.write(run.out):
-        say(f'report: {path}')
-    if run.bad:
-        say(f'{len(run.bad)} clips were left out')
+        print(f'report: {path}')
+    if skipped:
+        print(f'{len(skipped)} clips were skipped')
 
 
-def open_data(cfg):
-    """The run's Stream; every process tests its share of the clips."""
+# --------------------------------------------------------------------------------------------- main
+
+def train(run, checkpoint):
+    """Data → initial pre-training → stream → results, from the checkpoint on."""
+    cfg = run.cfg
     stream = open_stream(cfg, count_workers(cfg.dataset, cfg.workers))
     check_batches(cfg, dict(zip(stream.names, map(len, stream.train))), len(stream.pretrain))
-    if rank() == 0:
-        stream.notes.extend(advice(stream.train, cfg))
-    return stream
-
-
-def run_all(run, checkpoint):
-    """Data → initial pre-training → stream → table, or what is left of it after the checkpoint."""
-    cfg = run.cfg
-    stop_gently(run)
-    stream = open_data(cfg)
     run.open_folder(checkpoint)
-    for note in stream.notes:
-        say(note)
-    if rank() == 0:
-        run.note_bad(stream.bad)
+    if get_rank() == 0:
+        for note in [*stream.notes, *advice(stream.train)]:
+            print_rank0(note)
+        run.skipped.add(stream.bad)
     if cfg.init and not checkpoint:
-        say(f'--init {load_weights(cfg.init, run.backbone, run.avm)}')
+        print_rank0(f'--init {load_weights(cfg.init, run.backbone, run.avm)}')
     if not checkpoint or checkpoint['phase'] == 'pretrain':
         pretrain(run, stream, checkpoint)
         checkpoint = None
-    learn_stream(run, stream, checkpoint)
-    run.share_bad()
-    if rank() == 0:
-        finish(run, stream)
+    train_stream(run, stream, checkpoint)
+    run.skipped.gather()
+    if get_rank() == 0:
+        write_results(run, stream)
 
 
 def main(arguments=None):
-    """Options → a run. arguments: the command line's words, or sys.argv's"""
-    with exit_politely('the same command with --resume goes on'):
+    """The command line. arguments: its words, or sys.argv's"""
+    with cli_errors('the same command with --resume continues'):
         cfg, resume = parse(arguments)
-        device = start_processes(cfg)
-        for line in without_effect(arguments, cfg):
-            say(line)
-        check_shares(cfg)
-        check_memory(cfg, device)
-        with claimed(cfg):
-            run_all(*open_run(cfg, resume, device))
-            leave_processes()
+        device = init_distributed(cfg)
+        for line in unused_flags(arguments, cfg):
+            print_rank0(line)
+        check_batch_sizes(cfg)
+        with run_lock(cfg.out, cfg.cache):
+            checkpoint = load_checkpoint(cfg, resume)
+            train(Run(cfg, device), checkpoint)
+            cleanup()
 
 
 if __name__ == '__main__':

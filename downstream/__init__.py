@@ -1,1 +1,1 @@
-"""What is asked of a finished run (§5, App. E, G, J): each task is a module with `measure` and `show`."""
+"""Evaluations of a finished run (§5, App. E, G, J). Each one is a module with `evaluate` and `report`."""

@@ -1,29 +1,30 @@
-"""Maps of one number a patch, and how well they find the source of a sound (§3.2, App. E, J; Fig. 2, 3, 12, 16, 17).
+"""Maps with one number per patch, and metrics of how well they find the source of a sound (§3.2, App. E, J).
 
-In:  a batch {audio (B, t, f), video (B, T, 3, H, W) uint8} and a model; where the source is known (shapes), its
-     patches.
-Out: four maps a clip, and measures of them in the form of Markdown rows.
+In:  a batch {audio (B, t, f), video (B, T, 3, H, W) uint8} and a model. The built-in clips also know their source.
+Out: four maps per clip, and their metrics.
 
-    I_a, I_v             Eq. 2, 3: what the AVM attends to              Fig. 2, 3, 12 (e), 16, 17
-    cosine_a, cosine_v   patches of one modality · mean of the other    Fig. 12 (b)-(d)
+    I_a, I_v             Eq. 2, 3: the AVM's importance scores                          Fig. 2, 3, 12 (e), 16, 17
+    cosine_a, cosine_v   cosine between a patch and the mean of the other modality      Fig. 12 (b)-(d)
 
-The paper shows such maps for chosen clips; with the source known they can be measured over all.
+The paper shows such maps for a few clips. With a known source, all clips can be measured.
 """
 from typing import NamedTuple
 
+import scipy.stats
 import torch
 import torch.nn.functional as F
 from torch.utils.data import Dataset
 
-from avm import score
-from patches import whole
+from avm import attend
+from downstream.markdown import number
+from patches import patchify
 from streams.scenes import SECONDS, cover, frame_times, truth
 
 
 # ---------------------------------------------------------------------------------------- maps
 
 class Maps(NamedTuple):
-    """One number a patch: the higher, the more the source is held to be there."""
+    """One number per patch. A high number means: the source is here."""
     I_a: torch.Tensor        # B,M   sums to 1
     I_v: torch.Tensor        # B,N   sums to 1
     cosine_a: torch.Tensor   # B,M   in [-1, 1]
@@ -31,143 +32,147 @@ class Maps(NamedTuple):
 
 
 @torch.no_grad()
-def maps(cfg, backbone, avm, batch):
+def compute_maps(cfg, backbone, avm, batch):
     """batch: audio (B, t, f), video (B, T, 3, H, W) uint8 → Maps
 
-    The cosine maps are App. E's, after CAV-MAE: "cosine similarity between each video patch and averaged audio
-    embedding", and the same the other way.
+    The cosine maps follow App. E and CAV-MAE: "cosine similarity between each video patch and averaged audio
+    embedding", and the same for audio patches.
     """
-    patches = whole(batch, cfg.patch_size)
-    s = score(cfg, backbone, avm, patches)
-    a, v = backbone.tokens(s.o_a, s.o_v, patches.kept_a, patches.kept_v)     # B,M,D and B,N,D
-    c_a, c_v = a.mean(1, keepdim=True), v.mean(1, keepdim=True)              # B,1,D
+    patches = patchify(batch, cfg.patch_size)
+    out = attend(cfg, backbone, avm, patches)
+    a, v = backbone.unimodal_tokens(out.o_a, out.o_v, patches.ids_a, patches.ids_v)     # B,M,D and B,N,D
+    c_a, c_v = a.mean(1, keepdim=True), v.mean(1, keepdim=True)                          # B,1,D
     cosine_a, cosine_v = F.cosine_similarity(a, c_v, dim=-1), F.cosine_similarity(v, c_a, dim=-1)
-    return Maps(s.importance_a, s.importance_v, cosine_a, cosine_v)
+    return Maps(out.importance_a, out.importance_v, cosine_a, cosine_v)
 
 
-# --------------------------------------------------------------------------- where the source is
+# ------------------------------------------------------------------------------- the true source
 
-def true_source(dataset, cfg, index=0):
-    """truth_a (M,), truth_v (N,) bool of a clip of a data set that knows its scenes, else None, None"""
+def source_of_clip(dataset, cfg, index=0):
+    """→ source_a (M,), source_v (N,) bool: the patches of the source. None, None if the data set does not know it."""
     return truth(dataset.scene(index), cfg) if hasattr(dataset, 'scene') else (None, None)
 
 
 def sources(dataset, cfg):
-    """truth_a (clips, M), truth_v (clips, N) of a data set that knows its scenes, else None, None"""
+    """→ source_a (clips, M), source_v (clips, N) bool of a whole data set, or None, None"""
     if not hasattr(dataset, 'scene'):
         return None, None
-    true = [true_source(dataset, cfg, index) for index in range(len(dataset))]
-    return torch.stack([a for a, _ in true]), torch.stack([v for _, v in true])
+    source_a, source_v = zip(*(source_of_clip(dataset, cfg, index) for index in range(len(dataset))))
+    return torch.stack(source_a), torch.stack(source_v)
 
 
-def silent(scene, sizes):
-    """(N,) bool: frame patches of which a silent object covers a tenth or more, and the source nothing"""
-    share = lambda track: F.avg_pool2d(torch.stack([torch.from_numpy(cover(track, time, sizes.image_size))
-                                                    for time in frame_times(sizes)]), sizes.patch_size).flatten()
-    source, *others = map(share, scene.tracks)
-    return torch.stack([torch.zeros_like(source), *others]).amax(0).ge(0.1) & (source == 0)
+def silent_objects(scene, sizes):
+    """→ (N,) bool: frame patches with a silent object on a tenth of the patch or more, and nothing of the source"""
+    covered = []                                               # per object: the covered fraction of each patch
+    for track in scene.tracks:
+        frames = [torch.from_numpy(cover(track, time, sizes.image_size)) for time in frame_times(sizes)]
+        covered.append(F.avg_pool2d(torch.stack(frames), sizes.patch_size).flatten())
+    source, *silent = covered
+    return torch.stack([torch.zeros_like(source), *silent]).amax(0).ge(0.1) & (source == 0)
 
 
-def moments(sizes):
-    """(M,) bool: the patches of the spectrogram in which a frame was taken"""
+def frame_moments(sizes):
+    """→ (M,) bool: spectrogram patches at the times of the video frames"""
     time, freq = sizes.grid_a
     at = torch.zeros(time, dtype=torch.bool)
     at[[int(seconds / SECONDS * time) for seconds in frame_times(sizes)]] = True
     return at[:, None].expand(time, freq).flatten()
 
 
-def countable(true):
-    """true (clips, n) → (clips,) bool: those with a source, and with something beside it"""
-    return true.any(1) & ~true.all(1)
+def measurable(source):
+    """source (clips, n) bool → (clips,) bool: clips with source patches and with other patches"""
+    return source.any(1) & ~source.all(1)
 
 
-def area(true):
-    """Percent of the patches that are the source's, over the clips that are measured: what share and pointing are by
-    chance. None where no clip is.  true (clips, n)"""
-    counted = true[countable(true)]
-    return 100 * counted.double().mean().item() if len(counted) else None
+def source_area(source):
+    """Percent of source patches in the measurable clips: the chance level of share and pointing. None without clips.
+    source (clips, n) bool"""
+    source = source[measurable(source)]
+    return 100 * source.double().mean().item() if len(source) else None
 
 
-# ------------------------------------------------------------------------------------ measures
-# Of a map (B, n) and its truth (B, n) bool, neither empty nor full in any row → (B,). For video, n counts the patches
-# of all frames together, as Eq. 3 does.
+# --------------------------------------------------------------------------------------- metrics
+# Each one: a map m (B, n) and its source (B, n) bool, both kinds of patches in each row → (B,).
+# n counts the patches of all frames together, as Eq. 3 does.
 
-def auc(m, truth):
-    """ROC-AUC: of all pairs of a true and a false patch, the share in which the true one has more; a tie is half a
-    pair."""
-    pairs = truth[:, :, None] & ~truth[:, None, :]                           # B,n,n
-    wins, ties = ((compare(m[:, :, None], m[:, None, :]) & pairs).sum((1, 2)) for compare in (torch.gt, torch.eq))
-    return (wins + ties / 2) / pairs.sum((1, 2))
-
-
-def share(I, truth):
-    """Σ of I over the true patches, in percent: how much of the attention is on the source."""
-    return 100 * (I * truth).sum(1) / I.sum(1)
+def auc(m, source):
+    """ROC-AUC of each clip, in [0, 1]: the Mann-Whitney U statistic of all clips at once. A NaN map scores 0."""
+    rank_of = torch.from_numpy(scipy.stats.rankdata(m.cpu().numpy(), axis=1)).nan_to_num(0)    # B,n; ties are averaged
+    positives = source.sum(1)
+    U = (rank_of * source).sum(1) - positives * (positives + 1) / 2        # pairs in the right order; a tie is ½
+    return U.clamp(min=0).float() / (positives * (~source).sum(1))
 
 
-def pointing(m, truth):
-    """100 where the top patch is on the source, else 0. A tie counts against the model: a constant map must not
-    score."""
-    best = lambda where: m.masked_fill(~where, -torch.inf).amax(1)
-    return 100 * (best(truth) > best(~truth)).double()
+def share(I, source):
+    """Percent of the attention that is on the source. For maps that sum to 1."""
+    return 100 * (I * source).sum(1) / I.sum(1)
 
 
-MEASURES = {'avm': (auc, share, pointing), 'backbone': (auc, pointing)}      # cosines do not add up to 1: no share
+def pointing(m, source):
+    """Pointing game: 100 if the highest patch is on the source, else 0. A tie with another patch counts as a miss."""
+    highest_on = m.masked_fill(~source, -torch.inf).amax(1)
+    highest_off = m.masked_fill(source, -torch.inf).amax(1)
+    return 100 * (highest_on > highest_off).double()
 
 
-def scored(which, map_a, map_v, truth_a, truth_v):
-    """{'auc_v': (clips,), …} by MEASURES[which].  map_a, truth_a (B, M), map_v, truth_v (B, N)
+METRICS = {'avm': (auc, share, pointing), 'backbone': (auc, pointing)}      # cosines do not sum to 1: no share
 
-    A clip without a source in one modality, or with nothing else, is left out of that modality's measures only.
+
+def score_maps(which, map_a, map_v, source_a, source_v):
+    """→ {'auc_v': (clips,), …} with METRICS[which].  map_a, source_a (B, M), map_v, source_v (B, N)
+
+    A clip that is not measurable in one modality is left out of this modality's metrics only.
     """
-    found = {}
-    for modality, m, true in (('v', map_v, truth_v), ('a', map_a, truth_a)):
-        counted = countable(true)
-        for function in MEASURES[which]:
-            found[f'{function.__name__}_{modality}'] = function(m[counted], true[counted])
-    return found
+    scores = {}
+    for modality, m, source in (('v', map_v, source_v), ('a', map_a, source_a)):
+        rows = measurable(source)
+        for metric in METRICS[which]:
+            scores[f'{metric.__name__}_{modality}'] = metric(m[rows], source[rows])
+    return scores
 
 
-def means(parts):
-    """Measures of several batches [{'auc_v': (clips,), …}] → {'auc_v': mean over all their clips, or None of none}"""
-    whole_task = {name: torch.cat([part[name] for part in parts]).double() for name in parts[0]} if parts else {}
-    return {name: values.mean().item() if len(values) else None for name, values in whole_task.items()}
+def mean_scores(batches):
+    """Scores of several batches [{'auc_v': (clips,), …}] → {'auc_v': mean over all clips, or None without clips}"""
+    means = {}
+    for name in batches[0] if batches else ():
+        values = torch.cat([scores[name] for scores in batches]).double()
+        means[name] = values.mean().item() if len(values) else None
+    return means
 
 
 def mean(values):
-    """The mean of what is there; None of nothing."""
+    """The mean of all values that are not None; None if there are none"""
     values = [value for value in values if value is not None]
     return sum(values) / len(values) if values else None
 
 
-# ------------------------------------------------------------------------------- what is told of it
+# ---------------------------------------------------------------------------------------- tables
 
-UNKNOWN = 'The sources in these clips are not known, so nothing is measured: see the picture beside this file.'
+UNKNOWN = 'The sources in these clips are not known, so there are no metrics. See the figure.'
 SYMBOLS = {('avm', 'v'): '$I_v$', ('avm', 'a'): '$I_a$',
            ('backbone', 'v'): 'cosine of frames', ('backbone', 'a'): 'cosine of sound'}
-TITLES = {'auc': 'ROC-AUC', 'share': 'attention on the source, %', 'pointing': 'top patch on the source, %'}
+TITLES = {'auc': 'ROC-AUC', 'share': 'attention on the source, %', 'pointing': 'pointing game, %'}
 
 
-def row_of_table(which, name, values, chance):
-    """A line of Markdown: what was measured with which map, two values, their drop, and chance.
+def metric_row(which, name, first, last, chance):
+    """→ the cells of a table's row: map and metric, two values, the drop between them, and chance
 
-    which, name   as in `scored`: 'avm', 'auc_v'
-    values        the first and the last; None for what is not there
-    chance        {'area_v', 'area_a'} by `area`
+    which, name   as in `score_maps`: 'avm', 'auc_v'
+    first, last   values, or None
+    chance        {'area_v', 'area_a'} by `source_area`
     """
-    function, modality = name.split('_')
-    digits = 3 if function == 'auc' else 1
-    first, last = values
-    drop = None if None in values else first - last
-    by_chance = 0.5 if function == 'auc' else chance[f'area_{modality}']
-    cells = ['–' if value is None else f'{value:.{digits}f}' for value in (first, last, drop, by_chance)]
-    return f'| {SYMBOLS[which, modality].replace("$", "")}: {TITLES[function]} | ' + ' | '.join(cells) + ' |'
+    metric, modality = name.split('_')
+    digits = 3 if metric == 'auc' else 1
+    drop = None if first is None or last is None else first - last
+    by_chance = 0.5 if metric == 'auc' else chance[f'area_{modality}']
+    label = f'{SYMBOLS[which, modality].replace("$", "")}: {TITLES[metric]}'
+    return [label] + [number(value, digits) for value in (first, last, drop, by_chance)]
 
 
-# ------------------------------------------------------------------------------- clips, and records
+# ------------------------------------------------------------------------------ clips and records
 
-class Some(Dataset):
-    """Some clips of a data set, as one of its own; an item still says which clip of the whole it is."""
+class ClipSubset(Dataset):
+    """Some clips of a data set. torch's Subset takes no (index, seed) keys."""
 
     def __init__(self, dataset, indices):
         self.dataset, self.indices = dataset, indices
@@ -179,21 +184,16 @@ class Some(Dataset):
         return self.dataset[self.indices[key[0]], key[1]]
 
 
-def moved(batch, device):
-    """The tensors of a batch, on the device."""
+def to_device(batch, device):
+    """The tensors of a batch, on the device"""
     return {name: x.to(device) for name, x in batch.items()}
 
 
-def alone(x, row):
-    """A row of a batch. A copy: a view would be written to disk with the whole batch behind it. None of None."""
+def copy_row(x, row):
+    """A copy of one row. torch.save would write the whole batch behind a view. None stays None."""
     return None if x is None else x[row].clone()
 
 
-def save(run, name, record):
-    """RUN/eval/name.pt: tensors and plain values, for `saved` and for the paper's figures"""
-    torch.save(record, run.place(name, 'pt'))
-
-
-def saved(run, name):
-    """What `save` left of these very models: all of the run's, its last, or the one that was named"""
-    return torch.load(run.place(name, 'pt'), map_location='cpu', weights_only=True)
+def load_record(run, name):
+    """The tensors that `evaluate` saved in RUN/eval/name.pt for the same models"""
+    return torch.load(run.eval_path(name, 'pt'), map_location='cpu', weights_only=True)

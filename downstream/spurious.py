@@ -1,62 +1,88 @@
-"""Spurious attention (§3.2, App. J; Fig. 3, 16): where does the AVM look when one modality is another task's?
+"""Spurious attention (§3.2, App. J; Fig. 3, 16): where does the AVM look if one modality is from another task?
 
 In:  the last model of a run, and the retrieval clips of its stream.
-Out: I_a and I_v of Eq. 3 within each pair and across tasks; where the source is known (shapes), how well they find it.
+Out: I_a and I_v of Eq. 3 for each pair, and with one modality swapped; with a known source (shapes), their metrics.
 """
 import torch
 from torch.utils.data import Dataset
 
-from avm import score
-from downstream.maps import UNKNOWN, Some, alone, area, means, moved, row_of_table, save, saved, scored, sources
-from downstream.pictures import overlays
-from downstream.together import in_one_pass
-from patches import UserError, whole
+from avm import attend
+from config import UserError
+from downstream.maps import UNKNOWN, ClipSubset, copy_row, load_record, mean_scores, metric_row, score_maps
+from downstream.maps import source_area, sources, to_device
+from downstream.markdown import markdown_table
+from downstream.multi_model import run_models
+from downstream.pictures import plot_maps
+from patches import patchify
 
 
-def measure(run, args):
-    """How the last model's attention moves when one modality is another task's → results. Raises UserError for a stream
-    of one task.
+def evaluate(run, args):
+    """The last model's attention with its own and with a swapped modality → results. Raises UserError for one task.
 
-    results   {tasks, after, avm: {auc_v: {own, other}, …}, chance: {area_v, area_a}}, without the last two where no
-              source is known
-    RUN/eval/spurious.pt   one clip a task with its maps under its own and under the other
+    results   {tasks, after, avm: {auc_v: {own, other}, …}, chance: {area_v, area_a}}. Without a known source, only
+              tasks and after
+    RUN/eval/spurious.pt   the first clip of each task, with its maps
     """
     tests, names = run.stream.test, run.stream.names
     if len(tests) < 2:
         raise UserError('spurious attention compares clips of two tasks, and this stream has one')
     _, after, file = run.models()[-1]
-    true = [sources(dataset, run.cfg) for dataset in tests]
-    own, other, clips = swap(run, file, true)
+    source = [sources(dataset, run.cfg) for dataset in tests]
+    known = source[0][0] is not None
+    own, other, clips = [], [], {}
+
+    def score_batch(model, task, batch):
+        I_a, I_v, I_a_other, I_v_other = attend_swapped(run.cfg, *model, to_device(batch, run.device))
+        source_a, source_v = (x[batch['clip']] if known else None for x in source[task])
+        if known:
+            own.append(score_maps('avm', I_a, I_v, source_a, source_v))
+            other.append(score_maps('avm', I_a_other, I_v_other, source_a, source_v))
+        # save the first clip of the task
+        if task not in clips:
+            tensors = dict(frames=batch['video'], audio=batch['audio'], other_frames=batch['other_video'],
+                           other_audio=batch['other_audio'], truth_a=source_a, truth_v=source_v, I_a=I_a, I_v=I_v,
+                           I_a_other=I_a_other, I_v_other=I_v_other)
+            clips[task] = dict(task=task, other_task=batch['other_task'][0].item(),
+                               **{name: copy_row(x, 0) for name, x in tensors.items()})
+
+    # without a known source, only the first pair of each task is read
+    pairs = [SwappedPairs(tests, task) for task in range(len(tests))]
+    datasets = pairs if known else [ClipSubset(dataset, [0]) for dataset in pairs]
+    run_models(run, datasets, run.cfg.batch_size, [run.load_model(file)], score_batch, 'spurious attention')
+
     results = {'tasks': list(names), 'after': after}
-    save(run, 'spurious', dict(results, clips=clips))
-    if not own:
+    torch.save(dict(results, clips=list(clips.values())), run.eval_path('spurious', 'pt'))
+    if not known:
         return results
-    with_own, with_other = means(own), means(other)
+    with_own, with_other = mean_scores(own), mean_scores(other)
     results['avm'] = {name: {'own': with_own[name], 'other': with_other[name]} for name in with_own}
-    results['chance'] = {f'area_{x}': area(torch.cat([task[k] for task in true])) for x, k in (('v', 1), ('a', 0))}
+    results['chance'] = {'area_v': source_area(torch.cat([v for _, v in source])),
+                         'area_a': source_area(torch.cat([a for a, _ in source]))}
     return results
 
 
-def show(run, results):
-    """→ Markdown table, figure, drawn from the record that `measure` has left.  results: those of `measure`"""
-    names, after, clips = results['tasks'], results['after'], saved(run, 'spurious')['clips']
-    labels = [f'{names[clip["task"]]}\nwith {names[clip["other_task"]]}' for clip in clips]
-    figure = overlays(run.cfg, list(zip(labels, clips)),
-                      [('$I_v$, own sound', 'I_v'), ('$I_v$, the other\'s sound', 'I_v_other')],
-                      [('$I_a$, own frames', 'I_a'), ('$I_a$, the other\'s frames', 'I_a_other')],
-                      f'Attention within a pair and across tasks (model: {after})')
+def report(run, results):
+    """results of `evaluate` → Markdown table, figure of the saved clips"""
+    names, after = results['tasks'], results['after']
+    rows = [(f'{names[clip["task"]]}\nwith {names[clip["other_task"]]}', clip)
+            for clip in load_record(run, 'spurious')['clips']]
+    figure = plot_maps(run.cfg, rows, [('$I_v$, own sound', 'I_v'), ('$I_v$, other sound', 'I_v_other')],
+                       [('$I_a$, own frames', 'I_a'), ('$I_a$, other frames', 'I_a_other')],
+                       f'Attention with the own and with another task\'s clip (model: {after})')
     if 'avm' not in results:
         return UNKNOWN, figure
-    lines = [f'| all tasks; model: {after} | with its own | with another task\'s | drop | chance |', '| --- ' * 5 + '|']
-    lines += [row_of_table('avm', name, tuple(of.values()), results['chance']) for name, of in results['avm'].items()]
-    return '\n'.join(lines), figure
+    table = markdown_table(
+        [f'all tasks; model: {after}', 'with its own', 'with another task\'s', 'drop', 'chance'],
+        [metric_row('avm', name, value['own'], value['other'], results['chance'])
+         for name, value in results['avm'].items()])
+    return table, figure
 
 
-class Pairs(Dataset):
-    """The clips of one task, beside each a clip of another task, whose audio or video is to take its own's place.
+class SwappedPairs(Dataset):
+    """The clips of one task, each with a clip of another task whose audio or video replaces its own.
 
-    The paper pairs with past data, and does not say with which; here clip j meets clip j of each of the other tasks in
-    turn, the first that of the task before (the first task's, that of the last).
+    The paper pairs with past data, and does not say which. Here clip j gets clip j of the other tasks in turn, starting
+    with the task before. The first task starts with the last one.
     """
 
     def __init__(self, tests, task):
@@ -66,53 +92,25 @@ class Pairs(Dataset):
         return len(self.tests[self.task])
 
     def partner(self, index):
-        """→ (other task, clip of it)"""
+        """→ (other task, index of its clip)"""
         other = (self.task - 1 - index % (len(self.tests) - 1)) % len(self.tests)
         return other, index % len(self.tests[other])
 
     def __getitem__(self, key):
-        """audio (t, f), video (T, 3, H, W) uint8 of the clip; other_audio, other_video, alike, of its partner, and
-        other_task; clip and bad as in VideoClips"""
+        """audio (t, f), video (T, 3, H, W) uint8 of the clip; other_audio, other_video, other_task of its partner; clip
+        and bad as in VideoClips"""
         index, seed = key
-        other_task, other_clip = self.partner(index)
-        own, other = self.tests[self.task][index, seed], self.tests[other_task][other_clip, seed]
+        other_task, other_index = self.partner(index)
+        own, other = self.tests[self.task][index, seed], self.tests[other_task][other_index, seed]
         return dict(audio=own['audio'], video=own['video'], clip=own['clip'], other_audio=other['audio'],
                     other_video=other['video'], other_task=other_task, bad=own['bad'] or other['bad'])
 
 
-def swapped(cfg, backbone, avm, batch):
-    """A batch of `Pairs` → I_a (B, M), I_v (B, N) as they belong together, then I_a under the other's video and I_v
-    under the other's audio; on the CPU."""
-    with_own = score(cfg, backbone, avm, whole(batch, cfg.patch_size))
-    other_audio = score(cfg, backbone, avm, whole(batch | {'audio': batch['other_audio']}, cfg.patch_size))
-    other_video = score(cfg, backbone, avm, whole(batch | {'video': batch['other_video']}, cfg.patch_size))
-    return tuple(x.float().cpu() for x in (with_own.importance_a, with_own.importance_v,
-                                           other_video.importance_a, other_audio.importance_v))
-
-
-def swap(run, file, true):
-    """The model of this file on every task's pairs → measures with the own and with the other modality, a dict a batch;
-    and of each task its first pair's clip with its maps.
-
-    true[task]: truth_a (clips, M), truth_v (clips, N); where they are None, not known, only the first pair is read, and
-    nothing measured
-    """
-    all_pairs = [Pairs(run.stream.test, task) for task in range(len(true))]
-    to_read = [Some(pairs, [0]) if a is None else pairs for pairs, (a, _) in zip(all_pairs, true)]
-    own, other, clips = [], [], {}
-
-    def swap_batch(model, task, batch):
-        I_a, I_v, I_a_other, I_v_other = swapped(run.cfg, *model, moved(batch, run.device))
-        a, v = (None if t is None else t[batch['clip']] for t in true[task])
-        if a is not None:
-            own.append(scored('avm', I_a, I_v, a, v))
-            other.append(scored('avm', I_a_other, I_v_other, a, v))
-        if task not in clips:
-            first = dict(frames=batch['video'], audio=batch['audio'], other_frames=batch['other_video'],
-                         other_audio=batch['other_audio'], truth_a=a, truth_v=v, I_a=I_a, I_v=I_v,
-                         I_a_other=I_a_other, I_v_other=I_v_other)
-            clips[task] = dict(task=task, other_task=batch['other_task'][0].item(),
-                               **{name: alone(x, 0) for name, x in first.items()})
-
-    in_one_pass(run, to_read, run.cfg.batch_size, [run.load(file)], swap_batch, 'spurious attention')
-    return own, other, list(clips.values())
+def attend_swapped(cfg, backbone, avm, batch):
+    """A batch of SwappedPairs → I_a (B, M), I_v (B, N) of each pair; then I_a with the other video, and I_v with the
+    other audio. On the CPU."""
+    own = attend(cfg, backbone, avm, patchify(batch, cfg.patch_size))
+    other_audio = attend(cfg, backbone, avm, patchify(batch | {'audio': batch['other_audio']}, cfg.patch_size))
+    other_video = attend(cfg, backbone, avm, patchify(batch | {'video': batch['other_video']}, cfg.patch_size))
+    maps = own.importance_a, own.importance_v, other_video.importance_a, other_audio.importance_v
+    return tuple(x.float().cpu() for x in maps)

@@ -1,1 +1,1 @@
-"""What is held against the paper: its printed numbers, tables and figures of finished runs, the cost of a method."""
+"""The paper's numbers, tables and figures, from finished runs; the cost of each method; the tour."""

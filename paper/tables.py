@@ -1,13 +1,12 @@
-"""Tables 1, 3, 4, 7, 8, 9 and 10 as Markdown, from what finished runs recorded.
+"""Tables 1, 3, 4, 7, 8, 9 and 10 as Markdown, from the results of finished runs.
 
-In:  groups of finished runs (`groups.py`) and the paper's own numbers (`printed.py`).
-Out: Markdown: mean ± standard deviation over seeds, and where the setting is the paper's or nearly so (`setting.py`),
-     its values in brackets.
+In:  groups of finished runs (`groups.py`) and the paper's numbers (`paper_numbers.py`).
+Out: Markdown: mean ± standard deviation over seeds. For runs of the paper's size on its datasets, its numbers follow in
+     brackets, and a line lists the options that differ from the paper's.
 """
-from paper import printed
-from paper.groups import (DIRECTIONS, NAMES, SELECTIONS, Missing, arrow, classified, command, compared, dataset_name,
-                          evaluated, labels, markdown, over_seeds, retrieval, text, with_value)
-from paper.setting import beside
+from paper import paper_numbers
+from paper.groups import (DATASET_TITLES, DIRECTIONS, METHOD_TITLES, SELECTION_TITLES, Missing, arrow, classification,
+                          comparable, labels, markdown, over_seeds, retrieval, text, with_evaluation, with_value)
 
 RECALLS = [(recall, which) for recall in ('R@1', 'R@5', 'R@10', 'Avg') for which in 'AF']      # columns of Tables 1, 7
 AVERAGES = [retrieval(direction, 'Avg', which) for direction in DIRECTIONS for which in 'AF']   # of Tables 3, 9, 10
@@ -16,161 +15,166 @@ AVERAGES_HEADER = ['seeds', 'A→V A ↑', 'A→V F ↓', 'V→A A ↑', 'V→A 
 
 # ------------------------------------------------------------------------------- what tables share
 
-def heading(number, title, groups, *varied):
-    """What stands above a table of these groups, which share a data set, and whether the paper's values may stand in
-    it. varied: options that the table sweeps"""
-    dataset, names = groups[0].cfg.dataset, dict(zip(map(id, groups), labels(groups)))
-    shown, note = beside(number, groups, varied, lambda group: names[id(group)])
-    brackets = '; in brackets the paper\'s' if shown else ''
-    return f'**Table {number}.** {title}; stream of {dataset_name(dataset)}; in percent{brackets}.\n' + note, shown
+def heading(table, title, groups, paper, *varied, **own):
+    """The lines above a table. groups share a dataset; paper: the paper's rows, or {} where they are not shown.
+
+    varied: options that the table varies; own: the paper's options for this table alone
+    """
+    dataset = DATASET_TITLES.get(groups[0].cfg.dataset, groups[0].cfg.dataset)
+    brackets = '; the paper\'s numbers in brackets' if paper else ''
+    note = paper_numbers.differences(groups, *varied, **own) if paper else ''
+    return f'**Table {table}.** {title}; dataset {dataset}; percent{brackets}.\n' + (f'\n{note}' if note else '')
 
 
 def candidates(groups):
-    """The number of clips among which retrieval searches, as a line."""
-    ours = sorted({run.results['candidates'] for g in groups for run in g.runs})
-    theirs = printed.candidates(groups[0].cfg.dataset)
-    return f'\nCandidates: {", ".join(map(str, ours))}' + (f'; the paper\'s: {theirs}.\n' if theirs else '.\n')
+    """A line with the number of candidates that retrieval searches."""
+    ours = sorted({run.results['candidates'] for group in groups for run in group.runs})
+    theirs = paper_numbers.candidates(groups[0].cfg.dataset)
+    return f'Candidates: {", ".join(map(str, ours))}' + (f' (paper: {theirs}).\n' if theirs else '.\n')
 
 
 def by_method(groups, paper):
-    """Rows of a table: [(label, group or None, the paper's row or ())], in the order of Table 1, the paper's rows that
-    we have not run included. paper: {method: row}, empty where the data set is another."""
-    rows = []
-    for method, name in NAMES.items():
-        own = [(label, g) for label, g in zip(labels(groups), groups) if g.cfg.method == method]
-        rows += [(label, g, paper.get(method, ()) if g.name == name else ()) for label, g in own]
-        if method in paper and not any(g.name == name for _, g in own):
-            rows.append((name, None, paper[method]))
-    return rows
+    """[(label, group or None, the paper's row or ())], in the order of Table 1, with the paper's rows that we lack.
+
+    paper: {method: row}
+    """
+    names, found = labels(groups), []
+    for method, title in METHOD_TITLES.items():
+        own = [(label, group) for label, group in zip(names, groups) if group.cfg.method == method]
+        # FLAVA with another selection is not the paper's FLAVA
+        found += [(label, group, paper.get(method, ()) if group.title == title else ()) for label, group in own]
+        if method in paper and not any(group.title == title for _, group in own):
+            found.append((title, None, paper[method]))
+    return found
 
 
 def cells(group, columns, row):
-    """Number of seeds, then ours and the paper's for each column. columns: [value(run)]; group may be None, row ()"""
-    seeds = sum(columns[0](run) is not None for run in group.runs) if group else 0
-    ours = [over_seeds(group, value) if group else (None, None) for value in columns]
-    return [seeds, *(text(number, row[k] if k < len(row) else None) for k, number in enumerate(ours))]
+    """Number of seeds, then each column's number. columns: [value(run)]; group may be None; row: the paper's or ()"""
+    if group is None:
+        ours, seeds = [(None, None)] * len(columns), 0
+    else:
+        ours = [over_seeds(group, value) for value in columns]
+        seeds = sum(columns[0](run) is not None for run in group.runs)
+    paper = [*row, *[None] * (len(columns) - len(row))]
+    return [seeds, *map(text, ours, paper)]
+
+
+def by_dataset(groups):
+    """The groups of each dataset that are comparable but for their methods → [[group, …], …]"""
+    datasets = dict.fromkeys(group.cfg.dataset for group in groups)
+    return [comparable([group for group in groups if group.cfg.dataset == dataset], 'method') for dataset in datasets]
 
 
 # ------------------------------------------------------------------------ retrieval: Tables 1 and 7
 
-def retrieval_table(number, title, groups):
-    """The form of Tables 1 and 7: a part for each data set, and in it one for each direction."""
+def retrieval_table(table, title, groups, own):
+    """Tables 1 and 7: a table for each dataset and direction. own: {dataset: the paper's options for this table}"""
     parts = []
-    for dataset in dict.fromkeys(g.cfg.dataset for g in groups):
-        chosen = compared([g for g in groups if g.cfg.dataset == dataset], 'method')
-        head, shown = heading(number, title, chosen)
-        parts.append(head)
+    for chosen in by_dataset(groups):
+        paper = {direction: paper_numbers.rows_for(chosen, f'table_{table}', direction) for direction in DIRECTIONS}
+        parts.append(heading(table, title, chosen, any(paper.values()), **own.get(chosen[0].cfg.dataset, {})))
         for direction, name in DIRECTIONS.items():
             columns = [retrieval(direction, *column) for column in RECALLS]
-            paper = printed.rows(f'table_{number}', dataset, direction) if shown else {}
-            rows = [[label, *cells(group, columns, row)] for label, group, row in by_method(chosen, paper)]
+            rows = [[label, *cells(group, columns, row)] for label, group, row in by_method(chosen, paper[direction])]
             header = [name, 'seeds'] + [f'{recall} {arrow(which)}' for recall, which in RECALLS]
             parts.append(markdown(header, rows) + '\n')
-        parts.append(candidates(chosen)[1:])
+        parts.append(candidates(chosen))
     return '\n'.join(parts)
 
 
 def table_1(groups):
-    """Zero-shot retrieval, the tasks in the paper's order."""
-    chosen = [g for g in groups if not g.cfg.order]
+    """Zero-shot retrieval, tasks in the paper's order."""
+    chosen = [group for group in groups if not group.cfg.order]
     if not chosen:
-        raise Missing(command(groups[0] if groups else None, order=''))
-    return retrieval_table(1, 'Audiovisual zero-shot retrieval', chosen)
+        raise Missing('runs of `python train.py` without --order')
+    return retrieval_table(1, 'Zero-shot retrieval', chosen, {})
 
 
 def table_7(groups):
-    """Zero-shot retrieval, the tasks in shuffled order."""
-    chosen = [g for g in groups if g.cfg.order == 'shuffled']
+    """Zero-shot retrieval, tasks in shuffled order."""
+    chosen = [group for group in groups if group.cfg.order == 'shuffled']
     if not chosen:
-        size = {'batch_size': 36} if groups and groups[0].cfg.dataset == 'vggsound' else {}        # App. E
-        raise Missing(command(groups[0] if groups else None, order='shuffled', **size))
-    return retrieval_table(7, 'Audiovisual zero-shot retrieval, shuffled tasks', chosen)
+        raise Missing('runs of `python train.py --order shuffled` (VGGSound: with --batch-size 36)')
+    own = {'vggsound': dict(order='shuffled', batch_size=36), 'audioset': dict(order='shuffled')}     # App. E
+    return retrieval_table(7, 'Zero-shot retrieval, shuffled tasks', chosen, own)
 
 
 # ------------------------------------------------------------------------ downstream: Tables 4 and 8
 
 def table_4(groups):
     """Classification by a linear head on the frozen backbone."""
-    parts, found = [], with_value(evaluated(groups, 'classification'), classified('A'))
-    if not found:
-        raise Missing(f'`python eval.py {groups[0].runs[0].folder} --task classification` without --finetune')
-    for dataset in dict.fromkeys(g.cfg.dataset for g in found):
-        chosen = compared([g for g in found if g.cfg.dataset == dataset], 'method')
-        metric = chosen[0].runs[0].read('classification')['metric']
-        head, shown = heading(4, f'Audiovisual classification ({metric})', chosen)
-        paper = printed.with_deviations('table_4', dataset) if shown else {}
-        rows = [[label, *cells(g, [classified('A'), classified('F')], row)]
-                for label, g, row in by_method(chosen, paper)]
-        parts += [head, markdown(['Method', 'seeds', 'A ↑', 'F ↓'], rows) + '\n']
+    found, parts = with_value(with_evaluation(groups, 'classification'), classification('A')), []
+    columns = [classification('A'), classification('F')]
+    for chosen in by_dataset(found):
+        paper = paper_numbers.rows_for(chosen, 'table_4')
+        # the paper's numbers come with deviations: A, ±, F, ±
+        paper = {method: tuple(zip(row[::2], row[1::2])) for method, row in paper.items()}
+        metric = chosen[0].runs[0].load('classification')['metric']
+        rows = [[label, *cells(group, columns, row)] for label, group, row in by_method(chosen, paper)]
+        parts += [heading(4, f'Classification ({metric})', chosen, paper),
+                  markdown(['Method', 'seeds', 'A ↑', 'F ↓'], rows) + '\n']
     return '\n'.join(parts)
 
 
 def table_8(groups):
     """AVE event localization by the last model."""
-    chosen = compared(evaluated(groups, 'ave'), 'method')
-    head, shown = heading(8, 'Event localization on AVE', chosen)
-    paper = printed.rows('table_8', chosen[0].cfg.dataset) if shown else {}
-    rows = [[label, *cells(g, [lambda run: run.read('ave')['accuracy']], row)]
-            for label, g, row in by_method(chosen, paper)]
+    def accuracy(run):
+        return run.load('ave')['accuracy']
+    chosen = comparable(with_evaluation(groups, 'ave'), 'method')
+    paper = paper_numbers.rows_for(chosen, 'table_8')
+    rows = [[label, *cells(group, [accuracy], row)] for label, group, row in by_method(chosen, paper)]
+    head = heading(8, 'Event localization on AVE', chosen, paper)
     return head + '\n' + markdown(['Method', 'seeds', 'Acc ↑'], rows) + '\n'
 
 
 # ---------------------------------------------------------------------- ablations: Tables 3, 9 and 10
 
 def table_3(groups):
-    """Sampling methods: Random, MATS, DER++ (which learns from all patches), LAVA, FRS, and both. GPU memory and
-    samples/s are not a run's but `bench.py`'s."""
-    chosen = compared([g for g in groups if g.cfg.method in ('flava', 'der++')], 'method', 'selection')
-    kind = lambda g: 'der++' if g.cfg.method == 'der++' else g.cfg.selection
-    if {kind(g) for g in chosen} <= {'both', 'der++'}:
-        raise Missing(command(chosen[0] if chosen else None, method='flava', selection='importance')
-                      + ', likewise forget-robust, random and mats')
-    head, shown = heading(3, 'Sampling methods, mean over R@1, 5, 10', chosen, 'selection')
-    paper = printed.rows('table_3', chosen[0].cfg.dataset) if shown else {}
-    rows = []
-    for key, name in SELECTIONS.items():
-        own = [g for g in chosen if kind(g) == key]
-        for g in own or [None] * (key in paper):
-            row = paper.get(key, ())
-            rows.append([name, *cells(g, AVERAGES, row), *(f'– ({number:.2f})' for number in row[len(AVERAGES):])])
-    header = ['Method', *AVERAGES_HEADER] + (['GPU M. ↓', 'T.P. ↑'] if paper else [])
-    note = ('\nGPU memory (GB) and throughput (samples/s) are the paper\'s alone; `python -m paper.bench` measures '
-            'them here.\n')
-    return head + '\n' + markdown(header, rows) + '\n' + (note if paper else '') + candidates(chosen)
+    """Selections: Random, MATS, DER++ (all patches), LAVA, FRS and both. `bench.py` measures memory and throughput."""
+    chosen = comparable([g for g in groups if g.cfg.method in ('flava', 'der++')], 'method', 'selection')
+    own = {}
+    for group in chosen:
+        own.setdefault('der++' if group.cfg.method == 'der++' else group.cfg.selection, []).append(group)
+    if set(own) <= {'both', 'der++'}:
+        raise Missing('runs of `python train.py --method flava --selection importance`, forget-robust, random or mats')
+    paper, rows = paper_numbers.rows_for(chosen, 'table_3'), []
+    for selection, title in SELECTION_TITLES.items():
+        row = paper.get(selection, ())
+        costs = [f'– ({cost:.2f})' for cost in row[len(AVERAGES):]]
+        for group in own.get(selection, [None] if row else []):
+            rows.append([title, *cells(group, AVERAGES, row[:len(AVERAGES)]), *costs])
+    header = ['Method', *AVERAGES_HEADER, *(['GPU M. ↓', 'T.P. ↑'] if paper else [])]
+    head = heading(3, 'Selections, mean over R@1, 5, 10', chosen, paper, 'selection')
+    return '\n'.join([head, markdown(header, rows) + '\n', candidates(chosen)])
 
 
-def swept(option, groups):
-    """The groups of Tables 9 and 10: FLAVA by the values of an option."""
-    return compared([g for g in groups if g.cfg.method == 'flava'], option)
-
-
-def swept_table(number, title, symbol, option, chosen):
-    """Their table, with the paper's values of the option where its setting is theirs."""
-    head, shown = heading(number, f'{title}, mean over R@1, 5, 10', chosen, option)
-    paper = printed.by_value(f'table_{number}', chosen[0].cfg.dataset, option) if shown else {}
-    own = {g.options[option]: g for g in chosen}
+def option_table(table, title, symbol, option, groups):
+    """Tables 9 and 10: FLAVA by the values of one option. '' where there is one value only."""
+    chosen = comparable([group for group in groups if group.cfg.method == 'flava'], option)
+    if len(chosen) < 2:
+        return ''
+    paper = {float(value): row for value, row in paper_numbers.rows_for(chosen, f'table_{table}', option).items()}
+    own = {group.options[option]: group for group in chosen}
     rows = [[f'{value:g}', *cells(own.get(value), AVERAGES, paper.get(value, ()))] for value in sorted({*own, *paper})]
-    return head + '\n' + markdown([symbol, *AVERAGES_HEADER], rows) + '\n' + candidates(chosen)
+    head = heading(table, f'{title} {symbol}, mean over R@1, 5, 10', chosen, paper, option)
+    return '\n'.join([head, markdown([symbol, *AVERAGES_HEADER], rows) + '\n', candidates(chosen)])
 
 
 def table_9(groups):
-    """Sampling ratios: ρ_a at the usual ρ_v, and ρ_v at the usual ρ_a."""
-    parts = []
-    for option, symbol in (('rho_a', 'ρ_a'), ('rho_v', 'ρ_v')):
-        chosen = swept(option, groups)
-        if len(chosen) > 1:
-            parts.append(swept_table(9, f'Sampling ratio {symbol}', symbol, option, chosen))
-    if not parts:
-        raise Missing(command((chosen or [None])[0], method='flava', rho_a=0.375) + ', likewise 0.625, and --rho-v')
-    return '\n'.join(parts)
+    """Sampling ratios: ρ_a at the default ρ_v, and ρ_v at the default ρ_a."""
+    parts = [option_table(9, 'Sampling ratio', symbol, option, groups)
+             for option, symbol in (('rho_a', 'ρ_a'), ('rho_v', 'ρ_v'))]
+    if not any(parts):
+        raise Missing('runs of `python train.py --method flava --rho-a 0.375`, 0.625, or --rho-v')
+    return '\n'.join(filter(None, parts))
 
 
 def table_10(groups):
     """The temperature β of Eq. 2."""
-    chosen = swept('beta', groups)
-    if len(chosen) < 2:
-        raise Missing(command((chosen or [None])[0], method='flava', beta=0.1) + ', likewise 0.5')
-    return swept_table(10, 'Temperature', 'β', 'beta', chosen)
+    table = option_table(10, 'Temperature', 'β', 'beta', groups)
+    if not table:
+        raise Missing('runs of `python train.py --method flava --beta 0.1` or 0.5')
+    return table
 
 
 TABLES = {1: table_1, 3: table_3, 4: table_4, 7: table_7, 8: table_8, 9: table_9, 10: table_10}

@@ -1,15 +1,16 @@
 """AudioSet (Gemmeke et al. 2017; App. B): its lists of clips → a stream of seven tasks.
 
 In:  its folder, laid out as it is distributed (AUDIOSET_LAYOUT).
-Out: a Clip for each line of its lists; a Stream. UserError for a line that cannot be right, with its number.
+Out: a Clip for each line of its lists; a Stream. UserError names the line that is wrong.
 """
 import os
 import re
 from pathlib import Path
 
-from patches import Sizes
-from streams.common import Clip, check_nothing, counts, stream_of, usable
-from streams.tables import TASKS, demand, find_file, read_retrieval_list, read_tasks, require, require_id, rows
+from config import Sizes
+from streams.common import Clip, make_stream
+from streams.tables import (TASKS, find_file, read_retrieval_list, read_tasks, require, require_files, require_id, rows,
+                            rows_below)
 
 AUDIOSET_LAYOUT = """\
 Download AudioSet's lists from https://research.google.com/audioset/download.html, and the clips they list
@@ -18,16 +19,16 @@ Download AudioSet's lists from https://research.google.com/audioset/download.htm
   {folder}/balanced_train_segments.csv, unbalanced_train_segments.csv   (one or both), eval_segments.csv
   {folder}/video/<id>_<start second, six digits>.mp4   (or <id>_<start ms>_<end ms>, or <id>; .mkv, .webm, .avi)
 `--dataset shapes` needs no download."""
-MIDS = 'class_labels_indices.csv'     # which class each mid is, such as /m/09x0r
+MIDS = 'class_labels_indices.csv'     # the class of each mid, such as /m/09x0r
 BALANCED, TESTED = 'balanced_train_segments.csv', 'eval_segments.csv'     # AudioSet-20k; the test split
 
 
 def read_audioset(folder, tables):
-    """AudioSet's segment files, of the given names (id, start second, end second, "mid,mid,…"; comments begin with #)
-    → list of Clip, in their order. The clips of eval_segments.csv are the test split."""
+    """Segment files of these names (id, start second, end second, "mid,mid,…"; comments begin with #) → list of Clip,
+    in their order. The clips of eval_segments.csv are the test split. Raises UserError."""
     folder = Path(folder)
     videos = folder / 'video'
-    demand(AUDIOSET_LAYOUT, folder, [folder / MIDS, *(folder / table for table in tables), videos])
+    require_files(AUDIOSET_LAYOUT, folder, [folder / MIDS, *(folder / table for table in tables), videos])
     names, present = read_mids(folder), set(os.listdir(videos))
     clips, lines = [], {}
     for table in (folder / name for name in tables):
@@ -35,18 +36,18 @@ def read_audioset(folder, tables):
         for line, row in rows(table):
             if row[0].startswith('#'):
                 continue
-            name, start, end, mids = _segment(table, line, row, names)
+            name, start, end, mids = _read_segment(table, line, row, names)
             path = find_file(
                 videos, present, f'{name}_{int(start):06d}', f'{name}_{start * 1000:.0f}_{end * 1000:.0f}', name)
             require(path not in lines, table, line, f'the same clip as in {lines.get(path)}')
             lines[path] = f'{table.name}:{line}'
             labels = tuple(dict.fromkeys(names[mid] for mid in mids))
-            clips.append(Clip(path, labels, line, name, start, split, end - start))
+            clips.append(Clip(path, labels, name, start, split, end - start))
     return clips
 
 
-def _segment(table, line, row, names):
-    """A line of AudioSet's lists → id, start, end, list of mids, each of which has a name."""
+def _read_segment(table, line, row, names):
+    """A row of a segment file → id, start, end, list of mids, each of which has a name."""
     require(len(row) == 4, table, line, f'{len(row)} columns, not 4 (id, start, end, "labels")')
     name, start, end, mids = row
     require_id(name, table, line)
@@ -61,58 +62,46 @@ def _segment(table, line, row, names):
 
 
 def train_tables(folder):
-    """Names of AudioSet's lists of training clips that are there: balanced, unbalanced, or both."""
+    """Names of the lists of training clips in the folder: balanced, unbalanced, or both"""
     return sorted(path.name for path in Path(folder).glob('*train_segments.csv')) or [BALANCED]
 
 
 def read_mids(folder):
-    """folder/class_labels_indices.csv → dict mid → display name"""
-    path, names, header = Path(folder) / MIDS, {}, None
-    for line, row in rows(path):
-        if header is None:
-            header = row
-            require(row == ['index', 'mid', 'display_name'], path, line, 'the header must be: index,mid,display_name')
-            continue
-        require(len(row) == 3, path, line, f'{len(row)} columns, not 3; a name with a comma needs "quotes"')
-        _, mid, name = row
+    """folder/class_labels_indices.csv → {mid: name of the class}. Raises UserError."""
+    path, names = Path(folder) / MIDS, {}
+    for line, (_, mid, name) in rows_below(['index', 'mid', 'display_name'], path):
         require(mid and name, path, line, 'the mid or the name is empty')
         require(mid not in names, path, line, f'the mid {mid!r} is there twice')
         names[mid] = name
     return names
 
 
-def audioset(folder, sizes: Sizes, tasks_csv=None, retrieval_list='', pretrain=None, max_roll=-1,
-             counted=check_nothing, **scan):
-    """AudioSet as a Stream (App. B): seven tasks. Clips with labels of two tasks are left out; of the labels of the
-    others, those of their task are kept.
+def audioset(folder, sizes: Sizes, tasks_csv=None, retrieval_list='', pretrain=None, **options):
+    """AudioSet as a Stream (App. B): seven tasks. Clips with labels of several tasks are left out; the others keep the
+    labels of their task.
 
-    tasks_csv       class → task, in the order of the tasks; None: the paper's
-    retrieval_list  JSON file of the clips to retrieve, in CAV-MAE's format; '': the whole test split
-    pretrain        (folder of VGGSound, its clips), whose training clips are the initial pre-training set; None: none
-    max_roll        of training clips: see `data.augment_audio`
-    counted         is told how many clips there are to learn from at most: see `check_batches`
-    scan            how clips are tested: see `usable`
+    tasks_csv       file class,task; None: the paper's
+    retrieval_list  JSON file in CAV-MAE's format; '': the whole test split is retrieved
+    pretrain        (folder of VGGSound, its clips): its training clips are the initial pre-training set; None: none
+    options         see `make_stream`
     """
     clips = read_audioset(folder, [*train_tables(folder), TESTED])
     tasks = read_tasks(tasks_csv or TASKS / 'audioset.csv', set(read_mids(folder).values()))
     listed, notes = read_retrieval_list(retrieval_list, clips)
 
-    ours, between = [], 0
+    # keep the clips of exactly one task
+    of_one_task, of_several = [], 0
     for clip in clips:
         labels = tuple(label for label in clip.labels if label in tasks)
-        its_tasks = {tasks[label] for label in labels}
-        between += len(its_tasks) > 1
-        if len(its_tasks) == 1:
-            ours.append(clip._replace(labels=labels))
-    if between:
-        notes.append(f'{between} clips with labels of two tasks or more are left out')
-    initial, tested = [], {clip.name for clip in clips if clip.split == 'test'}
-    if pretrain:   # no test clip may come in by the other data set: both are of YouTube
-        initial = [clip for clip in pretrain[1] if clip.split == 'train' and clip.name not in tested]
-    counted(*counts(ours, tasks, initial))
-    ours, bad, more_notes = usable(folder, ours, **scan)
-    notes += more_notes
+        number = len({tasks[label] for label in labels})
+        of_several += number > 1
+        if number == 1:
+            of_one_task.append(clip._replace(labels=labels))
+    if of_several:
+        notes.append(f'{of_several} clips with labels of several tasks are left out')
+
+    # no test clip may return by way of VGGSound: both are YouTube videos
     if pretrain:
-        initial, more_bad, more_notes = usable(pretrain[0], initial, **scan)
-        bad, notes = bad + more_bad, notes + more_notes
-    return stream_of(folder, tasks, ours, listed, initial, sizes, bad, notes, max_roll)
+        tested = {clip.name for clip in clips if clip.split == 'test'}
+        pretrain = pretrain[0], [clip for clip in pretrain[1] if clip.split == 'train' and clip.name not in tested]
+    return make_stream(folder, of_one_task, tasks, sizes, pretrain, listed, notes, **options)

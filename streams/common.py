@@ -1,16 +1,14 @@
-"""What the streams have in common (§3.2, App. B): tasks of clips in an order, the clips as tensors, and their testing.
+"""What the streams have in common (§3.2, App. B): tasks of clips, clips as tensors, and the test that finds bad clips.
 
-In:  lists of clips, as a data set's own file reads them.
-Out: a Stream, whose items are the tensors of `data.read_clip`; what cannot be used is left out and named.
+In:  lists of clips, as each data set's own file reads them.
+Out: a Stream, whose items are the tensors of `data.read_clip`. Unusable clips are left out and named.
 """
-import difflib
 import hashlib
 import itertools
 import json
 import os
 import time
 from bisect import bisect_right
-from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,67 +16,53 @@ import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from config import Sizes, UserError
 from data import BadClip, check_clip, read_clip
-from patches import Sizes, UserError, gathered, rank, world
-from streams.workers import Loader, in_processes, say_once
+from streams.loading import Loader, run_jobs
+from utils.checkpoint import write_text
+from utils.cli import did_you_mean
+from utils.distributed import all_gather_object, broadcast_object, get_rank, get_world_size, print_once
 
 SHUFFLED = (                                                # Table 7
     ('music', 'others_part1', 'home_nature', 'sports', 'others_part2', 'vehicle', 'animals', 'people'),
     ('nature', 'human', 'home', 'vehicle', 'music', 'animal', 'others'))
-SAVE_EVERY = 60                                             # seconds, while clips are tested
-FELLED = 'fells the process that tests it', False           # what is found of such a clip, and that it may not last
+SAVE_EVERY = 60                                             # seconds between two writes of the scan's cache
+DECODER_CRASH = 'crashes the decoder, or takes too long', False     # a result of check_clip
 
 
 class Stream(NamedTuple):
-    """What a model is trained and evaluated on (§3.2): tasks one after another, after an initial pre-training."""
+    """What a model is trained and evaluated on (§3.2): an initial pre-training set, then tasks in an order."""
     names: list         # of the tasks, in order
-    pretrain: Dataset   # the initial pre-training set: training clips of the classes that no task has
+    pretrain: Dataset   # initial pre-training set: training clips of the classes that are in no task
     train: list         # a Dataset per task
     test: list          # a Dataset per task, not augmented: its retrieval clips
     bad: list           # 'name: reason' of each clip left out
-    notes: list         # sentences to show to the user
+    notes: list         # sentences to print for the user
     evaluate: list      # a Dataset per task, not augmented: the whole test split, for classification
     classes: list       # per task, the names of its classes
 
 
 class Clip(NamedTuple):
-    """A clip of files, as a list names it; times in seconds."""
+    """One line of a list of clips; times in seconds."""
     path: str
     labels: tuple       # names of its classes: one in VGGSound, several in AudioSet
-    line: int           # of its list
     name: str = ''      # YouTube's id
     start: float = 0.0  # second of the YouTube video
     split: str = ''     # train or test
     seconds: float = 0  # length of its segment; 0: unknown
-    there: bool = True  # whether its folder had it when that was listed
+    exists: bool = True # whether the file was there when the folder was listed
 
     @property
     def segment(self):
-        """(start, seconds), or None where the length is unknown: which part of a whole video the clip is"""
+        """(start, seconds) of the clip in its video; None if the length is unknown"""
         return (self.start, self.seconds) if self.seconds else None
 
 
 # ----------------------------------------------------------------------------- clips as tensors
 
-def first_readable(clips, index, read):
-    """What read(clip) returns of clip number index → (index, that, '').
-
-    Where it raises BadClip though the clip was tested (deleted since), the next one stands in → (its index, what was
-    read of it, 'name: reason' of the one it replaces). For of several processes, each needs a full batch, or the others
-    wait for it forever."""
-    bad = []
-    for step in range(len(clips)):
-        delivered = (index + step) % len(clips)
-        try:
-            return delivered, read(clips[delivered]), '; '.join(bad)
-        except BadClip as error:
-            bad.append(f'{os.path.basename(clips[delivered].path)}: {error}')
-    raise UserError(f'None of the {len(clips)} clips can be read any more:\n  ' + '\n  '.join(bad[:5]))
-
-
 class VideoClips(Dataset):
-    """Clips as tensors. An item's key is (index, seed): what is random about it follows from the seed alone, so
-    neither the number of workers nor a restart in the middle of a run changes what the model sees."""
+    """Clips as tensors. The key of an item is (index, seed): all that is random about it follows from the seed, so
+    neither the number of workers nor resuming a run changes what the model sees."""
 
     def __init__(self, clips, sizes: Sizes, augment, max_roll=-1):
         self.clips, self.sizes, self.augment, self.max_roll = clips, sizes, augment, max_roll
@@ -88,69 +72,76 @@ class VideoClips(Dataset):
         return len(self.clips)
 
     def __getitem__(self, key):
-        """audio (t, f) float32, video (T, 3, S, S) uint8, clip (the index of the clip that this is, the one asked for
-        unless that is bad) and bad: '' or 'name: reason'."""
+        """What `read` returns, with clip: its index, and bad: ''.
+
+        If the clip has become unreadable since it was tested, the next one replaces it: every rank must get a full
+        batch, or DDP hangs. Then clip is the index of the replacement, and bad is 'name: reason'. Raises UserError."""
         index, seed = key
-        generator = lambda: torch.Generator().manual_seed(seed) if self.augment else None
-        index, (audio, video), bad = first_readable(
-            self.clips, index,
-            lambda clip: read_clip(clip.path, self.sizes, generator(), self.max_roll, clip.segment))
-        return dict(audio=audio, video=video, clip=index, bad=bad)
+        skipped = []
+        for step in range(len(self)):
+            used = (index + step) % len(self)
+            clip = self.clips[used]
+            generator = torch.Generator().manual_seed(seed) if self.augment else None
+            try:
+                return dict(self.read(clip, generator), clip=used, bad='; '.join(skipped))
+            except BadClip as error:
+                skipped.append(f'{os.path.basename(clip.path)}: {error}')
+        raise UserError(f'None of the {len(self)} clips can be read any more:\n  ' + '\n  '.join(skipped[:5]))
+
+    def read(self, clip, generator):
+        """audio (t, f) float32, video (T, 3, S, S) uint8. Raises BadClip."""
+        audio, video = read_clip(clip.path, self.sizes, generator, self.max_roll, clip.segment)
+        return dict(audio=audio, video=video)
 
 
-class Union(Dataset):
-    """Several tasks' clips as one: those of Multitask, and those of a head that tells all tasks' classes apart."""
-
-    def __init__(self, datasets):
-        self.datasets = datasets
-        self.starts = [0, *itertools.accumulate(map(len, datasets))]
+class ConcatClips(torch.utils.data.ConcatDataset):
+    """The clips of several tasks as one data set, with keys (index, seed). In its items, `clip` counts over all."""
 
     @property
     def labels(self):
         return [label for dataset in self.datasets for label in dataset.labels]
 
-    def __len__(self):
-        return self.starts[-1]
-
     def __getitem__(self, key):
-        """As the data set's own item, but for clip, which counts over all of them."""
-        which = bisect_right(self.starts, key[0]) - 1
-        start = self.starts[which]
-        item = self.datasets[which][key[0] - start, key[1]]
+        index, seed = key
+        task = bisect_right(self.cumulative_sizes, index)
+        start = self.cumulative_sizes[task] - len(self.datasets[task])
+        item = self.datasets[task][index - start, seed]
         return dict(item, clip=start + item['clip'])
 
 
 def clips_in_order(dataset, batch_size, workers, bad, indices=None):
-    """Batches {audio (B, t, f), video (B, T, 3, S, S), clip (B,), …}, on the CPU, of all clips or of those of the
+    """Iterate over batches {audio (B, t, f), video (B, T, 3, S, S), clip (B,), …} on the CPU, of all clips or of some
     indices, each once and in order.
 
-    A clip that could not be read after all is left out, for what stands in for it has its own turn; its 'name: reason'
-    joins the list `bad`. So a batch may hold fewer than batch_size clips; one that would hold none is skipped.
+    A clip that cannot be read is left out, and its 'name: reason' is appended to the list `bad`. So a batch may hold
+    fewer than batch_size clips; an empty one is skipped.
     """
     indices = range(len(dataset)) if indices is None else indices
-    for batch in Loader(dataset, _cut(indices, batch_size), workers):
+    for batch in Loader(dataset, _split(indices, batch_size), workers):
         yield from _readable(batch, bad)
 
 
 def tasks_in_order(datasets, batch_size, workers, bad):
-    """All tasks' clips, one task after another → (task, a batch of it), as clips_in_order makes them. One loader
-    serves all, so that its processes start but once; a batch holds clips of one task alone. Of several processes that
-    ask, each gets its share of the batches."""
-    union = Union(datasets)
-    cut = [(task, batch) for task, start in enumerate(union.starts[:-1])
-           for batch in _cut(range(start, union.starts[task + 1]), batch_size)][rank()::world()]
-    for batch, (task, _) in zip(Loader(union, [batch for _, batch in cut], workers), cut):
+    """Iterate over the clips of all tasks: pairs of a task's number and a batch, as `clips_in_order` makes them. A
+    batch holds clips of one task. Under torchrun, each rank gets its share of the batches."""
+    # one loader for all tasks, so that its workers start only once
+    clips = ConcatClips(datasets)
+    starts = [0, *clips.cumulative_sizes]
+    batches = [(task, keys) for task, dataset in enumerate(datasets)
+               for keys in _split(range(starts[task], starts[task + 1]), batch_size)][get_rank()::get_world_size()]
+    loader = Loader(clips, [keys for _, keys in batches], workers)
+    for batch, (task, _) in zip(loader, batches):
         for readable in _readable(batch, bad):
-            yield task, dict(readable, clip=readable['clip'] - union.starts[task])
+            yield task, dict(readable, clip=readable['clip'] - starts[task])
 
 
-def _cut(indices, batch_size):
-    """Indices of clips that are not augmented → lists of their keys"""
+def _split(indices, batch_size):
+    """Indices of clips that are not augmented → batches of their keys"""
     return [[(index, 0) for index in indices[i:i + batch_size]] for i in range(0, len(indices), batch_size)]
 
 
 def _readable(batch, bad):
-    """The part of a batch that is not in place of a bad clip, if there is any."""
+    """Yields the tensors of a batch without the replacements of bad clips; nothing if there are no others."""
     reasons = batch.pop('bad')
     bad += [reason for reason in reasons if reason]
     good = torch.tensor([not reason for reason in reasons])
@@ -160,186 +151,181 @@ def _readable(batch, bad):
 
 # ------------------------------------------------------------------------------- clips as tasks
 
-def stream_of(folder, tasks, ours, listed, pretrain, sizes, bad, notes, max_roll=-1):
-    """Clips of the tasks (each with labels of one task) and for the pre-training → Stream. A task without clips of some
-    kind is left out, and a note says so. listed: paths of the clips to retrieve, or None for all of the test split;
-    max_roll: of training clips (`data.augment_audio`)."""
-    names, classes, train, test, evaluate = [], [], [], [], []
+def make_stream(folder, clips, tasks, sizes, pretrain=None, listed=None, notes=(), max_roll=-1, **scan):
+    """Test the clips and divide them into tasks → Stream. A task without training or test clips is left out, with a
+    note. Raises UserError.
+
+    clips     of the folder; those whose first label is in no task are the initial pre-training set
+    tasks     {class: task}, in the order of the tasks
+    pretrain  (folder, clips) of another data set, for the initial pre-training; None: none
+    listed    paths of the retrieval clips; None: the whole test split
+    max_roll  of training clips, see `data.augment_audio`
+    scan      further arguments of `filter_clips`
+    """
+    clips, bad = filter_clips(folder, clips, **scan)
+    initial = [clip for clip in clips if clip.labels[0] not in tasks]
+    if pretrain:
+        more, more_bad = filter_clips(*pretrain, **scan)
+        initial, bad = initial + more, bad + more_bad
+    stream = Stream([], VideoClips(initial, sizes, True, max_roll), [], [], bad, list(notes), [], [])
+
     for name in dict.fromkeys(tasks.values()):
-        clips = [clip for clip in ours if tasks[clip.labels[0]] == name]
-        learned = [clip for clip in clips if clip.split == 'train']
-        held_out = [clip for clip in clips if clip.split == 'test']
-        retrieved = [clip for clip in held_out if listed is None or clip.path in listed]
-        kinds = (('training clips', learned), ('test clips', held_out), ('retrieval clips', retrieved or not held_out))
-        lacks = ' and no '.join(kind for kind, some in kinds if not some)
-        if lacks:
-            notes.append(f'task {name} has no {lacks} and is left out')
+        of_task = [clip for clip in clips if tasks.get(clip.labels[0]) == name]
+        train = [clip for clip in of_task if clip.split == 'train']
+        test = [clip for clip in of_task if clip.split == 'test']
+        retrieval = [clip for clip in test if listed is None or clip.path in listed]
+        missing = [kind for kind, found in (('training', train), ('test', test), ('retrieval', retrieval)) if not found]
+        if missing:
+            stream.notes.append(f'task {name} is left out: it has no {missing[0]} clips')
             continue
-        names.append(name)
-        classes.append([label for label, task in tasks.items() if task == name])
-        train.append(VideoClips(learned, sizes, augment=True, max_roll=max_roll))
-        test.append(VideoClips(retrieved, sizes, augment=False))
-        evaluate.append(VideoClips(held_out, sizes, augment=False))
-    if not names:
-        raise UserError(f'no task has both training and test clips in {folder}: ' + '; '.join(notes))
-    pretrain = VideoClips(pretrain, sizes, augment=True, max_roll=max_roll)
-    return Stream(names, pretrain, train, test, bad, notes, evaluate, classes)
+        stream.names.append(name)
+        stream.classes.append([label for label, task in tasks.items() if task == name])
+        stream.train.append(VideoClips(train, sizes, True, max_roll))
+        stream.test.append(VideoClips(retrieval, sizes, False))
+        stream.evaluate.append(VideoClips(test, sizes, False))
+    if not stream.names:
+        raise UserError(f'no task has both training and test clips in {folder}: ' + '; '.join(stream.notes))
+    return stream
 
 
 def reordered(stream, order):
-    """The same tasks in another order (Table 7).
+    """The same tasks in another order (Table 7). Raises UserError.
 
-    order  '': as they are. 'shuffled': as in Table 7 where the tasks are the paper's; others, every second one first,
-           the rest after them. Else the names of all tasks, separated by commas."""
+    order  '': unchanged. 'shuffled': the order of Table 7; of other tasks than the paper's, every second one first.
+           Otherwise the names of all tasks, separated by commas."""
     names = stream.names
     if not order:
         return stream
     if order == 'shuffled':
-        wanted = next(([n for n in table if n in names] for table in SHUFFLED if set(names) <= set(table)),
-                      names[1::2] + names[::2])
+        wanted = names[1::2] + names[::2]
+        for table in SHUFFLED:
+            if set(names) <= set(table):
+                wanted = [name for name in table if name in names]
     else:
         wanted = [name.strip() for name in order.split(',')]
     for name in wanted:
         if name not in names:
-            raise UserError(f'--order: there is no task {name!r}{near(name, names)} The tasks are: {", ".join(names)}')
-    wrong = [f'{name} is there twice' for name in names if wanted.count(name) > 1]
-    wrong += [f'{name} is missing' for name in names if name not in wanted]
-    if wrong:
-        raise UserError(f'--order {order}: {", ".join(wrong)}; name each task once: {",".join(names)}')
+            raise UserError(f'--order: there is no task {name!r}{did_you_mean(name, names)}')
+    if sorted(wanted) != sorted(names):
+        raise UserError(f'--order {order}: name each task once: {",".join(names)}')
     moved = {part: [getattr(stream, part)[names.index(name)] for name in wanted]
              for part in ('names', 'train', 'test', 'evaluate', 'classes')}
     return stream._replace(**moved)
 
 
-def near(name, known):
-    """'; did you mean …?' where there is a name like it, else '.'"""
-    alike = ' or '.join(map(repr, difflib.get_close_matches(name, known, 3)))
-    return f'; did you mean {alike}?' if alike else '.'
-
-
-def counts(clips, tasks, pretrain):
-    """What `check_batches` asks of clips that are to be tested. tasks: class → task; pretrain: further clips of the
-    initial pre-training"""
-    learned = [tasks.get(clip.labels[0]) for clip in clips if clip.split == 'train']
-    found = Counter(learned)
-    return {task: found[task] for task in dict.fromkeys(tasks.values()) if found[task]}, found[None] + len(pretrain)
-
-
-def check_nothing(clips, pretrain):
-    """Instead of `check_batches`, for who takes no steps."""
-
-
-def check_batches(cfg, clips, pretrain):
-    """How many clips there are against how many a step takes, before any of them is drawn or decoded: what is odd is
-    said. Raises UserError where the processes cannot share them.
-
-    clips     {task: how many training clips it has, or will have at most}
-    pretrain  how many the initial pre-training has
-    """
+def check_batches(cfg, tasks, pretrain):
+    """Compare numbers of training clips with batch sizes. tasks: {name: number}; pretrain: number of the initial
+    pre-training. Prints where batches are smaller than the option. Raises UserError where a rank would get no clip."""
     if cfg.method == 'multitask':
-        clips = {'all tasks': sum(clips.values())}
+        tasks = {'all tasks': sum(tasks.values())}
     initial = {'initial pre-training': pretrain} if pretrain and cfg.pretrain_steps != 0 else {}
-    for name, size, parts in (('--batch-size', cfg.batch_size, clips),
-                              ('--pretrain-batch-size', cfg.pretrain_batch_size, initial)):
-        few = [f'{part} has {number}' for part, number in parts.items() if number < size]
-        for part, number in parts.items():
-            if number < world():
-                raise UserError(f'{part} has {number} training clips, too few for {world()} processes')
-        if few and rank() == 0:
-            more = f' (and {len(few) - 1} more of {len(parts)})' if few[1:] else ''
-            say_once(f'{name} {size} is more than there is: {few[0]} training clips{more}, so its batches have as many')
+    for option, size, clips in (('--batch-size', cfg.batch_size, tasks),
+                                ('--pretrain-batch-size', cfg.pretrain_batch_size, initial)):
+        for name, number in clips.items():
+            if number < get_world_size():
+                raise UserError(f'{name} has {number} training clips, fewer than the {get_world_size()} processes')
+            if number < size and get_rank() == 0:
+                print_once(f'{option} {size}: {name} has only {number} training clips, so its batches are smaller')
 
 
 # ---------------------------------------------------------------------------- testing the clips
 
-def usable(folder, clips, workers=0, max_bad=0.1, cache=None):
-    """Tests the clips of a folder → those that can be used, 'name: reason' of each other one, notes for the user.
+def filter_clips(folder, clips, workers=0, max_bad=0.1, cache=None):
+    """Test the clips of a folder → the usable ones; 'name: reason' of each other one. Raises UserError.
 
     workers    processes that test the clips; 0: this one
     max_bad    share of clips that may be unusable: some always are, but many point to a mistake
-    cache      file that remembers which clips were tested
+    cache      JSON file that stores the results; None: none
     """
-    stamps = {clip.path: _stamp(clip.path) for clip in clips}
-    compare(folder, clips, stamps)
-    reasons, notes = _scan(clips, stamps, workers, cache)
+    check_same_on_all_ranks(folder, clips)
+    reasons = _scan({clip.path: clip.segment for clip in clips}, workers, cache)
     bad = [f'{os.path.basename(path)}: {reason}' for path, reason in reasons.items() if reason]
-    if len(bad) > max_bad * len(reasons):
-        raise UserError(f'{len(bad)} of {len(reasons)} clips ({len(bad) / len(reasons):.0%}) in {folder} cannot be '
-                        f'used, more than {max_bad:.0%}. The first of them:\n  ' + '\n  '.join(bad[:5]) +
-                        '\nRaise --max-bad to train without them.')
-    return [clip for clip in clips if not reasons[clip.path]], bad, notes
+    check_share(bad, len(reasons), max_bad, f'in {folder} cannot be used')
+    return [clip for clip in clips if not reasons[clip.path]], bad
 
 
-def compare(folder, clips, stamps):
-    """Refuses processes that see different clips: they may be of several machines, each with a folder of its own, of
-    which one has not been copied whole. stamps: path → `_stamp`. Raises UserError."""
-    facts = [f'{os.path.basename(clip.path)} {"|".join(stamps[clip.path].split("|")[-2:-1]) or "missing"} {clip.labels}'
-             for clip in clips]
-    marks = gathered(hashlib.sha256('\n'.join(facts).encode()).digest())
-    if len(set(marks)) > 1:
-        first, *others = gathered(facts)
-        other = next(other for other in others if other != first)
-        pairs = itertools.zip_longest(first, other, fillvalue='nothing')
-        here, there = next((one, two) for one, two in pairs if one != two)
-        raise UserError(f'the processes see different clips in {folder}: name, bytes and labels are "{here}" for the '
-                        f'first, and "{there}" for another. Each must find the same lists and files there')
+def check_share(bad, total, max_bad, what):
+    """Raises UserError if more than the share max_bad of the clips is bad."""
+    if len(bad) > max_bad * total:
+        raise UserError(f'{len(bad)} of {total} clips ({len(bad) / total:.0%}) {what}, more than --max-bad {max_bad:g} '
+                        'allows. The first of them:\n  ' + '\n  '.join(bad[:5]))
 
 
-def _scan(clips, stamps, workers, cache):
-    """check_clip on each clip → dict path → reason or None, and notes for the user. Of several processes each tests its
-    share, and all have what all found."""
+def check_same_on_all_ranks(folder, clips):
+    """Raises UserError if the ranks see different clips: they may run on machines with a copy of the folder each, of
+    which one is incomplete."""
+    if get_world_size() == 1:
+        return
+    facts = [f'{os.path.basename(clip.path)} {_size(clip.path)} {clip.labels}' for clip in clips]
+    digest = hashlib.sha256('\n'.join(facts).encode()).digest()
+    if len(set(all_gather_object(digest))) > 1:
+        pairs = itertools.zip_longest(*all_gather_object(facts))
+        first = next(pair for pair in pairs if len(set(pair)) > 1)
+        raise UserError(f'the ranks see different clips in {folder}. The first difference (name, bytes, labels): '
+                        + ' | '.join(map(str, first)))
+
+
+def _size(path):
+    return os.path.getsize(path) if os.path.isfile(path) else 'missing'
+
+
+def fingerprint(path, segment):
+    """Key of a clip in the cache: it changes with the file or its segment. '' if there is no file."""
     try:
-        known = dict(json.loads(Path(cache).read_text()))
-    except (TypeError, OSError, ValueError):    # no cache wanted, none there yet, or one that was damaged
+        stat = os.stat(path)
+    except OSError:
+        return ''
+    return f'{os.path.abspath(path)}|{stat.st_size}|{stat.st_mtime_ns}|{segment}'
+
+
+def _scan(segments, workers, cache):
+    """check_clip on each file {path: segment} → {path: why it is bad, or None}. Each rank tests its share."""
+    try:
+        known = dict(json.loads(Path(cache).read_text())) if cache else {}
+    except (OSError, ValueError, TypeError):                   # no cache yet, or a damaged one
         known = {}
-    segments = {clip.path: clip.segment for clip in clips}
-    keys = {path: f'{stamp}|{segments[path]}' for path, stamp in stamps.items()}
-    # Caches of before the segment mattered have the stamp alone.
-    reasons = {path: known.get(keys[path], known.get(stamp)) for path, stamp in stamps.items()}
-    todo = [(path, segment) for path, segment in segments.items() if not {keys[path], stamps[path]} & known.keys()]
-    todo = list(dict.fromkeys(job for jobs in gathered(todo) for job in jobs if job[0] in segments))[rank()::world()]
-    lost, saved = '', time.monotonic()
-    results = in_processes(_check, todo, workers, FELLED) if workers and todo else map(_check, todo)
+
+    # rank 0's cache decides for all ranks what is left to test; '' stands for that
+    jobs = list(segments.items())
+    keys = [fingerprint(*job) for job in jobs]
+    reasons = broadcast_object([known.get(key, '') for key in keys])
+    todo = [n for n, reason in enumerate(reasons) if reason == ''][get_rank()::get_world_size()]
+
+    # test this rank's share; what is found before an interruption is saved, too
+    found, saved = {}, time.monotonic()
+    results = run_jobs(_check, [jobs[n] for n in todo], workers, DECODER_CRASH)
     try:
-        with tqdm(total=len(todo), desc='testing clips', unit='clip', leave=False, disable=None) as bar:
-            for (path, _), (reason, lasting) in zip(todo, results):
-                reasons[path] = reason
-                if stamps[path] and (not reason or lasting and _stamp(path) == stamps[path]):     # else bad luck
-                    known[keys[path]] = reason
-                bar.update()
-                if time.monotonic() - saved > SAVE_EVERY and cache is not None:
-                    lost, saved = _remember(known, cache), time.monotonic()
-    finally:   # also when interrupted: what was tested stays tested
-        if cache is not None and todo and world() == 1:
-            lost = _remember(known, cache)
-    if world() > 1:
-        for found, theirs in gathered(({path: reasons[path] for path, _ in todo}, known)):
-            reasons |= {path: reason for path, reason in found.items() if path in reasons}
-            known |= theirs
-        lost = _remember(known, cache) if cache is not None and rank() == 0 else ''
-    return reasons, [lost] if lost else []
+        for n, (reason, permanent) in zip(todo, tqdm(results, 'testing clips', len(todo), leave=False, unit='clip',
+                                                     disable=None)):
+            unchanged = fingerprint(*jobs[n]) == keys[n]       # no longer if the file is still being written
+            found[n] = reason, permanent and unchanged
+            if time.monotonic() - saved > SAVE_EVERY:
+                _save_cache(cache, known, keys, found)
+                saved = time.monotonic()
+    finally:
+        results.close()
+        _save_cache(cache, known, keys, found)
+
+    # merge what all ranks found
+    for part in all_gather_object(found):
+        found |= part
+    _save_cache(cache, known, keys, found)
+    for n, (reason, _) in found.items():
+        reasons[n] = reason
+    return dict(zip(segments, reasons))
 
 
 def _check(job):
     return check_clip(*job)
 
 
-def _remember(known, cache):
-    """Writes what was found of the clips so far, whole or not at all → '', or a note that it cannot be written."""
+def _save_cache(cache, known, keys, found):
+    """Add the permanent results to the known ones; rank 0 writes them atomically."""
+    known |= {keys[n]: reason for n, (reason, permanent) in found.items() if permanent and keys[n]}
+    if not cache or not found or get_rank() > 0:
+        return
     try:
         Path(cache).parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(f'{cache}.{os.getpid()}.tmp')
-        temporary.write_text(json.dumps(known, separators=(',\n', ': ')))
-        os.replace(temporary, cache)
+        write_text(cache, json.dumps(known, separators=(',\n', ': ')))
     except OSError as error:
-        return f'{cache} cannot be written ({error.strerror}): the clips are tested again next time'
-    return ''
-
-
-def _stamp(path):
-    """Says which file was tested, and when it was written; '' without a file."""
-    try:
-        stat = os.stat(path)
-    except OSError:
-        return ''
-    return f'{os.path.abspath(path)}|{stat.st_size}|{stat.st_mtime_ns}'
+        print_once(f'{cache} cannot be written ({error.strerror}): the clips will be tested again next time')

@@ -1,48 +1,146 @@
-"""Preparing a data set: its clips written again, small, so that training need not wait for them (ours).
+"""Preparing a data set: its clips written again, small and quick to read, so that training need not wait (ours).
 
 In:  a folder laid out as VGGSound, AudioSet or AVE.
-Out: another, of the same lists and names, which the same code reads; its clips are those of `small.py`.
+Out: another folder with the same lists and names. A clip is a Matroska file of eight frames a second, each an image of
+     its own, the shorter side at most 256; and of uncompressed sound at 16 kHz. It gives nearly the same tensors.
 
     python data.py prepare --data DIR --out SMALL
 """
-import argparse
-import contextlib
-import errno
+import io
+import math
 import os
 import re
-import tempfile
-import time
+from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
 
-import torch
+import av
+import numpy as np
 from tqdm import tqdm
 
-from data import BadClip, read_clip
-from patches import SHARE, WORKERS, UserError
+from config import Sizes, UserError
 from streams.audioset import BALANCED, MIDS, read_audioset
 from streams.ave import read_ave
-from streams.small import is_prepared, small_clip
+from streams.common import check_share
+from streams.loading import count_workers, run_jobs
 from streams.vggsound import read_vggsound
-from streams.workers import count_workers, in_processes
+from utils.cli import Parser, number
+from utils.video import SAMPLE_RATE, BadClip, decode_audio, frames_at, open_clip
 
-ENOUGH, TRIED = 1000, 3       # clips of which preparing is advised; those that are read to say what it brings
-FELLED = None, 'fells the process that decodes it, or hangs'
-
-
-# ------------------------------------------------------------------------------- a folder of them
-
-class Job(NamedTuple):
-    """A clip to prepare, and the file to write. written: when the original was, in ns"""
-    source: str
-    segment: tuple | None
-    target: Path
-    written: int
-    shard: str
+FPS, SHORTER_SIDE, MAX_PIXELS = 8, 256, 2 ** 18  # frames a second; their shorter side and number of pixels, at most
+QUANTIZERS = (5, 6, 7, 9, 12, 16, 22, 31)        # of MJPEG; at 5, no difference is visible
+MAX_BYTES, PER_SECONDS = 1_500_000, 10           # of a prepared clip, for each ten seconds
+LONGEST = 120                                    # seconds of a clip
+COMMENT = 'prepared clip: 8 frames a second, 16 kHz'          # in the file: marks it as prepared
+DECODER_CRASH = 'crashes the decoder, or takes too long'      # a result of prepare_clip
+MANY_CLIPS = 1000                                # from this number on, preparing is suggested
 
 
-def listed(folder):
-    """The clips that a folder's lists name → {path: (start, seconds) of its segment, or None}, in their order."""
+# ----------------------------------------------------------------------------------- one clip
+
+def small_clip(path, segment=None):
+    """A clip, or a segment (start, seconds) of a whole video → the bytes of its prepared file. Raises BadClip."""
+    with open_clip(path, segment) as clip:
+        waveform, audio_start = decode_audio(clip)
+        targets = frame_grid(clip.times)
+        pictures = _pictures(frames_at(clip, targets))
+    delay = round(1000 * (audio_start - targets[0]))           # ms; below 0, the sound starts before the picture
+    limit = MAX_BYTES * max(1, len(targets) / FPS / PER_SECONDS)
+    for quantizer in QUANTIZERS:
+        content = _matroska(pictures, max(0, -delay), waveform, max(0, delay), quantizer)
+        if len(content) <= limit:
+            break
+    return content
+
+
+def frame_grid(times):
+    """The seconds at which the frames of a clip are shown → the seconds whose frames are kept, 1/8 s apart. Raises
+    BadClip for a long clip.
+
+    The grid is centred on the middle of the clip: `read_clip` takes its frames at half seconds from there in
+    evaluation, and finds the same ones. Of a clip shorter than its window it takes them from the start, and holds the
+    last frame."""
+    gap = (times[-1] - times[0]) / (len(times) - 1)
+    span = times[-1] + gap - times[0]
+    if span > LONGEST:
+        raise BadClip(f'{span:.0f} s, more than {LONGEST}, where a clip should be')
+    n = max(2, 2 * round(span * FPS / 2))                          # even: as many before the middle as after it
+    if span >= Sizes().num_frames:
+        first = times[0] + (span - n / FPS) / 2
+        return [first + k / FPS for k in range(n)]
+    targets = [times[0] + k / FPS for k in range(n)]
+    return [*targets[:-1], max(targets[-1], times[-1])]
+
+
+def _pictures(frames):
+    """Frames as stored → list of small ones, upright, in JPEG's colours"""
+    pictures, previous, size = [], None, None
+    jpeg = dict(format='yuvj420p', dst_colorspace='ITU601', dst_color_range='JPEG')
+    for frame in frames:
+        size = size or _small_size(frame.width, frame.height)      # the first frame's: a video may change its size
+        if frame is not previous:
+            picture = frame.reformat(*size, interpolation='BICUBIC', **jpeg)
+        pictures.append(picture)
+        previous = frame
+    turns = round(previous.rotation / 90)                          # counterclockwise, as in rot90
+    if turns:
+        turned = (np.rot90(picture.to_ndarray(format='rgb24'), turns) for picture in pictures)
+        pictures = [av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), 'rgb24').reformat(**jpeg)
+                    for pixels in turned]
+    return pictures
+
+
+def _small_size(width, height):
+    """Width and height of a picture whose shorter side is at most 256.
+
+    read_clip rounds the longer side, and rounding twice can differ: 480 × 360 is read as 299 × 224, but as 298 × 224 if
+    it was 341 × 256 in between. That costs 7 dB at the edges. So 299 × 224 is enlarged, to 342 × 256."""
+    shorter = min(width, height)
+    scale = min(1, SHORTER_SIDE / shorter, math.sqrt(MAX_PIXELS / (width * height)))
+    if scale == 1:
+        return width, height
+    return [max(2, round(round(side * 224 / shorter) * shorter * scale / 224)) for side in (width, height)]
+
+
+def _matroska(pictures, video_start, waveform, audio_start, quantizer):
+    """Pictures and sound → the bytes of a file, the same for the same clip. The starts are in ms."""
+    buffer = io.BytesIO()
+    with av.open(buffer, 'w', format='matroska', options={'fflags': 'bitexact'}) as file:    # else with random numbers
+        file.metadata['comment'] = COMMENT
+        video = file.add_stream('mjpeg', rate=FPS, options={'qmin': str(quantizer), 'qmax': str(quantizer)})
+        video.width, video.height, video.pix_fmt = pictures[0].width, pictures[0].height, 'yuvj420p'
+        video.codec_context.time_base, video.codec_context.thread_count = Fraction(1, 1000), 1
+        audio = file.add_stream('pcm_s16le', rate=SAMPLE_RATE, layout='mono')
+
+        packets = []
+        for k, picture in enumerate(pictures):
+            picture.pts, picture.time_base = video_start + 1000 * k // FPS, Fraction(1, 1000)
+            packets += video.encode(picture)
+        packets += video.encode(None)
+        samples = (waveform * 32768).short().numpy()[None]
+        for start in range(0, samples.shape[1], SAMPLE_RATE):      # one packet a second: few are quick to read
+            block = av.AudioFrame.from_ndarray(samples[:, start:start + SAMPLE_RATE], 's16', 'mono')
+            block.sample_rate, block.time_base = SAMPLE_RATE, Fraction(1, SAMPLE_RATE)
+            block.pts = audio_start * SAMPLE_RATE // 1000 + start
+            packets += audio.encode(block)
+        packets += audio.encode(None)
+        for packet in sorted(packets, key=lambda packet: packet.pts * packet.time_base):
+            file.mux(packet)
+    return buffer.getvalue()
+
+
+def is_prepared(path):
+    """Whether the file was written by `small_clip`"""
+    try:
+        with av.open(str(path)) as file:
+            return COMMENT in file.metadata.values()
+    except (av.FFmpegError, OSError, ValueError):
+        return False
+
+
+# ------------------------------------------------------------------------------- a folder of clips
+
+def list_clips(folder):
+    """The clips in the lists of a folder → {path: (start, seconds) of its segment, or None}. Raises UserError."""
     if (folder / 'vggsound.csv').is_file():
         clips = read_vggsound(folder)
     elif (folder / MIDS).is_file():
@@ -50,183 +148,117 @@ def listed(folder):
     elif (folder / 'Annotations.txt').is_file():
         clips = [event for events in read_ave(folder)[0].values() for event in events]
     else:
-        raise UserError(f'{folder} is no data set known here: it has neither vggsound.csv nor {MIDS} nor '
-                        'Annotations.txt. streams/README.md says what lies where')
+        raise UserError(f'{folder} is no known data set: it has neither vggsound.csv nor {MIDS} nor Annotations.txt '
+                        '(streams/README.md)')
+    if not clips:
+        raise UserError(f'{folder}: its lists name no clips')
     return {clip.path: clip.segment for clip in clips}
 
 
-def plan(clips, out, shard):
-    """What is to be done of a shard's clips → jobs, the originals' and the prepared files' bytes of those that are
-    done, names of those that are missing; a clip whose original is gone stays.
+def find_jobs(clips, out):
+    """{path: segment} → jobs (source, segment, target), the number of finished clips, and 'name: reason' of missing
+    ones. Raises UserError.
 
-    A prepared file was last changed when its original was: so it is seen whether that is another one by now.
-    """
-    jobs, done, missing = [], [], []
-    for source, segment in clips:
-        target = out / Path(source).parent.name / f'{Path(source).stem}.mkv'
-        before, after = _stat(source), _stat(target)
-        if before is None:
-            missing += [] if after else [f'{os.path.basename(source)}: file missing']
-            done += [(0, 0)] if after else []
-        elif after and abs(after.st_mtime_ns - before.st_mtime_ns) < 2e9:       # some disks keep times to two seconds
-            done.append((before.st_size, after.st_size))
-        elif after and not is_prepared(target):
-            raise UserError(f'{target} is there, and is no prepared clip: --out must be a folder of its own')
+    A prepared file has the time stamp of its source, so a source that was replaced is prepared again. A prepared clip
+    whose source is gone stays."""
+    jobs, done, missing = [], 0, []
+    for source, segment in clips.items():
+        source = Path(source)
+        target = out / source.parent.name / f'{source.stem}.mkv'
+        if not source.exists():
+            done += target.exists()
+            missing += [] if target.exists() else [f'{source.name}: file missing']
+        elif not target.exists():
+            jobs.append((source, segment, target))
+        elif abs(source.stat().st_mtime_ns - target.stat().st_mtime_ns) < 2e9:                 # FAT rounds to 2 s
+            done += 1
+        elif is_prepared(target):
+            jobs.append((source, segment, target))
         else:
-            jobs.append(Job(source, segment, target, before.st_mtime_ns, shard))
+            raise UserError(f'{target} exists and is no prepared clip: --out must be a folder of its own')
     return jobs, done, missing
 
 
-def _stat(path):
-    try:
-        return os.stat(path)
-    except FileNotFoundError:
-        return None
-
-
 def prepare_clip(job):
-    """→ bytes of the original and of the prepared file, which is there whole or not at all; and ''. Or None and why the
-    clip cannot be prepared."""
+    """Write a prepared clip → '', or why it failed."""
+    source, segment, target = job
     try:
-        content, size = small_clip(job.source, job.segment), os.path.getsize(job.source)
-    except BadClip as bad:
-        return None, str(bad)
-    except FileNotFoundError:
-        return None, 'file missing'
-    _write(job.target, content, job.shard, job.written)
-    return (size, len(content)), ''
+        changed = source.stat().st_mtime_ns
+        write_file(target, small_clip(source, segment), changed)
+    except BadClip as error:
+        return str(error)
+    return ''
 
 
-def _write(path, content, shard, written=None):
-    """The name of a file that is not whole yet says of which shard it is, and of which process."""
-    temporary = Path(f'{path}.{shard}.{os.getpid()}.tmp')
+def write_file(path, content, changed=None):
+    """Write a file atomically. A killed call leaves a .tmp file, which the next call replaces. changed: its time stamp,
+    in ns. Raises OSError."""
+    temporary = Path(f'{path}.tmp')
     try:
         temporary.write_bytes(content)
-        if written is not None:
-            os.utime(temporary, ns=(written, written))
+        if changed is not None:
+            os.utime(temporary, ns=(changed, changed))
         os.replace(temporary, path)
     except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        temporary.unlink(missing_ok=True)
         raise
 
 
-def sweep(folder, shard):
-    """Removes what killed calls left: those of this shard, and whosoever's after an hour. Others may be at work."""
-    for path in folder.glob('*.tmp'):
-        of = re.search(r'\.(\d+-of-\d+)\.\d+\.tmp$', path.name)
-        with contextlib.suppress(OSError):
-            if of and (of[1] == shard or time.time() - path.stat().st_ctime > 3600):
-                path.unlink()
-
-
-# --------------------------------------------------------------------------------- the command line
-
 def prepare(data, out, workers=-1, max_bad=0.1, shard=(1, 1)):
-    """Writes what is missing or changed of a shard's clips → a sentence on what there is now. Raises UserError."""
-    data, out, name = Path(data), Path(out), '{}-of-{}'.format(*shard)
-    clips = listed(data)
-    if not clips:
-        raise UserError(f'{data}: its lists name no clips')
-    mine = list(clips.items())[shard[0] - 1::shard[1]]
-    folder = out / Path(next(iter(clips))).parent.name             # video, or AVE
-    for one, other in ((data, out), (data / folder.name, folder)):     # either may be a link
-        one, other = one.resolve(), other.resolve()
-        if one == other or one in other.parents or other in one.parents:
-            raise UserError(f'--data {data} and --out {out} must be two folders, neither of them in the other')
+    """Prepare the missing and changed clips of a shard (number, total) → a sentence about the result. The first shard
+    also copies the lists. Raises UserError."""
+    data, out = Path(data), Path(out)
+    clips = list_clips(data)
+    folder = Path(next(iter(clips))).parent.name                       # video, or AVE
+    if (data / folder).resolve() == (out / folder).resolve():          # either may be a link
+        raise UserError(f'--data {data} and --out {out} must be two folders')
+    clips = dict(list(clips.items())[shard[0] - 1::shard[1]])
+    jobs, done, bad = find_jobs(clips, out)
+    check_share(bad, len(clips), max_bad, f'are missing in {data}: is the copy complete?')
+
     try:
-        _lay_out(data, out, folder, name)
-        jobs, done, bad = plan(mine, out, name)
-        _refuse_many(bad, mine, max_bad, f'are not in {data}. Was it copied whole?')
-        there = len(done)
-        sizes, reasons = _work(jobs, count_workers('clips', workers))
+        (out / folder).mkdir(parents=True, exist_ok=True)
+        if shard[0] == 1:
+            for path in sorted(data.iterdir()):
+                if path.suffix in ('.csv', '.txt', '.json') and path.is_file():
+                    write_file(out / path.name, path.read_bytes())
+        results = run_jobs(prepare_clip, jobs, count_workers('clips', workers), DECODER_CRASH)
+        results = tqdm(results, 'preparing clips', len(jobs), leave=False, unit='clip', disable=None)
+        failed = [f'{source.name}: {reason}' for (source, _, _), reason in zip(jobs, results) if reason]
     except OSError as error:
-        what = 'the disk is full. Make room' if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
-        raise UserError(f'{error.filename or out}: {what}. What is prepared is whole, and the same command goes on'
-                        ) from error
-    done, bad = done + sizes, bad + reasons
-    for line in bad:
+        raise UserError(f'{error.filename or out}: {error.strerror}. Finished clips stay: the same command goes on')
+
+    for line in bad + failed:
         print(f'left out: {line}')
-    _refuse_many(bad, mine, max_bad, f'cannot be prepared; the others lie in {out}.')
-    before, after = (sum(size) / 1e6 for size in zip(*done, (0, 0)))
-    part = f' of shard {shard[0]} of {shard[1]}' if shard[1] > 1 else ''
-    return (f'{out}: {len(sizes)} clips{part} prepared, {there} were there already, {len(bad)} left out; '
-            f'{before:,.1f} MB became {after:,.1f} MB')
+    check_share(bad + failed, len(clips), max_bad, f'cannot be prepared; the others are in {out}')
+    return f'{out}: {len(jobs) - len(failed)} clips prepared, {done} already there, {len(bad + failed)} left out'
 
 
-def _lay_out(data, out, folder, shard):
-    """The folder, and the lists as they are."""
-    folder.mkdir(parents=True, exist_ok=True)
-    sweep(out, shard), sweep(folder, shard)
-    for path in sorted(data.iterdir()):
-        if path.suffix in ('.csv', '.txt', '.json') and path.is_file():
-            _write(out / path.name, path.read_bytes(), shard)
-
-
-def _refuse_many(bad, clips, max_bad, what):
-    if len(bad) > max_bad * len(clips):
-        raise UserError(f'{len(bad)} of {len(clips)} clips ({len(bad) / len(clips):.0%}) {what} More than '
-                        f'{max_bad:.0%} are too many; the first of them:\n  ' + '\n  '.join(bad[:5]) +
-                        '\nRaise --max-bad to do without them.')
-
-
-def _work(jobs, workers):
-    """→ the bytes of each original and of its prepared file, 'name: reason' of each clip that has none"""
-    sizes, bad = [], []
-    results = in_processes(prepare_clip, jobs, workers, FELLED) if workers else (prepare_clip(job) for job in jobs)
-    with contextlib.closing(results), tqdm(
-            total=len(jobs), desc='preparing clips', unit='clip', leave=False, disable=None) as bar:
-        for job, (size, reason) in zip(jobs, results):
-            if reason:
-                bad.append(f'{os.path.basename(job.source)}: {reason}')
-            else:
-                sizes.append(size)
-            bar.update()
-    return sizes, bad
-
-
-def advice(datasets, sizes):
-    """What preparing would bring, where clips are so many that it pays → a sentence in a list, or []. To say so, three
-    of them are prepared and read."""
+def advice(datasets):
+    """A list with a sentence that suggests to prepare the clips, if there are many and the first is not prepared."""
     clips = [clip for dataset in datasets for clip in getattr(dataset, 'clips', ())]       # shapes have no files
-    times = []
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder, 'clip.mkv')
-        for clip in clips[::len(clips) // TRIED][:TRIED] if len(clips) >= ENOUGH else ():
-            with contextlib.suppress(BadClip, OSError):            # no room for it, or no longer there: no advice
-                target.write_bytes(small_clip(clip.path, clip.segment))
-                times.append((_seconds(clip.path, sizes, clip.segment), _seconds(target, sizes, None)))
-    now, then = (sum(column) for column in zip(*times, (0, 0)))
-    if now <= 2 * then:                                            # as they are of prepared clips
+    if len(clips) < MANY_CLIPS or is_prepared(clips[0].path):
         return []
-    return [f'a clip takes {now / len(times):.2g} s to read here, {then / len(times):.2g} s once prepared: `python '
-            f'data.py prepare --data {Path(clips[0].path).parent.parent} --out SMALL` makes loading {now / then:.0f} '
-            'times as fast']
-
-
-def _seconds(path, sizes, segment):
-    """How long a training clip takes to read, the second time: from then on the disk's part is the same for both."""
-    for _ in range(2):
-        begun = time.perf_counter()
-        read_clip(path, sizes, torch.Generator().manual_seed(0), segment=segment)
-    return time.perf_counter() - begun
+    return ['If training waits for the data loader, prepare the clips: `python data.py prepare --data '
+            f'{Path(clips[0].path).parent.parent} --out SMALL`']
 
 
 def main(arguments=None):
-    """The command line. arguments: its words, or sys.argv's"""
-    parser = argparse.ArgumentParser(prog='python data.py', description='Prepare the clips of a data set.')
-    words = parser.add_subparsers(required=True, metavar='prepare').add_parser(
+    """The command line `python data.py`. Raises UserError."""
+    parser = Parser(prog='python data.py', description='Prepare the clips of a data set.')
+    command = parser.add_subparsers(required=True, metavar='prepare').add_parser(
         'prepare', help='write them again, small and quick to read',
         description='Write the clips of VGGSound, AudioSet or AVE again, small and quick to read, with the same lists '
-                    'and names. The same command again does what is missing or changed.')
-    words.error = parser.error = lambda message: parser.exit(2, f'error: {message}; see --help\n')
-    words.add_argument('--data', type=Path, required=True, help='folder of the data set, see streams/README.md')
-    words.add_argument('--out', type=Path, required=True, help='folder to write: then --data of train.py and eval.py')
-    words.add_argument('--workers', default=-1, **WORKERS.asked('processes; -1: as for training (default -1)'))
-    words.add_argument('--max-bad', default=0.1, **SHARE.asked('share of clips that may be left out (default 0.1)'))
-    words.add_argument('--shard', default='1/1', help='part to do, for many machines: 1/n, 2/n … n/n (default 1/1)')
+                    'and names. The same command again prepares what is missing or changed.')
+    command.add_argument('--data', type=Path, required=True, help='folder of the data set, see streams/README.md')
+    command.add_argument('--out', type=Path, required=True, help='folder to write: then --data of train.py and eval.py')
+    command.add_argument('--workers', type=number(int, min=-1, max=1000), default=-1,
+                         help='processes; -1: as for training (default -1)')
+    command.add_argument('--max-bad', type=number(float, min=0, max=1), default=0.1,
+                         help='share of clips that may be left out (default 0.1)')
+    command.add_argument('--shard', default='1/1', help='part to prepare, for n machines: 1/n, 2/n … n/n (default 1/1)')
     args = parser.parse_args(arguments)
-    parts = re.fullmatch('([0-9]{1,6})/([0-9]{1,6})', args.shard)
-    if not parts or not 1 <= int(parts[1]) <= int(parts[2]):
-        raise UserError(f'--shard {args.shard}: there is no such part; of four, they are 1/4, 2/4, 3/4 and 4/4')
-    print(prepare(args.data, args.out, args.workers, args.max_bad, (int(parts[1]), int(parts[2]))))
+    shard = re.fullmatch('([0-9]{1,6})/([0-9]{1,6})', args.shard)
+    if not shard or not 1 <= int(shard[1]) <= int(shard[2]):
+        raise UserError(f'--shard {args.shard}: of four shards, the names are 1/4, 2/4, 3/4 and 4/4')
+    print(prepare(args.data, args.out, args.workers, args.max_bad, (int(shard[1]), int(shard[2]))))

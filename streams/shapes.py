@@ -2,12 +2,11 @@
 
 In:  a seed, and how many clips of each kind.
 Out: a Stream of six tasks of three classes each; the other 18 classes are the initial pre-training set. Clips are drawn
-     when they are asked for, and kept: in a folder, where all runs find them, or in memory.
+     when they are first needed, and kept: in a folder, where all runs find them, or in memory.
 
     python -m streams.shapes --out DIR --layout vggsound|audioset|ave
         writes such clips as mp4 files, laid out as that data set
 """
-import argparse
 import contextlib
 import hashlib
 import os
@@ -15,59 +14,63 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 import data
-from patches import MANY, SEED, SIZES, Range, Sizes, UserError
+from config import SIZES, Sizes, UserError
 from streams import scenes
 from streams.common import Stream
 from streams.scenes import draw_scene, kinds, render
-from streams.shapes_files import LAYOUTS, write
+from streams.shapes_files import LAYOUTS
+from utils.cli import Parser, cli_errors, number
+from utils.distributed import print_once
 
 NUM_TASKS, CLASSES_PER_TASK = 6, 3             # 18 of the 36 classes; the other 18 are the initial pre-training set
 NAMES = ('ash', 'birch', 'cedar', 'elm', 'fir', 'oak')   # of the tasks
 
 
 class Shapes(torch.utils.data.Dataset):
-    """Clips 0 … length−1 of some classes, drawn when they are first asked for and kept. silent: how many objects, at
-    least and at most, make no sound. folder: where; '': in memory"""
+    """`length` clips of some classes (list of Kind), drawn when they are first needed and kept.
+
+    silent  minimum and maximum number of silent objects       folder  where clips are kept; '': in memory
+    area    of the objects, see `scenes.draw_track`"""
 
     def __init__(self, classes, length, sizes, silent, seed, folder='', area=1.0):
-        self.area = area
         self.classes, self.length, self.sizes, self.silent, self.seed = classes, length, sizes, silent, seed
+        self.folder, self.area, self.kept = folder, area, None
         self.labels = [(classes[i % len(classes)].name,) for i in range(length)]
-        self.folder, self.drawn = folder, None
 
     def __len__(self):
         return self.length
 
     def scene(self, index):
+        """The Scene of a clip"""
         kind = self.classes[index % len(self.classes)]
-        return draw_scene(kind, [k for k in self.classes if k != kind], self.silent, self.seed * 1_000_003 + index,
-                          area=self.area)
+        others = [k for k in self.classes if k != kind]
+        return draw_scene(kind, others, self.silent, self.seed * 1_000_003 + index, area=self.area)
 
     def __getitem__(self, key):
-        """key (index, seed); no noise is added in training, so the second goes unused → audio, video, clip, bad"""
+        """key (index, seed): the seed is unused, since shapes are not augmented → audio (t, f) float32, video
+        (T, 3, S, S) uint8, clip, bad: ''"""
         index, _ = key
-        if self.drawn is None:
-            self.drawn = kept_clips(self)
-        there, audio, video = self.drawn
-        if not there[index]:
-            with on_one_thread():
-                one, frames = render(self.scene(index), self.sizes)
-            audio[index], video[index] = one.half().numpy(), frames.numpy()
-            there[index] = 1                               # last: of two processes, neither reads half a clip
-        return dict(audio=torch.from_numpy(audio[index].astype(np.float32)),
-                    video=torch.from_numpy(video[index].copy()), clip=index, bad='')
+        if self.kept is None:
+            self.kept = open_cache(self)
+        clip = self.kept[index]
+        if not clip['drawn']:
+            with single_thread():
+                audio, video = render(self.scene(index), self.sizes)
+            clip['audio'], clip['video'] = audio.half().numpy(), video.numpy()
+            clip['drawn'] = 1                              # last: no other process may read half a clip
+        return dict(audio=torch.from_numpy(clip['audio'].astype(np.float32)),
+                    video=torch.from_numpy(clip['video'].copy()), clip=index, bad='')
 
     def __getstate__(self):
-        return vars(self) | {'drawn': None}                # a process that loads clips maps the file for itself
+        return vars(self) | {'kept': None}                 # each worker maps the file itself
 
 
 @contextlib.contextmanager
-def on_one_thread():
-    """Several threads add in another order, and the last bit of a clip would tell how many drew it. No run forgets that
-    bit: with the same seed it ends elsewhere, by points of R@10 (results/README.md)."""
+def single_thread():
+    """Several threads add in another order: the last bit of a clip would depend on their number. Training amplifies
+    that bit to points of R@10 (results/README.md)."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -78,100 +81,90 @@ def on_one_thread():
 
 # ------------------------------------------------------------------------------- clips that are kept
 
-def kept_clips(shapes):
-    """Where the clips of a Shapes lie → there (n,) uint8, audio (n, t, f) float16, video (n, T, 3, S, S) uint8.
+def open_cache(shapes):
+    """All clips of a Shapes → array (n,) of records: drawn uint8, audio (t, f) float16, video (T, 3, S, S) uint8.
 
-    One file, mapped into memory and shared by all runs with these clips, also at the same time; its name says what they
-    depend on, and so does what draws them. Without a folder, or where it cannot be written, memory alone.
+    It is a memory-mapped file that all runs with these clips share, also at the same time; its name has a hash of the
+    options and of the code that the clips depend on. Without a folder, or if it cannot be written, it is in memory.
     """
     s, n = shapes.sizes, shapes.length
-    parts = [((n,), np.uint8), ((n, s.audio_frames, s.mel_bins), np.float16),
-             ((n, s.num_frames, 3, s.image_size, s.image_size), np.uint8)]
-    starts = np.cumsum([0] + [int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in parts])
-    content = np.zeros(starts[-1], np.uint8) if not shapes.folder else _mapped(shapes, int(starts[-1]))
-    return [content[a:b].view(dtype).reshape(shape) for a, b, (shape, dtype) in zip(starts, starts[1:], parts)]
-
-
-def _mapped(shapes, size):
-    """The file of so many bytes → all of them (size,) uint8, mapped."""
-    facts, code = _marks(shapes)
-    folder = Path(shapes.folder)
-    path = folder / f'shapes-{facts}-{code}.clips'
-    begun = Path(f'{path}.{os.getpid()}.tmp')
-    there = lambda: path.exists() and path.stat().st_size == size
-    try:
-        if not there():
-            folder.mkdir(parents=True, exist_ok=True)
-            with open(begun, 'wb') as file:
-                file.write(np.zeros(size, np.uint8))                   # now, for a mapped file cannot say "disk full"
-        if there():                                                    # perhaps by now: another run has begun it
-            begun.unlink(missing_ok=True)
-        else:
-            for old in folder.glob(f'shapes-{facts}-*.clips'):
-                tqdm.write(f'{old} {"was cut short" if old == path else "was drawn by other code"}: drawn anew')
-                old.unlink(missing_ok=True)
-            os.replace(begun, path)
-        return np.memmap(path, np.uint8, 'r+')
-    except OSError as error:
-        tqdm.write(f'{path} cannot be kept ({error.strerror}): this run draws its clips for itself. Make room, or name '
-                   'another folder by --cache')
-        with contextlib.suppress(OSError):
-            begun.unlink()
-        return np.zeros(size, np.uint8)
-
-
-def _marks(shapes):
-    """Of the options that the clips depend on, and of the lines that draw them."""
-    s = shapes.sizes
-    facts = (shapes.length, [kind.name for kind in shapes.classes], shapes.silent, shapes.seed, shapes.area, s.image_size,
-             s.num_frames, s.audio_frames, s.mel_bins, s.frame_shift)
+    record = np.dtype([('drawn', np.uint8), ('audio', np.float16, (s.audio_frames, s.mel_bins)),
+                       ('video', np.uint8, (s.num_frames, 3, s.image_size, s.image_size))])
+    if not shapes.folder:
+        return np.zeros(n, record)
+    options = (n, [kind.name for kind in shapes.classes], shapes.silent, shapes.seed, shapes.area, record.descr,
+               s.frame_shift)
     code = b''.join(Path(module).read_bytes() for module in (__file__, scenes.__file__, data.__file__))
-    return [hashlib.sha256(mark).hexdigest()[:12] for mark in (repr(facts).encode(), code)]
+    options, code = (hashlib.sha256(content).hexdigest()[:12] for content in (repr(options).encode(), code))
+    path = Path(shapes.folder) / f'shapes-{options}-{code}.clips'
+    try:
+        if not path.exists() or path.stat().st_size != n * record.itemsize:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            for old in path.parent.glob(f'shapes-{options}-*.clips'):     # drawn by other code, or cut short
+                old.unlink()
+            create_file(path, n * record.itemsize)
+        return np.memmap(path, record, 'r+')
+    except OSError as error:
+        print_once(f'{path} cannot be kept ({error.strerror}): this run draws its own clips. Make room, or choose '
+                   'another folder with --cache')
+        return np.zeros(n, record)
+
+
+def create_file(path, size):
+    """A file of zeros, created atomically. They are written now: writing to a map cannot report a full disk."""
+    temporary = Path(f'{path}.{os.getpid()}.tmp')
+    try:
+        temporary.write_bytes(bytes(size))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 # ---------------------------------------------------------------------------------------- the stream
 
-def stream(sizes, seed=0, clips_per_task=1000, test_clips=60, pretrain_clips=6000, silent=(1, 1), folder='',
-           area=1.0):
-    """The stream of tasks; classes of no task are the initial pre-training set, as in the paper. folder: where drawn
-    clips are kept; '': in memory"""
+def stream(sizes, seed=0, clips_per_task=1000, test_clips=60, pretrain_clips=6000, silent=(1, 1), folder='', area=1.0):
+    """The Stream of shapes. Classes of no task are the initial pre-training set, as in the paper. silent, folder, area:
+    see `Shapes`"""
     classes = kinds()
     in_tasks = NUM_TASKS * CLASSES_PER_TASK
-    own = [classes[i * CLASSES_PER_TASK:(i + 1) * CLASSES_PER_TASK] for i in range(NUM_TASKS)]
-    # Each part draws from seeds of its own; training and test clips never share one.
-    part = lambda kinds_, length, number: Shapes(kinds_, length, sizes, silent, seed * 100 + number, folder, area)
-    test = [part(k, test_clips, 51 + i) for i, k in enumerate(own)]
-    return Stream(names=list(NAMES), pretrain=part(classes[in_tasks:], pretrain_clips, 0),
-                  train=[part(k, clips_per_task, 1 + i) for i, k in enumerate(own)], test=test, evaluate=list(test),
-                  bad=[], notes=[], classes=[[k.name for k in kinds_] for kinds_ in own])
+    tasks = [classes[i:i + CLASSES_PER_TASK] for i in range(0, in_tasks, CLASSES_PER_TASK)]
+
+    # every part has its own seed: training and test clips never share one
+    def part(classes, length, number):
+        return Shapes(classes, length, sizes, silent, seed * 100 + number, folder, area)
+
+    pretrain = part(classes[in_tasks:], pretrain_clips, 0)
+    train = [part(of_task, clips_per_task, 1 + i) for i, of_task in enumerate(tasks)]
+    test = [part(of_task, test_clips, 51 + i) for i, of_task in enumerate(tasks)]
+    return Stream(list(NAMES), pretrain, train, test, bad=[], notes=[], evaluate=list(test),
+                  classes=[[kind.name for kind in of_task] for of_task in tasks])
 
 
 def main(arguments=None):
-    """The command line: write the clips as files. arguments: its words, or sys.argv's. Raises UserError."""
-    parser = argparse.ArgumentParser(prog='python -m streams.shapes',
-                                     description='Write the built-in clips as mp4 files, laid out as a known data set.')
-    parser.error = lambda message: parser.exit(2, f'error: {message}; see --help\n')
+    """The command line: write the clips as files. Raises UserError."""
+    parser = Parser(prog='python -m streams.shapes',
+                    description='Write the built-in clips as mp4 files, laid out as a known data set.')
+    count = number(int, min=1, max=10 ** 6)
     parser.add_argument('--out', type=Path, required=True, help='folder to write')
     parser.add_argument('--layout', choices=list(LAYOUTS), default='vggsound', help='(default vggsound)')
-    parser.add_argument('--train', default=60, **MANY.asked('training clips a task (default 60)'))
-    parser.add_argument('--test', default=18,
-                        **MANY.asked('test clips a task; for AVE as many for validation (default 18)'))
-    parser.add_argument('--pretrain', default=180,
-                        **MANY._replace(low=0).asked('clips of classes of no task; none for AVE (default 180)'))
-    parser.add_argument('--size', default=96, **Range(int, 16, 4096).asked('pixels, an even number (default 96)'))
-    parser.add_argument('--seed', default=0, **SEED.asked('of the clips (default 0)'))
+    parser.add_argument('--train', type=count, default=60, help='training clips per task (default 60)')
+    parser.add_argument('--test', type=count, default=18,
+                        help='test clips per task; for AVE as many for validation (default 18)')
+    parser.add_argument('--pretrain', type=number(int, min=0, max=10 ** 6), default=180,
+                        help='clips of classes of no task; none for AVE (default 180)')
+    parser.add_argument('--size', type=number(int, min=16, max=4096), default=96,
+                        help='width and height in pixels, an even number (default 96)')
+    parser.add_argument('--seed', type=number(int, min=0, max=2 ** 32 - 1), default=0, help='of the clips (default 0)')
     args = parser.parse_args(arguments)
     if args.size % 2:
         raise UserError(f'--size {args.size}: H.264 needs an even number of pixels')
-    shown = stream(Sizes(**SIZES['small']), args.seed, args.train, args.test, args.pretrain)
+    clips = stream(Sizes(**SIZES['small']), args.seed, args.train, args.test, args.pretrain)
     try:
-        print(write(args.layout, args.out, shown, args.size, args.seed))
+        print(LAYOUTS[args.layout](args.out, clips, args.size, args.seed))
     except OSError as error:
         raise UserError(f'--out {args.out} cannot be written: {error.strerror}')
 
 
-if __name__ == '__main__':                             # not when imported: what is streamed knows no options
-    from config import exit_politely
-
-    with exit_politely():
+if __name__ == '__main__':
+    with cli_errors():
         main()

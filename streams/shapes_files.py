@@ -1,10 +1,11 @@
-"""The built-in clips as files, laid out as VGGSound, AudioSet and AVE are distributed, to try what reads them (ours).
+"""The built-in clips as files, laid out as VGGSound, AudioSet and AVE are distributed, to test what reads them (ours).
 
 In:  the built-in stream (`shapes.py`) and its scenes (`scenes.py`).
-Out: a folder of mp4 files, and the lists that come with that data set.
+Out: a folder of mp4 files, and the lists of that data set.
 """
 import csv
 import json
+from collections import Counter
 from fractions import Fraction
 
 import av
@@ -12,21 +13,20 @@ import numpy as np
 from tqdm import tqdm
 
 from data import SAMPLE_RATE
-from streams.ave import AVE_SECONDS
+from streams.ave import AVE_SECONDS, COLUMNS
 from streams.scenes import KNOT, draw_frames, draw_scene, other_waveform, source_waveform
 
-AUDIOSET_START = 30       # second of its video at which each clip of AudioSet begins; any will do
-LISTED = 5                # test clips of a class in the retrieval list, as in CAV-MAE's
+AUDIOSET_START = 30       # second of its video at which each clip of AudioSet starts; any will do
+RETRIEVAL_CLIPS = 5       # test clips per class in the retrieval list, as in CAV-MAE's
 
 
 def write_clip(path, scene, size=96, fps=10):
-    """The scene as an mp4 file: H.264 and AAC."""
+    """Write the scene as an mp4 file: H.264 and AAC."""
     waveform = source_waveform(scene) + other_waveform(scene)
     frames = draw_frames(scene, (np.arange(scene.seconds * fps) + 0.5) / fps, size).permute(0, 2, 3, 1).numpy()
     with av.open(str(path), 'w') as file:
         video = file.add_stream('libx264', rate=fps, options={'crf': '18'})
-        video.width = video.height = size
-        video.pix_fmt = 'yuv420p'
+        video.width, video.height, video.pix_fmt = size, size, 'yuv420p'
         audio = file.add_stream('aac', rate=SAMPLE_RATE, layout='mono')
         for frame in frames:
             file.mux(video.encode(av.VideoFrame.from_ndarray(frame, format='rgb24')))
@@ -38,91 +38,98 @@ def write_clip(path, scene, size=96, fps=10):
         file.mux(audio.encode())
 
 
-def parts(stream):
-    """Every scene of a stream once → (task, or 'pretrain'; split; identity; index; scene), with a progress bar"""
-    sets = [('pretrain', 'train', stream.pretrain)] + [(n, 'train', d) for n, d in zip(stream.names, stream.train)] \
-        + [(n, 'test', d) for n, d in zip(stream.names, stream.test)]
-    with tqdm(
-            total=sum(len(d) for _, _, d in sets), desc='writing clips', unit='clip', leave=False, disable=None) as bar:
-        for name, split, dataset in sets:
-            for index in range(len(dataset)):
-                yield name, split, f'{name}-{split}-{index:05d}', index, dataset.scene(index)
-                bar.update()
+def all_clips(stream):
+    """Iterate over the clips of a stream, with a progress bar: (task or 'pretrain', split, index, id, scene)"""
+    sets = [('pretrain', 'train', stream.pretrain)]
+    sets += [(task, 'train', dataset) for task, dataset in zip(stream.names, stream.train)]
+    sets += [(task, 'test', dataset) for task, dataset in zip(stream.names, stream.test)]
+    clips = [(task, split, index, dataset) for task, split, dataset in sets for index in range(len(dataset))]
+    for task, split, index, dataset in progress(clips):
+        yield task, split, index, f'{task}-{split}-{index:05d}', dataset.scene(index)
 
 
-def write_tasks(out, stream):
-    """tasks.csv: class,task"""
-    rows = [(label, name) for name, labels in zip(stream.names, stream.classes) for label in labels]
-    write_rows(out / 'tasks.csv', [('class', 'task'), *rows])
+def progress(items):
+    return tqdm(items, desc='writing clips', unit='clip', leave=False, disable=None)
 
 
 def write_rows(path, rows):
-    with open(path, 'w', newline='') as file:
+    with open(path, 'w', newline='', encoding='utf-8') as file:
         csv.writer(file).writerows(rows)
 
 
-def mids(stream):
+def make_mids(stream):
     """A made-up mid of AudioSet's form for each class → {class: /m/ash00}, those of tasks first"""
     names = [*zip(stream.names, stream.classes), ('wild', [kind.name for kind in stream.pretrain.classes])]
     return {label: f'/m/{name}{i:02d}' for name, labels in names for i, label in enumerate(labels)}
 
 
-def write_retrieval_list(path, clips, mid):
-    """CAV-MAE's format. clips: (identity, name of the file, class), of which the first five of a class are listed."""
-    entries, listed = [], {}
-    for identity, stem, label in clips:
-        listed[label] = listed.get(label, 0) + 1
-        if listed[label] <= LISTED:
-            entries.append(dict(video_id=identity, wav=f'audio/{stem}.wav', video_path='video', labels=mid[label]))
-    path.write_text(json.dumps({'data': entries}, indent=1))
+def write_tasks(out, stream, tested):
+    """tasks.csv (class,task) and retrieval.json (CAV-MAE's format). tested: (id, name of the file, class) of the test
+    clips, of which the first five per class are listed"""
+    rows = [(label, name) for name, labels in zip(stream.names, stream.classes) for label in labels]
+    write_rows(out / 'tasks.csv', [('class', 'task'), *rows])
+    mids, entries, listed = make_mids(stream), [], Counter()
+    for name, stem, label in tested:
+        listed[label] += 1
+        if listed[label] <= RETRIEVAL_CLIPS:
+            entries.append(dict(video_id=name, wav=f'audio/{stem}.wav', video_path='video', labels=mids[label]))
+    (out / 'retrieval.json').write_text(json.dumps({'data': entries}, indent=1), encoding='utf-8')
 
 
 def write_vggsound(out, stream, size, seed):
-    """vggsound.csv, video/<id>_<start>.mp4; and tasks.csv and retrieval.json besides."""
+    """vggsound.csv and video/<id>_<start>.mp4, with tasks.csv and retrieval.json → the command that reads them"""
     (out / 'video').mkdir(parents=True, exist_ok=True)
     rows, tested = [], []
-    for _, split, identity, _, scene in parts(stream):
-        label, stem = scene.tracks[0].kind.name, f'{identity}_000000'
+    for _, split, _, name, scene in all_clips(stream):
+        label, stem = scene.tracks[0].kind.name, f'{name}_000000'
         write_clip(out / 'video' / f'{stem}.mp4', scene, size)
-        rows.append((identity, 0, label, split))
-        tested += [(stem, stem, label)] if split == 'test' else []
+        rows.append((name, 0, label, split))
+        if split == 'test':
+            tested.append((stem, stem, label))
     write_rows(out / 'vggsound.csv', rows)
-    write_tasks(out, stream)
-    write_retrieval_list(out / 'retrieval.json', tested, mids(stream))
+    write_tasks(out, stream, tested)
     return f'python train.py --dataset vggsound --data {out} --tasks {out}/tasks.csv --size small'
 
 
 def write_audioset(out, stream, size, seed):
-    """class_labels_indices.csv, balanced_train_segments.csv, eval_segments.csv, video/<id>_<start>.mp4; and tasks.csv
-    and retrieval.json besides. Some clips have the label of their silent object too, or one of no task; two have labels
-    of two tasks: the first training clip of the first task, and the first test clip of the second."""
+    """class_labels_indices.csv, balanced_train_segments.csv, eval_segments.csv and video/<id>_<start>.mp4, with
+    tasks.csv and retrieval.json → the command that reads them. Some clips have further labels, see `several_labels`."""
     (out / 'video').mkdir(parents=True, exist_ok=True)
-    mid, rows, tested = mids(stream), {'train': [], 'test': []}, []
-    first, second = stream.names[:2]
-    for name, split, identity, index, scene in parts(stream):
-        stem, labels = f'{identity}_{AUDIOSET_START:06d}', [track.kind.name for track in scene.tracks]
+    mids, rows, tested = make_mids(stream), {'train': [], 'test': []}, []
+    for task, split, index, name, scene in all_clips(stream):
+        stem, labels = f'{name}_{AUDIOSET_START:06d}', several_labels(stream, task, split, index, scene)
         write_clip(out / 'video' / f'{stem}.mp4', scene, size)
-        labels = labels if index % 3 == 0 else labels[:1]
-        labels += [stream.pretrain.classes[0].name] if index % 4 == 1 and name != 'pretrain' else []
-        if index == 0 and (name, split) in ((first, 'train'), (second, 'test')):
-            labels.append(stream.classes[1 if name == first else 0][0])
-        codes = ','.join(mid[label] for label in labels)
-        rows[split].append((identity, AUDIOSET_START, AUDIOSET_START + scene.seconds, codes))
-        tested += [(identity, stem, labels[0])] if split == 'test' else []
+        codes = ','.join(mids[label] for label in labels)
+        rows[split].append(f'{name}, {AUDIOSET_START:.3f}, {AUDIOSET_START + scene.seconds:.3f}, "{codes}"\n')
+        if split == 'test':
+            tested.append((name, stem, labels[0]))
     write_rows(out / 'class_labels_indices.csv', [('index', 'mid', 'display_name')]
-               + [(i, code, label) for i, (label, code) in enumerate(mid.items())])
+               + [(i, code, label) for i, (label, code) in enumerate(mids.items())])
     for split, file in (('train', 'balanced_train_segments.csv'), ('test', 'eval_segments.csv')):
-        lines = [f'{identity}, {start:.3f}, {end:.3f}, "{codes}"' for identity, start, end, codes in rows[split]]
-        comments = ['# Segments csv of the built-in clips', f'# num_segs={len(lines)}',
-                    '# YTID, start_seconds, end_seconds, positive_labels']
-        (out / file).write_text('\n'.join(comments + lines) + '\n')
-    write_tasks(out, stream)
-    write_retrieval_list(out / 'retrieval.json', tested, mid)
+        comments = (f'# Segments csv of the built-in clips\n# num_segs={len(rows[split])}\n'
+                    '# YTID, start_seconds, end_seconds, positive_labels\n')
+        (out / file).write_text(comments + ''.join(rows[split]), encoding='utf-8')
+    write_tasks(out, stream, tested)
     return f'python train.py --dataset audioset --data {out} --tasks {out}/tasks.csv --size small'
 
 
+def several_labels(stream, task, split, index, scene):
+    """The class of a scene; for some also that of its silent object, or one of no task. Two clips get a label of a
+    second task: the first training clip of the first task, and the first test clip of the second."""
+    labels = [track.kind.name for track in scene.tracks]
+    if index % 3:
+        labels = labels[:1]
+    if index % 4 == 1 and task != 'pretrain':
+        labels.append(stream.pretrain.classes[0].name)
+    if index == 0 and (task, split) == (stream.names[0], 'train'):
+        labels.append(stream.classes[1][0])
+    if index == 0 and (task, split) == (stream.names[1], 'test'):
+        labels.append(stream.classes[0][0])
+    return labels
+
+
 def event_scene(kind, others, silent, seed):
-    """As AVE's clips: ten seconds, in which the source sounds, flashing, for two seconds or more and is dim and silent
+    """A scene of ten seconds, as in AVE: the source sounds and flashes for two seconds or more, and is dim and silent
     before and after → scene, start, end (whole seconds)"""
     rng = np.random.default_rng([seed, 3])
     length = rng.integers(2, AVE_SECONDS + 1)
@@ -130,38 +137,33 @@ def event_scene(kind, others, silent, seed):
     scene = draw_scene(kind, others, silent, seed, AVE_SECONDS)
     source = scene.tracks[0]
     knots = np.arange(len(source.loudness)) * KNOT
-    happening = (knots > start) & (knots < start + length)             # it fades in and out within the event,
-    loudness = np.where(happening, np.maximum(source.loudness, 0.55), 0.0)   # and has no rests in it
+    during = (knots > start) & (knots < start + length)                      # it fades in and out within the event,
+    loudness = np.where(during, np.maximum(source.loudness, 0.55), 0.0)      # and has no rests in it
     source = source._replace(loudness=loudness)
     return scene._replace(tracks=[source, *scene.tracks[1:]]), int(start), int(start + length)
 
 
 def write_ave(out, stream, size, seed):
-    """Annotations.txt, trainSet.txt, valSet.txt, testSet.txt, AVE/<id>.mp4, of the classes of the tasks."""
+    """Annotations.txt, trainSet.txt, valSet.txt, testSet.txt and AVE/<id>.mp4, of the classes of the tasks, with scenes
+    that are drawn from the seed → the command that reads them"""
     (out / 'AVE').mkdir(parents=True, exist_ok=True)
-    rows = {'train': [], 'val': [], 'test': []}
     sets = {'train': stream.train, 'val': stream.test, 'test': stream.test}
-    plan = [(split, name, task, index) for split, of in sets.items()
-            for task, (name, dataset) in enumerate(zip(stream.names, of)) for index in range(len(dataset))]
-    for split, name, task, index in tqdm(plan, desc='writing clips', unit='clip', leave=False, disable=None):
-        kinds, identity = stream.train[task].classes, f'{name}-{split}-{index:05d}'
+    rows = {split: [] for split in sets}
+    clips = [(split, task, index) for split, datasets in sets.items()
+             for task, dataset in enumerate(datasets) for index in range(len(dataset))]
+    for split, task, index in progress(clips):
+        kinds, name = stream.train[task].classes, f'{stream.names[task]}-{split}-{index:05d}'
         kind = kinds[index % len(kinds)]
-        number = (list(rows).index(split) * len(stream.names) + task) * 1_000_003 + index   # no two clips share a seed
+        number = (list(sets).index(split) * len(stream.names) + task) * 1_000_003 + index   # a seed per clip
         scene, start, end = event_scene(kind, [k for k in kinds if k != kind], stream.train[task].silent,
                                         seed * 100_000_007 + number)
-        write_clip(out / 'AVE' / f'{identity}.mp4', scene, size)
-        rows[split].append(f'{kind.name}&{identity}&good&{start}&{end}\n')
-    header = 'Category&VideoID&Quality&StartTime&EndTime\n'
-    (out / 'Annotations.txt').write_text(header + ''.join(sum(rows.values(), [])))
+        write_clip(out / 'AVE' / f'{name}.mp4', scene, size)
+        rows[split].append(f'{kind.name}&{name}&good&{start}&{end}\n')
+    annotations = '&'.join(COLUMNS) + '\n' + ''.join(rows['train'] + rows['val'] + rows['test'])
+    (out / 'Annotations.txt').write_text(annotations, encoding='utf-8')
     for split, lines in rows.items():
-        (out / f'{split}Set.txt').write_text(''.join(lines))
-    return f'python eval.py RUN --task ave --data {out}'
+        (out / f'{split}Set.txt').write_text(''.join(lines), encoding='utf-8')
+    return f'python eval.py RUN --eval ave --data {out}'
 
 
 LAYOUTS = {'vggsound': write_vggsound, 'audioset': write_audioset, 'ave': write_ave}
-
-
-def write(layout, out, stream, size, seed):
-    """The clips of a stream of shapes, of size × size pixels, in a layout → the command that reads them.
-    seed: the stream's, from which AVE's scenes are drawn, too."""
-    return LAYOUTS[layout](out, stream, size, seed)

@@ -1,8 +1,8 @@
-"""The tables of clips: what the lists of every data set have in common, and the two that do not come with one (App. B).
+"""Reading lists of clips: what all data sets have in common, the tasks, and CAV-MAE's retrieval clips (App. B).
 
-In:  text files: CSV, as data sets are distributed; `class,task`; CAV-MAE's JSON list of retrieval clips.
-Out: rows with their line numbers, a class's task, the clips to retrieve; UserError for a line that cannot be right,
-     with its number: a class misspelt or a clip listed twice would only change results.
+In:  text files: CSV, as data sets are distributed; `class,task`; CAV-MAE's JSON list.
+Out: rows with their line numbers; the task of each class; the retrieval clips. UserError names the line that is wrong:
+     a misspelt class or a clip listed twice would silently change the results.
 """
 import csv
 import io
@@ -10,8 +10,8 @@ import json
 import re
 from pathlib import Path
 
-from patches import UserError
-from streams.common import near
+from config import UserError
+from utils.cli import did_you_mean
 
 TASKS = Path(__file__).parent.parent / 'tasks'      # the paper's: vggsound.csv, audioset.csv
 SUFFIXES = ('.mp4', '.mkv', '.webm', '.avi')
@@ -20,10 +20,10 @@ SUFFIXES = ('.mp4', '.mkv', '.webm', '.avi')
 # -------------------------------------------------------------------------------------- any list
 
 def rows(path, **dialect):
-    """(line number, cells) of a CSV file, empty lines left out."""
+    """Iterate over the (line number, cells) of a CSV file, without empty lines. Raises UserError."""
     try:
         data = Path(path).read_bytes()
-        text = data.decode('utf-8-sig')   # -sig: some spreadsheets start a file with a mark
+        text = data.decode('utf-8-sig')   # -sig: some spreadsheets write a byte order mark
     except OSError as error:
         raise UserError(f'{path}: {error.strerror}') from error
     except UnicodeDecodeError as error:
@@ -37,57 +37,66 @@ def rows(path, **dialect):
         raise UserError(f'{path}:{reader.line_num}: {error}') from error
 
 
+def rows_below(header, path):
+    """As `rows`, for a file whose first line must be this header."""
+    lines = rows(path)
+    line, first = next(lines, (1, None))
+    require(first == header, path, line, f'the first line must be the header: {",".join(header)}')
+    for line, row in lines:
+        require(len(row) == len(header), path, line,
+                f'{len(row)} columns, not {len(header)}; a name with a comma needs "quotes"')
+        yield line, row
+
+
 def require(condition, path, line, reason):
+    """Raises UserError with the file and the line unless the condition is true."""
     if not condition:
         raise UserError(f'{path}:{line}: {reason}')
 
 
 def require_id(name, path, line):
+    """Ids become file names: they must not be empty or lead out of the folder."""
     require(name, path, line, 'the id is empty')
     require(not re.search(r'[/\\\0]|\.\.', name), path, line, f'the id {name!r} would lead out of the folder')
 
 
-def demand(layout, folder, needed):
-    """Files and folders (those without a suffix) that must be there; else says what to download."""
+def require_files(layout, folder, needed):
+    """Raises UserError, with what to download, unless all files and folders (those without a suffix) exist."""
     for path in needed:
         if not (path.is_file() if path.suffix else path.is_dir()):
             raise UserError(f'{path} is missing. ' + layout.format(folder=folder))
 
 
 def find_file(videos, present, *stems):
-    """The path of the first of the stems that is there, with any suffix; else that of the first, which is missing."""
-    names = (stem + suffix for stem in stems for suffix in SUFFIXES)
-    return str(videos / next((name for name in names if name in present), stems[0] + SUFFIXES[0]))
+    """The path of the first stem in the listing `present` of the folder, with any suffix; else of a missing file."""
+    for stem in stems:
+        for suffix in SUFFIXES:
+            if stem + suffix in present:
+                return str(videos / (stem + suffix))
+    return str(videos / (stems[0] + SUFFIXES[0]))
 
 
-# ------------------------------------------------------------------ tasks, and what is retrieved
+# ------------------------------------------------------------------------ tasks, retrieval clips
 
-def read_tasks(csv_path, known_classes):
-    """A file with the header `class,task` → dict class → task, in the file's order. A class that is not known is
-    refused, for a misspelt one would silently have no clips; with known_classes=None, every class is accepted."""
-    tasks, header = {}, None
-    for line, row in rows(csv_path):
-        if header is None:
-            header = row
-            require(row == ['class', 'task'], csv_path, line, 'the first line must be the header: class,task')
-            continue
-        require(len(row) == 2, csv_path, line, f'{len(row)} columns, not 2; a class with a comma needs "quotes"')
-        name, task = row
-        require(name and task, csv_path, line, 'the class or the task is empty')
-        require(name not in tasks, csv_path, line, f'the class {name!r} is there twice')
+def read_tasks(path, known_classes):
+    """A file with the header `class,task` → {class: task}, in the order of the file. Raises UserError for a class that
+    is not among known_classes; None: any class is accepted."""
+    tasks = {}
+    for line, (name, task) in rows_below(['class', 'task'], path):
+        require(name and task, path, line, 'the class or the task is empty')
+        require(name not in tasks, path, line, f'the class {name!r} is there twice')
         if known_classes is not None and name not in known_classes:
-            raise UserError(f'{csv_path}:{line}: unknown class {name!r}{near(name, known_classes)}')
+            raise UserError(f'{path}:{line}: unknown class {name!r}{did_you_mean(name, known_classes)}')
         tasks[name] = task
-    if not tasks:
-        raise UserError(f'{csv_path}: has no rows; needed are the header class,task and a line for each class')
+    require(tasks, path, 1, 'there are no rows below the header')
     return tasks
 
 
 def read_retrieval_list(path, clips):
-    """CAV-MAE's list of clips to retrieve → the paths of those clips, of the test split; and notes. '' → None, [].
+    """CAV-MAE's list of retrieval clips → the paths of those of the test split; notes for the user. '' → None, [].
 
-    {"data": [{"video_id": "<id>", "wav": "…", …}, …]}; an id may have _<start second> behind it, with zeros or
-    decimals. Where there is no video_id, the wav's name says it."""
+    {"data": [{"video_id": "<id>", "wav": "…", …}, …]}. _<start second> may follow an id, with zeros or decimals. An
+    entry without a video_id has the id in the file name of wav."""
     if not path:
         return None, []
     try:
@@ -98,18 +107,22 @@ def read_retrieval_list(path, clips):
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f'--retrieval-list {path} is not in CAV-MAE\'s format, JSON of {{"data": [{{"video_id": …, '
                         f'"wav": …}}, …]}}: {type(error).__name__} {error}') from error
+
+    # test clips by id, and by id and start
     by_name = {}
     for clip in clips:
         if clip.split == 'test':
-            for key in (clip.name, (clip.name, clip.start)):
-                by_name.setdefault(key, []).append(clip.path)
+            by_name.setdefault(clip.name, []).append(clip.path)
+            by_name.setdefault((clip.name, clip.start), []).append(clip.path)
     found = []
     for name in names:
-        start = re.fullmatch(r'(.+)_([0-9]+(?:\.[0-9]+)?)', name)      # ids, too, may hold a _ with digits behind it
-        found.append(by_name.get(name) or start and by_name.get((start[1], float(start[2]))) or [])
+        paths = by_name.get(name, [])
+        start = re.fullmatch(r'(.+)_([0-9]+(?:\.[0-9]+)?)', name)
+        if not paths and start:                        # only then: an id may itself end with _ and digits
+            paths = by_name.get((start[1], float(start[2])), [])
+        found.append(paths)
     if not any(found):
-        raise UserError(f'--retrieval-list {path}: none of its {len(names)} entries is a test clip; is it of this data '
-                        'set?')
+        raise UserError(f'--retrieval-list {path}: none of its {len(names)} entries is a test clip of this data set')
     missing = found.count([])
-    notes = [f'{missing} of {len(names)} entries of {path} are no test clip here'] if missing else []
+    notes = [f'{missing} of {len(names)} entries of {path} are not test clips here'] if missing else []
     return {path for paths in found for path in paths}, notes

@@ -1,4 +1,4 @@
-"""Files whose content is known, for the tests: a frame's brightness tells its time, and each sound is a tone."""
+"""Files whose content is known, for the tests: the brightness of a frame encodes its time, and each sound is a tone."""
 from fractions import Fraction
 
 import av
@@ -11,15 +11,15 @@ def tone(seconds, rate, hertz=1000.0, level=0.3, onset=0.0):
 
 
 def brightness(n, fps):
-    """Time in tenths of a second, modulo 40, as a level of grey: 5 apart, to be told apart after lossy coding."""
+    """Time in tenths of a second, modulo 40, as a level of grey. Levels are 5 apart, to survive lossy coding."""
     return 20 + 5 * (int(n / fps * 10 + 1e-6) % 40)
 
 
 def make(path, seconds=5.0, fps=10, size=(64, 48), rate=16000, layout='mono', vcodec='libx264', acodec='aac',
          sound=None, image=None, frames=None, gop=12, bframes=2, options=None, shift=0.0, audio_shift=0.0):
-    """A file with video (None: without) and audio (acodec=None: without); returns its path as str.
+    """Write a file with video (vcodec=None: without) and audio (acodec=None: without) → its path as str.
 
-    image(n) → uint8 (H, W, 3); the default is grey, its level saying the time. shift: seconds added to all times.
+    image(n) → uint8 (H, W, 3); the default is grey at `brightness`. shift: seconds added to all times.
     """
     path = str(path)
     sound = tone(seconds, rate) if sound is None else sound
@@ -57,20 +57,20 @@ def make(path, seconds=5.0, fps=10, size=(64, 48), rate=16000, layout='mono', vc
                 muxed += [(p, shift + audio_shift) for p in audio.encode(frame)]
             muxed += [(p, shift + audio_shift) for p in audio.encode(None)]
         muxed.sort(key=lambda item: float(item[0].dts * item[0].time_base))
-        for packet, seconds_later in muxed:
-            ticks = round(seconds_later / packet.time_base)
+        for packet, seconds in muxed:
+            ticks = round(seconds / packet.time_base)
             packet.pts, packet.dts = packet.pts + ticks, packet.dts + ticks
             out.mux(packet)
     return path
 
 
 def times_of(video):
-    """video (T, 3, S, S) → the tenth of a second, modulo 40, that each frame's brightness tells."""
+    """video (T, 3, S, S) → the time of each frame from its brightness: tenths of a second, modulo 40"""
     return [round((level - 20) / 5) for level in video.float().mean((1, 2, 3)).tolist()]
 
 
 def vggsound_folder(tmp_path, rows):
-    """vggsound.csv of these rows, and an empty folder of videos"""
+    """Write vggsound.csv with these rows, and an empty folder of videos → the folder"""
     (tmp_path / 'video').mkdir(exist_ok=True)
     content = rows if isinstance(rows, bytes) else ''.join(row + '\n' for row in rows).encode()
     (tmp_path / 'vggsound.csv').write_bytes(content)

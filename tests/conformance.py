@@ -1,10 +1,10 @@
-"""Conformance: does this code give the numbers of a golden file?
+"""Conformance: does this code compute the numbers of a golden file?
 
     python tests/conformance.py FILE...
 
-A file (`torch.load(..., weights_only=True)`) holds weights of any size in the names of the authors' checkpoints,
-inputs, and under `expected` what each stage must give, computed in float64. Each key's largest error is printed,
-relative to the key's largest expected value; the exit code is 1 when one is over 1e-5 in float32 or 1e-9 in float64.
+A file (`torch.load(..., weights_only=True)`) holds weights in the names of the authors' checkpoints, inputs, and under
+`expected` the result of each stage, computed in float64. Prints the largest error of each key, relative to the largest
+expected value. The exit code is 1 if one is over 1e-5 in float32 or 1e-9 in float64.
 """
 import sys
 from dataclasses import fields
@@ -14,36 +14,39 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from avm import AVM, importance
+from config import Sizes
 from model import AudioVideoMAE
-from patches import Sizes, all_positions, gather, patchify_a, patchify_v
+from patches import Mask, Patches, all_ids, gather, patchify_a, patchify_v
 from selection import discriminative_query, prune_probability
-from weights import load_weights
+from utils.weights import load_weights
 
 LIMITS = {torch.float32: 1e-5, torch.float64: 1e-9}
 
 
-def slots(kept, positions):
-    """At which places of `kept` (B, κ) the given positions (B, n) stand."""
-    return (kept[:, None, :] == positions[:, :, None]).long().argmax(-1)
+def places(ids, wanted):
+    """Where the wanted positions (B, n) are in ids (B, κ) → indices (B, n)"""
+    return (ids[:, None, :] == wanted[:, :, None]).long().argmax(-1)
 
 
 @torch.no_grad()
 def compute(golden, path, dtype):
-    """Every number that the file expects, computed here: {key: tensor}"""
+    """Every number that the file expects → {key: tensor}"""
     config = golden['config']
     sizes = Sizes(**{f.name: config[f.name] for f in fields(Sizes) if f.name in config})
     backbone, avm = AudioVideoMAE(sizes).to(dtype), AVM(sizes.embed_dim, sizes.avm_heads).to(dtype)
     load_weights(path, backbone, avm)
     audio, video = golden['audio'].to(dtype).flatten(0, 1), golden['video'].to(dtype)     # the file's audio is B,1,t,f
     x_a, x_v = patchify_a(audio, sizes.patch_size), patchify_v(video, sizes.patch_size)
-    at_a, at_v = all_positions(x_a), all_positions(x_v)
+    ids_a, ids_v = all_ids(x_a), all_ids(x_v)
     out = {}
 
-    o_a, o_v = out['encoder_a'], out['encoder_v'] = backbone.encode(x_a, x_v, at_a, at_v)
+    # backbone and AVM on whole clips
+    o_a, o_v = out['encoder_a'], out['encoder_v'] = backbone.encode(x_a, x_v, ids_a, ids_v)
     out['retrieval_a'], out['retrieval_v'] = backbone.embed(audio, video)
-    joint_a, joint_v = out['joint_a'], out['joint_v'] = backbone.fuse(o_a, o_v, at_a, at_v)
+    joint_a, joint_v = out['joint_a'], out['joint_v'] = backbone.fuse(o_a, o_v, ids_a, ids_v)
     out['avm_logits'] = avm.match(joint_a, joint_v)
 
+    # importance and pruning probability
     p = avm.project(joint_a, joint_v)
     I_a, I_v = out['importance_a'], out['importance_v'] = importance(p, config['beta'])
     kappa_a, kappa_v = int(sizes.num_patches_a * config['rho_a']), int(sizes.num_patches_v * config['rho_v'])
@@ -53,13 +56,14 @@ def compute(golden, path, dtype):
     out['prune_a'] = prune_probability(I_a, p.k_a, out['query_v'], past_v, kappa_a)
     out['prune_v'] = prune_probability(I_v, p.k_v, out['query_a'], past_a, kappa_v)
 
+    # losses of whole clips and of selected patches, under the file's masks
     for name in ('full', 'selected'):
         given = golden['expected'][name]
         kept_a = torch.cat([given['visible_a'], given['target_a']], 1)
         kept_v = torch.cat([given['visible_v'], given['target_v']], 1)
-        losses = backbone.losses(gather(x_a, kept_a), gather(x_v, kept_v), kept_a, kept_v,
-                                 (slots(kept_a, given['visible_a']), slots(kept_a, given['target_a'])),
-                                 (slots(kept_v, given['visible_v']), slots(kept_v, given['target_v'])), config['tau'])
+        masks = [Mask(places(kept, given[f'visible_{m}']), places(kept, given[f'target_{m}']))
+                 for m, kept in (('a', kept_a), ('v', kept_v))]
+        losses = backbone(Patches(gather(x_a, kept_a), gather(x_v, kept_v), kept_a, kept_v), masks, config['tau'])
         out[f'{name}.loss_mae_a'], out[f'{name}.loss_mae_v'] = losses.mae_a.mean(), losses.mae_v.mean()
         out[f'{name}.loss_contrastive'] = losses.contrastive.mean()
         out[f'{name}.pooled_a'], out[f'{name}.pooled_v'] = losses.pooled_a, losses.pooled_v
@@ -67,27 +71,25 @@ def compute(golden, path, dtype):
 
 
 def flatten(expected, prefix=''):
+    """(key, value) of nested dictionaries, without the inputs"""
     for key, value in expected.items():
         if isinstance(value, dict):
             yield from flatten(value, f'{prefix}{key}.')
-        elif not key.startswith(('visible_', 'target_')):    # those are inputs
+        elif not key.startswith(('visible_', 'target_')):
             yield prefix + key, value
 
 
 def check(path, dtype):
-    """Print a line per key. Returns True when all are within the limit."""
+    """Print a line per key → whether all are within the limit"""
     golden = torch.load(path, weights_only=True)
     out, good = compute(golden, path, dtype), True
     print(f'{path} in {str(dtype)[6:]}')
     for key, value in flatten(golden['expected']):
-        if key not in out:
-            print(f'  {key:<28} not computed here')
-            good = False
-            continue
-        scale = value.abs().max().clamp(min=1e-30)
-        same_shape = out[key].shape == value.shape
-        error = ((out[key].double() - value.double()).abs().max() / scale).item() if same_shape else float('inf')
-        within = error <= LIMITS[dtype]        # NaN is not
+        error = float('inf')
+        if key in out and out[key].shape == value.shape:
+            scale = value.abs().max().clamp(min=1e-30)
+            error = ((out[key].double() - value.double()).abs().max() / scale).item()
+        within = error <= LIMITS[dtype]                # False for NaN
         good &= within
         print(f'  {key:<28}{error:10.1e}{"" if within else "   over the limit"}')
     return good

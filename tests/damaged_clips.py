@@ -1,9 +1,9 @@
-"""Clips damaged at random go through checking, preparing and reading: each is read whole, or refused with a reason.
+"""Check, prepare and read clips that are damaged at random: each is read whole, or refused with a reason.
 
     python tests/damaged_clips.py [--clips 1000] [--seed N]
 
-A clip that takes over 10 s or makes the process take over 1 GB more is named, and the exit code is 1. Anything else
-than a refusal ends with a traceback.
+Prints the clips that take over 10 s or 1 GB of memory; then the exit code is 1. Any error but a refusal ends with a
+traceback.
 """
 import argparse
 import random
@@ -20,41 +20,41 @@ import torch
 from tqdm import tqdm
 
 from clips import make
+from config import Sizes
 from data import BadClip, check_clip, read_clip
-from patches import Sizes
 from streams.prepare import small_clip
 
 SIZES = Sizes(image_size=32, num_frames=2, audio_frames=64, mel_bins=32, frame_shift=16.0)
-KINDS = {   # suffix, and how such a file is made
+KINDS = {   # suffix: arguments of `make`
     'h264.mp4': {}, 'gop.mp4': dict(gop=4, layout='stereo', rate=44100), 'h264.mkv': dict(gop=7),
     'vp8.webm': dict(vcodec='libvpx', acodec='libopus', rate=48000),
     'mpeg4.avi': dict(vcodec='mpeg4', acodec='pcm_s16le', bframes=0)}
 
 
 def damaged(raw, generator):
-    """raw (bytes,) uint8 → the same, damaged in one way or two."""
+    """raw (bytes,) uint8 → the same, damaged once or twice"""
     raw = raw.copy()
     for _ in range(generator.choice((1, 1, 2))):
         a = generator.randrange(len(raw))
         b = min(len(raw), a + generator.choice((1, 40, 1000, len(raw) // 4)) + 1)
-        way = generator.choice(('flip', 'flip', 'zero', 'noise', 'cut', 'out', 'twice', 'head'))
+        damage = generator.choice(('flip', 'flip', 'zero', 'noise', 'cut', 'out', 'twice', 'head'))
         noise = np.frombuffer(generator.randbytes(b - a), np.uint8)
-        if way == 'flip':                                          # single bytes, all over the file
+        if damage == 'flip':                                          # single bytes, all over the file
             at = [generator.randrange(len(raw)) for _ in range(generator.choice((1, 10, 100)))]
             raw[at] = np.frombuffer(generator.randbytes(len(at)), np.uint8)
-        elif way == 'head':                                        # where sizes, lengths and codecs are named
+        elif damage == 'head':                                        # where sizes, lengths and codecs are named
             raw[generator.randrange(min(800, len(raw)))] = generator.randrange(256)
-        elif way in ('zero', 'noise'):
-            raw[a:b] = 0 if way == 'zero' else noise
+        elif damage in ('zero', 'noise'):
+            raw[a:b] = 0 if damage == 'zero' else noise
         else:
-            middle = {'cut': raw[:0], 'out': raw[b:], 'twice': np.concatenate([raw[a:b], raw[a:]])}[way]
+            middle = {'cut': raw[:0], 'out': raw[b:], 'twice': np.concatenate([raw[a:b], raw[a:]])}[damage]
             raw = np.concatenate([raw[:max(a, 1)], middle])
     return raw
 
 
-def goes_through(path):
-    """→ what came of checking, preparing and reading. Raises AssertionError for a clip that is neither read whole nor
-    refused, and whatever is raised besides."""
+def outcome_of(path):
+    """Check, prepare and read a clip → 'read', or why it was refused. Raises AssertionError if it is neither read whole
+    nor refused."""
     reason, _ = check_clip(str(path))
     try:
         prepared = path.with_name('prepared.mkv')
@@ -72,7 +72,7 @@ def goes_through(path):
 
 
 def run(folder, clips, seed):
-    """→ {what came of it: how many}, and what took too much"""
+    """→ {outcome: number of clips}; sentences about clips that took too much time or memory"""
     generator, found, slow = random.Random(seed), {}, []
     whole = {kind: np.frombuffer(Path(make(folder / kind, seconds=2, **how)).read_bytes(), np.uint8)
              for kind, how in KINDS.items()}
@@ -82,7 +82,7 @@ def run(folder, clips, seed):
         path = folder / f'damaged.{kind}'
         path.write_bytes(damaged(whole[kind], generator).tobytes())
         began = time.perf_counter()
-        outcome = goes_through(path)
+        outcome = outcome_of(path)
         found[outcome] = found.get(outcome, 0) + 1
         took, memory = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
         if took > 10 or memory > 2 ** 20:                          # KiB, on Linux
@@ -91,9 +91,9 @@ def run(folder, clips, seed):
 
 
 def main():
-    parser = argparse.ArgumentParser(description='Damaged clips are read whole or refused with a reason.')
+    parser = argparse.ArgumentParser(description='Read damaged clips.')
     parser.add_argument('--clips', type=int, default=1000)
-    parser.add_argument('--seed', type=int, default=None, help='(default: another each time; it is printed)')
+    parser.add_argument('--seed', type=int, default=None, help='(default: random; it is printed)')
     args = parser.parse_args()
     seed = random.SystemRandom().randrange(2 ** 31) if args.seed is None else args.seed
     print(f'seed {seed}')

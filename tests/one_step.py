@@ -1,12 +1,12 @@
-"""Methods at odd sizes, batches for them, and masks that repeat: what the tests of single steps share."""
+"""For tests of single steps: methods at odd sizes, batches for them, and masks that repeat."""
 import torch
 
-import baselines
-import patches
 from avm import AVM
-from config import Config
+from config import Config, num_kept
 from conftest import ODD
-from model import AudioVideoMAE, autoencode, objective
+from flava import build_method
+from model import AudioVideoMAE, run_backbone, total_loss
+from patches import Mask, patchify, to_float
 
 B = 4
 
@@ -16,41 +16,44 @@ def config(**more):
 
 
 def make(name, **more):
+    """A method of this name, with the same weights each time"""
     torch.manual_seed(1)
     cfg = config(method=name, **more)
-    return baselines.build(cfg, AudioVideoMAE(cfg), AVM(cfg.embed_dim, cfg.avm_heads))
+    return build_method(cfg, AudioVideoMAE(cfg), AVM(cfg.embed_dim, cfg.avm_heads))
 
 
 def batch(seed, pairs=B):
     generator = torch.Generator().manual_seed(seed)
-    return dict(audio=torch.randn(pairs, 64, 48, generator=generator).half().float(),    # as the memory gives it back
+    return dict(audio=torch.randn(pairs, 64, 48, generator=generator).half().float(),    # as the memory returns it
                 video=torch.randint(0, 256, (pairs, 3, 3, 32, 32), dtype=torch.uint8, generator=generator))
 
 
 def rows_of(seed, rows):
-    """Some pairs of `batch(seed)`, as a batch."""
+    """Some pairs of `batch(seed)`, as a batch"""
     return {name: x[rows] for name, x in batch(seed).items()}
 
 
 def whole(method, seed_or_batch):
-    """All patches of a batch, as numbers of the network's range."""
+    """All patches of a batch, in float32"""
     given, p = batch(seed_or_batch) if isinstance(seed_or_batch, int) else seed_or_batch, method.cfg.patch_size
-    return patches.normalized(patches.whole(given, p), p)
+    return to_float(patchify(given, p), p)
 
 
-def losses_of(method, these, backbone=None, masks=None):
-    return autoencode(method.cfg, backbone or method.backbone, these, masks)
+def losses_of(method, patches, backbone=None, masks=None):
+    """Losses, as a step computes them"""
+    return run_backbone(method.cfg, backbone or method.backbone, patches, masks)
 
 
-def loss_each(method, these, backbone=None, masks=None):
-    return objective(method.cfg, losses_of(method, these, backbone, masks))
+def loss_each(method, patches, backbone=None, masks=None):
+    """ℓ^r + λℓ^c of each pair"""
+    return total_loss(method.cfg, losses_of(method, patches, backbone, masks))
 
 
-def draw_fixed(cfg, these):
-    """`patches.draw_masks`, but the same for every call of the same size."""
-    def one(kept, share):
-        generator = torch.Generator().manual_seed(kept.shape[1])
-        order = torch.rand(64, kept.shape[1], generator=generator)[:len(kept)].argsort(1)
-        return order[:, :share], order[:, share:]
-    return (one(these.kept_a, patches.count(1 - cfg.mask_ratio, cfg.num_patches_a)),
-            one(these.kept_v, patches.count(1 - cfg.mask_ratio, cfg.num_patches_v)))
+def fixed_random_masks(cfg, patches):
+    """`patches.random_masks`, but the same for every call of the same size"""
+    def one(ids, num_visible):
+        generator = torch.Generator().manual_seed(ids.shape[1])
+        order = torch.rand(64, ids.shape[1], generator=generator)[:len(ids)].argsort(1)
+        return Mask(order[:, :num_visible], order[:, num_visible:])
+    return (one(patches.ids_a, num_kept(1 - cfg.mask_ratio, cfg.num_patches_a)),
+            one(patches.ids_v, num_kept(1 - cfg.mask_ratio, cfg.num_patches_v)))

@@ -1,13 +1,14 @@
-"""Eq. 2, 3, 10 and 11 against slow, literal versions; what is matched with what in the AVM's loss."""
+"""Eq. 2, 3, 10 and 11 against slow, literal versions; which audio meets which video."""
 import math
 from types import SimpleNamespace
 
+import pytest
 import torch
 
-from avm import AVM, Scores, importance, matching_loss, mu, score
+from avm import AVM, AVMOutput, attend, importance, matching_loss, mu
 from model import AudioVideoMAE
 from one_step import batch, config
-from patches import normalized, whole
+from patches import patchify, to_float
 
 
 def literal_importance(q, k, beta):
@@ -42,65 +43,46 @@ def test_eq_10_11_literally():
     for b in range(B):
         for side, (V, n) in enumerate(((V_a, N), (V_v, M))):
             for h in range(H):
-                for i in range(n):                         # row-major memory of (H, n, d), read as rows of H·d
+                for i in range(n):                         # memory order (H, n, d), read as rows of H·d
                     for c in range(d):
                         pooled[b, side * 24 + ((h * n + i) * d + c) % 24] += V[b, h, i, c] / n
     assert torch.allclose(avm.match(joint_a, joint_v), avm.fc(pooled).squeeze(-1))
 
 
-def test_scores_are_of_the_unmasked_pass(sizes):
-    """All that the selection asks for, by the four modules one after the other; frames may still be bytes."""
+def test_attend_is_an_unmasked_pass_without_gradient(sizes):
+    """By the four modules, one after the other; frames may be uint8."""
     cfg, backbone, avm = config(beta=0.3), AudioVideoMAE(sizes), AVM(24, 6)
-    patches = whole(batch(0), 8)
-    x = normalized(patches, 8)
-    s = score(cfg, backbone, avm, patches)
+    patches = patchify(batch(0), 8)
+    x = to_float(patches, 8)
+    out = attend(cfg, backbone, avm, patches)
     o_a, o_v = backbone.encode(*x)
-    joint_a, joint_v = backbone.fuse(o_a, o_v, x.kept_a, x.kept_v)
+    joint_a, joint_v = backbone.fuse(o_a, o_v, x.ids_a, x.ids_v)
     p = avm.project(joint_a, joint_v)
-    expected = Scores(o_a, o_v, joint_a, joint_v, *importance(p, 0.3), p.q_a, p.q_v, p.k_a, p.k_v)
-    for got, other in zip(s, expected):
+    expected = AVMOutput(o_a, o_v, joint_a, joint_v, *importance(p, 0.3), p.q_a, p.q_v, p.k_a, p.k_v)
+    for got, other in zip(out, expected):
         assert torch.equal(got, other) and not got.requires_grad
-    assert s.q_a.shape == s.k_a.shape == (4, 6, 48, 4) and s.importance_v.shape == (4, 48)
+    assert out.q_a.shape == out.k_a.shape == (4, 6, 48, 4) and out.importance_v.shape == (4, 48)
 
 
-def test_no_audio_of_the_shuffled_half_meets_its_own_video():
+@pytest.mark.parametrize('B', [1, 2, 3, 4, 9])
+def test_half_of_the_batch_is_mismatched_and_never_with_its_own_audio(B):
+    tokens = torch.arange(B).float()[:, None, None].expand(B, 2, 3)
+    patches = SimpleNamespace(ids_a=torch.zeros(B, 2).long(), ids_v=torch.zeros(B, 2).long())
     seen = {}
 
-    class Spy(torch.nn.Module):
-        def match(self, joint_a, joint_v):
-            seen['a'], seen['v'] = joint_a, joint_v
-            return joint_a.sum((1, 2))
-
-    class Fuse:
-        def fuse(self, o_a, o_v, *at):
-            return o_a, o_v
-    for B in (1, 2, 3, 4, 9):
-        tokens = torch.arange(B).float()[:, None, None].expand(B, 2, 3)
-        patches = SimpleNamespace(kept_a=torch.zeros(B, 2).long(), kept_v=torch.zeros(B, 2).long())
-        matching_loss(Fuse(), Spy(), Scores(*[tokens] * 4, *[None] * 6), patches)
-        shuffled = (seen['a'] != seen['v']).any(-1).any(-1).sum().item()
-        assert shuffled == (B // 2 if B > 2 else 0)
+    def match(joint_a, joint_v):
+        seen['pairs'] = (joint_a != joint_v).flatten(1).any(1)
+        return joint_a.sum((1, 2))
+    backbone, avm = SimpleNamespace(fuse=lambda o_a, o_v, *ids: (o_a, o_v)), SimpleNamespace(match=match)
+    loss = matching_loss(backbone, avm, AVMOutput(*[tokens] * 4, *[None] * 6), patches)
+    assert seen['pairs'].sum() == (B // 2 if B > 2 else 0)
+    audio = tokens.sum((1, 2))                             # Eq. 11, if no audio moved
+    if B <= 2:
+        torch.testing.assert_close(loss, -audio.sigmoid().log().mean())
 
 
-def test_the_gradient_is_taken_at_once_and_is_exactly_the_same(sizes, monkeypatch):
-    """Nothing of the AVM's pass is kept for the backward pass of what the loss is added to."""
-    backbone, avm, patches = AudioVideoMAE(sizes), AVM(24, 6), whole(batch(0), 8)
-    s = score(config(), backbone, avm, patches)
-    found = []
-    for taken in (True, False):
-        if not taken:
-            monkeypatch.setattr('avm.with_gradient_taken', lambda loss, parameters: loss)
-        torch.manual_seed(3)
-        loss = matching_loss(backbone, avm, s, patches)
-        assert ('GradientTaken' in loss.grad_fn.name()) == taken
-        avm.zero_grad()
-        (4 * loss + avm.norm_a.weight.sum()).backward()
-        found.append([loss.detach(), *(p.grad for p in avm.parameters())])
-    assert all(torch.equal(a, b) for a, b in zip(*found))
-
-
-def test_the_gradient_of_matching_stays_in_the_avm(sizes):
-    backbone, avm, patches = AudioVideoMAE(sizes), AVM(24, 6), whole(batch(0), 8)
-    matching_loss(backbone, avm, score(config(), backbone, avm, patches), patches).backward()
+def test_the_gradient_of_matching_reaches_the_avm_alone(sizes):
+    backbone, avm, patches = AudioVideoMAE(sizes), AVM(24, 6), patchify(batch(0), 8)
+    matching_loss(backbone, avm, attend(config(), backbone, avm, patches), patches).backward()
     assert all(p.grad is None for p in backbone.parameters())
     assert all(p.grad is not None for p in avm.parameters())

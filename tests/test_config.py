@@ -1,20 +1,34 @@
-"""Options: what they default to, what is refused and how, and what `--help` says of them."""
+"""Options: defaults and presets, ranges, combinations, help; options of saved runs."""
 import dataclasses
+import math
 import re
-import subprocess
-import sys
 
 import pytest
+import torch
 
-from config import FREE_TO_CHANGE, OF_PRETRAINING, PRESETS, Config, make_parser, parse
-from conftest import ROOT
-from patches import SIZES, Sizes, UserError
-from running import train
+import config
+from config import (BENCHMARK, DATASETS, RUNTIME_FIELDS, STREAM_FIELDS, Config, Sizes, UserError, check_ranges,
+                    config_changes, with_older_defaults)
+from streams import catalogue
+from utils.cli import flag_name, make_parser, parse, unused_flags
+from utils.weights import pretraining_cache
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
+NUMBERS = [name for name, field in FIELDS.items() if field.type in (int, float)]
+CHOICES = [name for name, field in FIELDS.items() if field.metadata['choices']]
 
 
-def test_defaults_are_those_of_the_data_and_the_size():
+def unchecked(**changes):
+    """A Config with values that nothing has checked"""
+    cfg = Config()
+    for name, value in changes.items():
+        setattr(cfg, name, value)
+    return cfg
+
+
+# ------------------------------------------------------------------------------ defaults and presets
+
+def test_defaults_follow_dataset_and_size():
     paper = parse(['--dataset', 'vggsound'])[0]
     assert paper == Config(dataset='vggsound', data='data/vggsound', size='base', out='runs/vggsound-base-flava-0')
     assert (paper.kappa_a, paper.kappa_v) == (256, 392)
@@ -26,87 +40,183 @@ def test_defaults_are_those_of_the_data_and_the_size():
     assert small.lr == 1e-3 and small.out == 'runs/shapes-small-flava-0'
     given = parse('--dataset audioset --size small --lr 0.5 --rho-a 0.6 --data here --out there'.split())[0]
     assert (given.lr, given.rho_a, given.data, given.out) == (0.5, 0.6, 'here', 'there')
-    assert (given.batch_size, given.memory_size, given.epochs) == (16, 5000, 15)   # the benchmark's are for shapes alone
-    assert given.galleries == 1 and small.galleries == 5 and (small.memory_size, small.epochs) == (160, 4)
+    assert (given.batch_size, given.memory_size, given.epochs) == (16, 5000, 15)
 
 
-def test_shipped_weights_are_for_their_own_sizes_only():
-    shipped = parse([])[0]
-    assert shipped.init.endswith('weights/shapes_small.pt') and shipped.pretrain_steps == 0
-    for own in ('--embed-dim 32', '--pretrain-epochs 2', '--init other.pt', '--size base'):
-        cfg = parse(own.split())[0]
-        assert cfg.init == ('other.pt' if 'init' in own else '') and cfg.pretrain_steps == -1
+def test_the_benchmarks_numbers_are_for_small_shapes_alone():
+    defaults = dataclasses.asdict(Config())
+    shapes, other = (dataclasses.asdict(parse(words.split())[0]) for words in
+                     ('--pretrain-steps 0', '--dataset vggsound --size small'))
+    base = dataclasses.asdict(parse(['--size', 'base'])[0])
+    for name, value in BENCHMARK.items():
+        assert shapes[name] == value and other[name] == defaults[name] == base[name], name
 
 
-def test_names_of_options_in_lists_are_options():
-    assert OF_PRETRAINING <= set(FIELDS) and FREE_TO_CHANGE <= set(FIELDS)
-    assert set(PRESETS) == set(SIZES)
-    assert not OF_PRETRAINING & FREE_TO_CHANGE                     # a run that goes on began from the same weights
+def test_committed_weights_are_for_their_own_sizes_only():
+    cfg = parse([])[0]
+    assert cfg.init.endswith('weights/shapes_small.pt') and cfg.pretrain_steps == 0
+    for words in ('--embed-dim 32', '--pretrain-epochs 2', '--init other.pt', '--size base'):
+        cfg = parse(words.split())[0]
+        assert cfg.init == ('other.pt' if 'init' in words else '') and cfg.pretrain_steps == -1
 
 
-# ------------------------------------------------------------------------------------------- help
-
-def test_help_has_five_groups_and_every_option():
-    groups = {group.title: group._group_actions for group in make_parser()._action_groups if group._group_actions}
-    options = {title: [action.dest for action in actions] for title, actions in groups.items() if title != 'options'}
-    assert list(options) == ['data', 'method', 'training', 'sizes', 'run']
-    assert sorted(sum(options.values(), [])) == sorted([*FIELDS, 'resume'])        # each once
-    assert options['sizes'] == ['size', *(field.name for field in dataclasses.fields(Sizes))]
-    assert {'dataset', 'tasks', 'workers'} <= set(options['data']) and {'method', 'rho_a'} <= set(options['method'])
-    assert {'lr', 'epochs', 'init'} <= set(options['training']) and {'out', 'resume'} <= set(options['run'])
+def test_names_of_datasets_are_those_of_the_catalogue():
+    assert tuple(catalogue.DATASETS) == DATASETS
 
 
-def test_help_says_the_default_where_there_is_one(capsys):
-    of_option = {action.dest: action.help for action in make_parser()._actions}
-    for name, field in FIELDS.items():
-        assert field.metadata['help'] and field.metadata['help'].replace('%', '%%') in of_option[name]
-        assert (f'(default {field.default}' in of_option[name]) == (field.default != ''), of_option[name]
-        assert field.default != '' or '(default' not in of_option[name]
-    assert '(default 2000; small shapes: 160; audioset: 5000)' in of_option['memory_size']
-    with pytest.raises(SystemExit) as end:
-        parse(['--help'])
-    said, groups = capsys.readouterr().out, ('data', 'method', 'training', 'sizes', 'run')
-    assert end.value.code == 0 and all(f'\n{title}:' in said for title in groups)
+# ------------------------------------------------------------------------------------------- ranges
+
+def next_to(kind, value, towards):
+    """The next number of this kind after a value, in one direction"""
+    if kind is int:
+        return value - 1 if towards < value else value + 1
+    return math.nextafter(value, towards)
 
 
-# --------------------------------------------------------------------------------- what is refused
+@pytest.mark.parametrize('name', NUMBERS)
+def test_ranges(name, capsys):
+    """Bounds are accepted. Values just outside, NaN and words are refused, by Config and on the command line."""
+    kind, bounds = FIELDS[name].type, FIELDS[name].metadata['bounds']
+    low, high = (bounds[names[0]] if bounds[names[0]] is not None else bounds[names[1]]
+                 for names in (('min', 'over'), ('max', 'under')))
+    assert low is not None
+    inside, outside = [FIELDS[name].default], [math.nan, math.inf, 'x']
+    for bound, exclusive, out, into in ((low, bounds['over'] is not None, -math.inf, math.inf),
+                                        (high, bounds['under'] is not None, math.inf, -math.inf)):
+        if bound is not None:
+            inside.append(next_to(kind, bound, into) if exclusive else kind(bound))
+            outside.append(kind(bound) if exclusive else next_to(kind, bound, out))
+    for value in inside:
+        check_ranges(unchecked(**{name: value}))
+    for value in outside:
+        with pytest.raises(UserError, match=f'{flag_name(name)} .* must be '):
+            Config(**{name: value})
+        with pytest.raises(SystemExit) as end:
+            parse([f'{flag_name(name)}={value}'])
+        printed = capsys.readouterr().err
+        assert end.value.code == 2 and flag_name(name) in printed and len(printed.splitlines()) == 1, printed
+
+
+@pytest.mark.parametrize('name', CHOICES)
+def test_choices(name, capsys):
+    choices = FIELDS[name].metadata['choices']
+    for choice in choices:
+        check_ranges(unchecked(**{name: choice}))
+    with pytest.raises(UserError, match=f'{flag_name(name)} nonsense must be one of {re.escape(choices[0])}'):
+        Config(**{name: 'nonsense'})
+    with pytest.raises(SystemExit):
+        parse([flag_name(name), choices[-1][:-1] + '_'])
+    assert f'did you mean {choices[-1]!r}' in capsys.readouterr().err
+
+
+# -------------------------------------------------------------------------- combinations, command line
 
 @pytest.mark.parametrize('arguments, reason', [
-    ('--dataset vggsound', '--dataset shapes'), ('--methd er', '--method'), ('--method flva', 'flava'),
-    ('--size smal', 'small'), ('--dataset shape', 'shapes'), ('--mask-ratio 0.4', 'mask'),
-    ('--rho-v 0.3 --mask-ratio 0.7', 'nothing to predict'), ('--chunk 3', 'divide'),
-    ('--method er --selection importance', 'for --method flava'), ('--selection mats --num-frames 1', 'two frames'),
-    ('--device cuda:99', 'GPUs'), ('--device qpu', 'no such kind'), ('--init nowhere.pt', 'no such file'),
-    ('--batch-size x', 'invalid int'), ('--image-size 100', 'multiples')])
-def test_mistakes_get_one_message(arguments, reason, tmp_path, here):
-    code, out, err = here(arguments.split(), tmp_path)
-    assert code == 2 and reason in err and len(err.strip().splitlines()) <= 12, err
-
-
-@pytest.mark.parametrize('arguments, reason', [
-    ('--embed-dim 50', 'multiples of 4'), ('--num-heads 5', '--num-heads 5 does not divide the width 64'),
-    ('--avm-heads 3', '--avm-heads 3'), ('--decoder-num-heads 7', '--decoder-num-heads 7'),
-    ('--batch-size 0', '--batch-size 0 must be a whole number, at least 1'), ('--memory-size 0', '--memory-size 0'),
-    ('--method flava+ --selection mats', 'for --method flava'), ('--lump-beta 0', '--lump-beta'),
-    ('--max-silent 3', '--max-silent'), ('--mask-ratio 0.99', '0 of 64 patches'),
-    ('--pretrain-mask-ratio 0.99', '0 of 64'), ('--rho-a 1.5', 'at most 1'),
-    ('--rho-a 0.01', 'nothing to predict'), ('--mask-ratio 0.4', 'nothing to predict')])
-def test_what_cannot_be_trained(arguments, reason):
+    ('--image-size 100', 'multiples of --patch-size 16'), ('--embed-dim 50', 'multiples of 4'),
+    ('--num-heads 5', '--num-heads 5 does not divide'), ('--avm-heads 3', '--avm-heads 3'),
+    ('--decoder-num-heads 7', '--decoder-num-heads 7'), ('--chunk 3', '--chunk 3 must divide'),
+    ('--method er --selection importance', 'needs --method flava'),
+    ('--method flava+ --selection mats', 'needs --method flava, not flava+'),
+    ('--selection mats --num-frames 1', '--num-frames 2 or more'), ('--mask-ratio 0.99', '0 of 64 patches visible'),
+    ('--pretrain-mask-ratio 0.99', '0 of 64'), ('--rho-a 0.01', '--rho-a 0.01'),
+    ('--mask-ratio 0.4', 'no selected patch to predict'), ('--rho-v 0.3 --mask-ratio 0.7', '--rho-v 0.3'),
+    ('--min-silent 2 --max-silent 1', '--min-silent 2 is larger'), ('--test-clips 7', 'not a multiple'),
+    ('--dataset vggsound --candidate-sets 2', 'needs --dataset shapes')])
+def test_impossible_combinations(arguments, reason):
     with pytest.raises(UserError, match=re.escape(reason)):
         parse(arguments.split())
 
 
-def test_what_asks_for_no_selection_may_have_any_shares():
+def test_methods_without_selection_accept_any_shares():
     assert parse('--method er --rho-a 0.1 --chunk 3'.split())[0].rho_a == 0.1
     assert parse('--audio-selection none --chunk 3'.split())[0].chunk == 3         # only time has chunks
-    with pytest.raises(UserError, match='nothing to predict'):
-        parse(['--rho-a', '0.3', '--mask-ratio', '0.7'])
 
 
-def test_a_mistake_on_the_command_line(tmp_path):
-    """What the user sees: no traceback, exit code 2."""
-    code, out, err = train(['--dataset', 'vggsound'], tmp_path)
-    assert code == 2 and 'vggsound.csv' in err and '--dataset shapes' in err and 'Traceback' not in err
-    done = subprocess.run([sys.executable, str(ROOT / 'eval.py'), 'nowhere', '--task', 'retrieval'],
-                          capture_output=True, text=True)
-    assert done.returncode == 2 and 'nowhere' in done.stderr and 'Traceback' not in done.stderr
+def test_similar_names_are_suggested(capsys):
+    for words, suggestion in (('--methd er', "'--method'"), ('--method flva', "'flava'"), ('--size smal', "'small'")):
+        with pytest.raises(SystemExit) as end:
+            parse(words.split())
+        assert end.value.code == 2 and f'did you mean {suggestion}' in capsys.readouterr().err
+
+
+def test_help_has_every_option_its_range_and_defaults(capsys):
+    texts = {action.dest: action.help for action in make_parser()._actions}
+    for name, field in FIELDS.items():
+        assert field.metadata['help'].replace('%', '%%') in texts[name]
+        assert (f'(default {field.default}' in texts[name]) == (field.default != ''), texts[name]
+    assert 'a whole number at least 1 (default 2000; small shapes: 160; audioset: 5000)' in texts['memory_size']
+    assert 'a number at least 0 and below 1 (default 0.95)' in texts['beta1']
+    with pytest.raises(SystemExit) as end:
+        parse(['--help'])
+    printed = capsys.readouterr().out
+    assert end.value.code == 0 and all(f'\n{group}:' in printed for group in ('data', 'method', 'training', 'run'))
+
+
+@pytest.mark.parametrize('words, unused', [
+    ('--method er --chunk 2 --memory-size 9', ['chunk']),
+    ('--clips-per-class 3 --max-bad 0.2', ['clips_per_class', 'max_bad']),
+    ('--method flava --mir-candidates 2 --alpha 1', ['mir_candidates']), ('--method er --alpha 1', ['alpha']),
+    ('--method finetune --memory-size 3 --lump-beta 1', ['memory_size', 'lump_beta']),
+    ('--dataset audioset --clips-per-class 3 --tasks x --data d --max-silent 2', ['clips_per_class', 'max_silent']),
+    ('--method flava --selection random --alpha 1 --rho-a 0.6 --audio-selection none', ['audio_selection']),
+    ('--pretrain-steps 0 --pretrain-lr 1 --method er --beta 1', ['beta', 'pretrain_lr']),
+    ('--pretrain-steps 5 --pretrain-lr 1 --method er --beta 1', []), ('--size small --seed 3 --workers 0', []),
+    ('--method der++ --alpha 1', []), ('--method flava+ --chunk 2 --rho-a 0.6', []), ('', [])])
+def test_options_without_effect_are_named(words, unused):
+    lines = unused_flags(words.split(), parse(words.split())[0])
+    assert sorted(line.split()[0] for line in lines) == sorted(map(flag_name, unused)), lines
+
+
+def test_every_name_in_applies_to_exists():
+    known = {*config.METHODS, *DATASETS, 'random', 'mats', config.FILES, config.REPLAY, config.PRETRAINING}
+    for name, field in FIELDS.items():
+        assert set(field.metadata['applies_to'].split(', ')) <= known | {''}, name
+
+
+# ------------------------------------------------------------------------------ options of saved runs
+
+def other_value(name):
+    """A value that differs from the default"""
+    default = FIELDS[name].default
+    return default + 'x' if isinstance(default, str) else default + 1
+
+
+def test_the_cache_of_the_pretraining_depends_on_every_other_option():
+    """A new option counts, unless it is listed among the options of the stream or of the run."""
+    assert RUNTIME_FIELDS | STREAM_FIELDS <= set(FIELDS) and not RUNTIME_FIELDS & STREAM_FIELDS
+    assert not set(Sizes.__dataclass_fields__) & (RUNTIME_FIELDS | STREAM_FIELDS)
+
+    def cache_name(cfg, clips=60):
+        return pretraining_cache(cfg, torch.device('cpu'), clips).name
+    same = cache_name(Config())
+    for name in FIELDS:
+        changed = cache_name(unchecked(**{name: other_value(name)})) != same
+        assert changed == (name not in RUNTIME_FIELDS | STREAM_FIELDS), name
+    assert cache_name(Config(), clips=61) != same
+
+
+def test_the_cache_depends_on_the_lists_of_clips(tmp_path):
+    cfg, names = Config(data=str(tmp_path)), []
+    for text in ('one line\n', 'another list\n'):
+        (tmp_path / 'vggsound.csv').write_text(text)
+        names.append(pretraining_cache(cfg, torch.device('cpu'), 60))
+    assert names[0] != names[1]
+
+
+@pytest.mark.parametrize('name', FIELDS)
+def test_an_option_that_a_saved_run_does_not_know_counts_as_its_default(name):
+    now = dataclasses.asdict(Config())
+    was = {other: value for other, value in now.items() if other != name}
+    assert with_older_defaults(was) == now and config_changes(was, now) == []
+    changes = config_changes(was, now | {name: other_value(name)})
+    assert [change.split()[0] for change in changes] == [flag_name(name)] * (name not in RUNTIME_FIELDS)
+
+
+def test_older_runs_on_files_rolled_by_ten_frames():
+    files = dataclasses.asdict(Config(dataset='vggsound'))
+    del files['max_roll']
+    assert config_changes(files, dataclasses.asdict(Config(dataset='vggsound', max_roll=10))) == []
+    assert config_changes(files, dataclasses.asdict(Config(dataset='vggsound'))) == ['--max-roll was 10, now -1']
+    assert config_changes({'init': '/a/x.pt'}, {'init': '/b/x.pt', 'tomorrow': 1}) == \
+        ["--tomorrow was 'unknown', now 1"]
+    assert with_older_defaults({'galleries': 5})['candidate_sets'] == 5

@@ -1,34 +1,47 @@
-"""Retrieval, A and F against values worked out by hand."""
+"""Retrieval, A and F against values computed by hand; a finished run's folder."""
+import dataclasses
+import json
 import math
+from types import SimpleNamespace
 
+import matplotlib.pyplot as plt
+import pytest
 import torch
 import torch.nn.functional as F
 
 import eval as evaluation
+from avm import AVM
+from config import Config, UserError
+from conftest import ODD
+from eval import DIRECTIONS, FinishedRun, K, read_config
+from model import AudioVideoMAE
 
+
+# ------------------------------------------------------------------------------------- retrieval
 
 def test_ranks_by_hand_and_ties_count_against_the_model():
     query = torch.eye(3)
     candidates = torch.tensor([[0.9, 0.1, 0.0], [0.95, 0.5, 0.0], [0.0, 0.5, 0.2]])
-    # query 0 likes candidate 1 (0.95) before its own (0.9): rank 2; query 1's own ties with candidate 2: rank 2;
-    # query 2: rank 1
+    # query 0: candidate 1 (0.95) is nearer than its own (0.9), rank 2; query 1: a tie with candidate 2, rank 2
     assert evaluation.ranks(query, candidates).tolist() == [2, 2, 1]
     same = torch.ones(7, 4)
     assert evaluation.ranks(same, same).tolist() == [7] * 7
     assert evaluation.ranks(same * float('nan'), same).tolist() == [7] * 7
+    query, candidates = torch.randn(50, 8).double(), torch.randn(50, 8).double()
+    for chunk in (1, 7):
+        assert torch.equal(evaluation.ranks(query, candidates, chunk), evaluation.ranks(query, candidates))
 
 
 def test_random_embeddings_are_at_chance():
     n = 2000
     c_a, c_v = F.normalize(torch.randn(n, 16), dim=1), F.normalize(torch.randn(n, 16), dim=1)
     result = evaluation.retrieval(c_a, c_v, torch.arange(n) % 4, 4)
-    for direction in evaluation.DIRECTIONS:
-        for k in evaluation.K:
-            share = k / n
-            assert abs(sum(result[direction][f'R@{k}']) / 4 / 100 - share) < 4.5 * math.sqrt(share / n)
+    for direction in DIRECTIONS:
+        for k in K:
+            assert abs(sum(result[direction][f'R@{k}']) / 400 - k / n) < 4.5 * math.sqrt(k / n / n)
 
 
-def test_candidates_are_those_of_all_tasks():
+def test_candidates_are_the_clips_of_all_tasks():
     """Perfect within its task, and always second to a clip of another task."""
     c_a = torch.eye(4)
     c_v = torch.tensor([[.5, 0, 0, 0], [0, .5, 0, 0], [.9, 0, 1, 0], [0, .9, 0, 1]])
@@ -37,52 +50,161 @@ def test_candidates_are_those_of_all_tasks():
     assert result['audio_to_video']['median_rank'] == [2.0, 1.0]
 
 
+def test_a_query_searches_its_own_candidate_set():
+    """Equal to the retrieval of each set alone. Each set gets as many clips of every task."""
+    n, task_of = 24, torch.tensor([0] * 12 + [1] * 12)
+    c_a, c_v = (F.normalize(torch.randn(n, 8), dim=1) for _ in range(2))
+    set_of = evaluation.assign_candidate_sets(task_of, 3)
+    assert set_of.tolist() == [0, 1, 2] * 8
+    assert evaluation.assign_candidate_sets(torch.tensor([1, 0, 1, 0, 1]), 2).tolist() == [0, 0, 1, 1, 0]
+    together = evaluation.retrieval(c_a, c_v, task_of, 2, candidate_sets=3)
+    parts = [evaluation.retrieval(c_a[own], c_v[own], task_of[own], 2) for own in (set_of == i for i in range(3))]
+    for direction in DIRECTIONS:
+        for k in ('R@1', 'R@5'):
+            for task in range(2):
+                mean = sum(part[direction][k][task] for part in parts) / 3
+                assert math.isclose(together[direction][k][task], mean, abs_tol=1e-9)
+
+
+def test_ranks_embed_together_what_one_process_embeds(monkeypatch):
+    """Bit for bit and in the same order. The last batch of a task is smaller, and one clip cannot be read."""
+    class Clips(torch.utils.data.Dataset):
+        labels = [('x',)] * 7
+
+        def __len__(self):
+            return 7
+
+        def __getitem__(self, key):
+            torch.manual_seed(key[0])
+            return dict(audio=torch.randn(4, 4), video=torch.zeros(1, 3, 2, 2, dtype=torch.uint8), clip=key[0],
+                        bad='gone' if key[0] == 2 else '')
+
+    backbone = SimpleNamespace(embed=lambda audio, video: (audio.flatten(1), 2 * audio.flatten(1)))
+
+    def embed():
+        return evaluation.embed_clips([backbone], [Clips(), Clips()], torch.device('cpu'), 3, 0)
+    (alone,), task_of, skipped = embed()
+    assert task_of.tolist() == [0] * 6 + [1] * 6 and skipped == ['gone'] * 2
+    shares = []
+    monkeypatch.setattr('streams.common.get_world_size', lambda: 3)
+    for rank in range(3):
+        monkeypatch.setattr('streams.common.get_rank', lambda: rank)
+        monkeypatch.setattr(evaluation, 'all_gather_object', lambda mine: shares.append(mine) or [mine])
+        embed()
+    monkeypatch.setattr(evaluation, 'all_gather_object', lambda mine: shares)
+    (together,), again, skipped = embed()
+    assert torch.equal(again, task_of) and skipped == ['gone'] * 2
+    assert all(torch.equal(a, b) for a, b in zip(alone, together))
+
+
+# --------------------------------------------------------------------------------------- A and F
+
 def test_accuracy_and_forgetting_by_hand():
     acc = [[50, 1, 2], [30, 60, 3], [20, 45, 70]]
     assert evaluation.average_accuracy(acc) == 45
     assert evaluation.average_forgetting(acc) == ((50 - 20) + (60 - 45)) / 2
-    # A task that improves later: its maximum is over t < T only, so F may be negative
+    # the maximum is over t < T only, so F is negative if a task improves later
     assert evaluation.average_forgetting([[10, 0], [25, 30]]) == -15
     assert evaluation.average_forgetting([[10, 0]]) is None
 
 
-def test_A_and_F_are_added_wherever_acc_is():
-    whole, begun = [[50, 1, 2], [30, 60, 3], [20, 45, 70]], [[50, 1, 2], [30, 60, 3]]
+def test_A_and_F_are_added_to_each_acc():
+    acc, unfinished = [[50, 1, 2], [30, 60, 3], [20, 45, 70]], [[50, 1, 2], [30, 60, 3]]
     results = evaluation.add_A_and_F({
-        'tasks': ['x', 'y', 'z'], 'top': {'acc': whole, 'of': 'clips'}, 'deep': {'er': {'acc': begun}, 'epochs': 3},
-        'counted': {'acc': whole, 'A': 'as it was'},
-        'last': {'acc': [[20, 45, 70]]}})
-    assert results['top'] == {'acc': whole, 'of': 'clips', 'A': 45, 'F': ((50 - 20) + (60 - 45)) / 2}
-    assert results['deep'] == {'er': {'acc': begun, 'A': 31, 'F': None}, 'epochs': 3}     # the stream is not at its end
-    assert results['counted'] == {'acc': whole, 'A': 'as it was'}
-    assert results['last'] == {'acc': [[20, 45, 70]], 'A': 45, 'F': None}          # a row for t = 3 alone
-    assert evaluation.add_A_and_F({'acc': [[10, 0], [25, 30]]})['F'] == -15        # and at the top
+        'tasks': ['x', 'y', 'z'], 'top': {'acc': acc, 'of': 'clips'}, 'deep': {'er': {'acc': unfinished}, 'epochs': 3},
+        'done': {'acc': acc, 'A': 'unchanged'}, 'last': {'acc': [[20, 45, 70]]}})
+    assert results['top'] == {'acc': acc, 'of': 'clips', 'A': 45, 'F': ((50 - 20) + (60 - 45)) / 2}
+    assert results['deep'] == {'er': {'acc': unfinished, 'A': 31, 'F': None}, 'epochs': 3}
+    assert results['done'] == {'acc': acc, 'A': 'unchanged'}
+    assert results['last'] == {'acc': [[20, 45, 70]], 'A': 45, 'F': None}          # one row, for t = 3
+    assert evaluation.add_A_and_F({'acc': [[10, 0], [25, 30]]})['F'] == -15
 
 
 def test_summary_and_table():
-    row = lambda a, b: {d: {f'R@{k}': [a + k, b + k] for k in evaluation.K} | {'median_rank': [a, 3]}
-                        for d in evaluation.DIRECTIONS}
-    results = evaluation.summarize([row(20, 0), row(10, 30)], ['x', 'y'], 40)
+    rows = [{d: {f'R@{k}': [a + k, b + k] for k in K} | {'median_rank': [a, 3]} for d in DIRECTIONS}
+            for a, b in ((20, 0), (10, 30))]
+    results = evaluation.summarize(rows, ['x', 'y'], 40)
     assert results['chance'] == {'R@1': 2.5, 'R@5': 12.5, 'R@10': 25.0}
     assert results['video_to_audio']['R@5'] == {'acc': [[25, 5], [15, 35]], 'A': 25, 'F': 10}
     assert math.isclose(results['audio_to_video']['Avg']['A'], 20 + 16 / 3)
     assert results['audio_to_video']['Avg']['F'] == 10
     assert results['audio_to_video']['median_rank'] == {'acc': [[20, 3], [10, 3]], 'A': 6.5}
-    assert '| 21.00 | 10.00 | 25.00 | 10.00 | 30.00 | 10.00 | 25.33 | 10.00 | 6.5 |' in evaluation.table('m', results)
+    assert '| 21.00 | 10.00 | 25.00 | 10.00 | 30.00 | 10.00 | 25.33 | 10.00 | 6.5 |' \
+        in evaluation.results_table('m', results)
 
 
-def test_a_query_searches_its_own_gallery_alone():
-    """Against retrieval of each gallery by itself; the clips of a task are dealt out one by one."""
-    torch.manual_seed(0)
-    n, task_of = 24, torch.tensor([0] * 12 + [1] * 12)
-    c_a, c_v = (F.normalize(torch.randn(n, 8), dim=1) for _ in range(2))
-    gallery = evaluation.dealt(task_of, 3)
-    assert gallery.tolist() == [0, 1, 2] * 8
-    assert evaluation.dealt(torch.tensor([1, 0, 1, 0, 1]), 2).tolist() == [0, 0, 1, 1, 0]
-    whole = evaluation.retrieval(c_a, c_v, task_of, 2, galleries=3)
-    parts = [evaluation.retrieval(c_a[own], c_v[own], task_of[own], 2) for own in (gallery == g for g in range(3))]
-    for direction in evaluation.DIRECTIONS:
-        for k in ('R@1', 'R@5'):
-            for task in range(2):
-                mean = sum(part[direction][k][task] for part in parts) / 3
-                assert math.isclose(whole[direction][k][task], mean, abs_tol=1e-9)
+# ----------------------------------------------------------------------------------- a finished run
+
+@pytest.fixture
+def folder(tmp_path):
+    """A run's folder, with the models before the stream and after two of its six tasks"""
+    (tmp_path / 'models').mkdir()
+    cfg = Config(**ODD, clips_per_task=4, test_clips=2)
+    (tmp_path / 'config.json').write_text(json.dumps(dataclasses.asdict(cfg)))
+    for t in (0, 1, 2):
+        modules = torch.nn.ModuleDict({'backbone': AudioVideoMAE(cfg), 'avm': AVM(cfg.embed_dim, cfg.avm_heads)})
+        torch.save(dict(weights=modules.state_dict()), tmp_path / f'models/{t}.pt')
+    return tmp_path
+
+
+def test_models_have_the_names_of_their_tasks(folder):
+    run = FinishedRun(folder, device='cpu')
+    assert run.cfg == read_config(folder) and run.cfg.clips_per_task == 4
+    models, tasks = folder / 'models', run.stream.names
+    expected = [(0, 'initial', models / '0.pt'), (1, tasks[0], models / '1.pt'), (2, tasks[1], models / '2.pt')]
+    assert run.models() == expected and FinishedRun(folder, last=True).models() == expected[2:]
+    one = FinishedRun(models / '1.pt')
+    assert one.models() == expected[1:2] and one.folder == folder
+    backbone, avm = run.load_model(models / '2.pt')
+    saved = torch.load(models / '2.pt', weights_only=True)['weights']
+    assert all(torch.equal(value, saved[f'backbone.{name}']) for name, value in backbone.state_dict().items())
+    assert not any(weight.requires_grad for module in (backbone, avm) for weight in module.parameters())
+
+
+def test_results_are_written_and_loaded(folder):
+    """Results of all models come before those of the last one. Those of another single model are not the run's."""
+    run, last = FinishedRun(folder), FinishedRun(folder, last=True)
+    assert run.load('gap') is None and run.load_tensors('gap') is None
+    for writer, loaded in ((FinishedRun(folder / 'models/1.pt'), None), (last, 1), (run, 2)):
+        figure = plt.figure()
+        files = writer.write('gap', {'number': loaded}, '| a table |', figure)
+        plt.close(figure)
+        assert [file.suffix for file in files] == ['.json', '.md', '.png'] and all(f.stat().st_size for f in files)
+        assert run.load('gap') == (loaded and {'number': loaded})
+    assert sorted(file.name for file in (folder / 'eval').glob('*.md')) == ['gap-1.md', 'gap-last.md', 'gap.md']
+    torch.save({'x': torch.ones(2)}, last.eval_path('maps', 'pt'))
+    assert torch.equal(run.load_tensors('maps')['x'], torch.ones(2))
+
+
+def test_other_folders_are_refused(tmp_path):
+    with pytest.raises(UserError, match='no such run'):
+        FinishedRun(tmp_path / 'nowhere')
+    with pytest.raises(UserError, match='config.json does not exist'):
+        FinishedRun(tmp_path)
+    (tmp_path / 'config.json').write_text('{')
+    with pytest.raises(UserError, match='cannot be read'):
+        FinishedRun(tmp_path)
+    (tmp_path / 'config.json').write_text('{}')
+    with pytest.raises(UserError, match='holds no models'):
+        FinishedRun(tmp_path, workers=0, device='cpu').models()
+
+
+def test_an_edited_or_older_config(folder, capsys):
+    """Unknown options are ignored with a warning, missing ones have their defaults, impossible ones are refused."""
+    file = folder / 'config.json'
+    saved = json.loads(file.read_text())
+    older = {name: value for name, value in saved.items() if name not in ('alpha', 'rank_share', 'candidate_sets')}
+    file.write_text(json.dumps(older | dict(option_of_tomorrow=1, galleries=2, max_silent=2, min_silent=0)))
+    cfg = read_config(folder)
+    assert (cfg.alpha, cfg.rank_share, cfg.candidate_sets) == (0.5, 0.125, 2)
+    assert 'unknown options are ignored: option_of_tomorrow' in capsys.readouterr().out
+    for change, reason in ((dict(lr=-1.0), '--lr -1.0 must be'), (dict(out=7), '--out 7 must be of type str'),
+                           (dict(epochs=2.5), '--epochs 2.5 must be'), (dict(tau=float('nan')), '--tau nan'),
+                           (dict(method='erx'), '--method erx must be one of'), (dict(patch_size=7), 'multiples')):
+        file.write_text(json.dumps(saved | change))
+        with pytest.raises(UserError, match=reason):
+            read_config(folder)
+    torch.save(dict(config=saved, weights={}), folder / 'models/1.pt')
+    file.write_text(json.dumps(saved | dict(num_heads=4)))             # which fits the weights' shapes
+    with pytest.raises(UserError, match='--num-heads was 3, now 4'):
+        FinishedRun(folder, device='cpu').load_model(folder / 'models/1.pt')

@@ -1,11 +1,12 @@
-"""A clip as patches: cutting, choosing and masking against slow, literal versions."""
+"""Patches: cutting, selecting and masking against slow, literal versions."""
 import math
 
 import torch
 
+from config import Sizes, num_kept
 from one_step import batch, config
-from patches import (Patches, Sizes, all_positions, chosen, count, draw_masks, draw_visible, gather, joined,
-                     normalize_frames, normalized, patchify_a, patchify_v, whole)
+from patches import (Patches, all_ids, concat_patches, gather, gather_patches, normalize_frames, patchify, patchify_a,
+                     patchify_v, random_masking, random_masks, to_float)
 
 
 def test_the_papers_numbers_of_patches():
@@ -27,59 +28,54 @@ def test_patchify_literally():
                 assert torch.equal(x_v[0, t * 6 + i * 3 + j].view(p, p, 3), patch.permute(1, 2, 0))
 
 
-def test_normalize_frames():
-    frames = torch.randint(0, 256, (2, 4, 3, 5, 6), dtype=torch.uint8)
+def test_frames_are_normalized_once():
+    """Before or after patchify; float patches stay as they are."""
+    frames, p = batch(0)['video'], 8
     result = normalize_frames(frames)
     assert result.dtype == torch.float32 and result.shape == frames.shape
     assert math.isclose(result[1, 2, 1, 3, 4], (frames[1, 2, 1, 3, 4].item() / 255 - 0.456) / 0.224, abs_tol=1e-5)
-
-
-def test_patches_of_bytes_are_normalized_once():
-    """Cutting and normalizing may change places; what is normalized already stays as it is."""
-    frames, p = batch(0)['video'], 8
-    patches = whole(batch(0), p)
+    patches = patchify(batch(0), p)
     assert patches.x_v.dtype == torch.uint8
-    assert torch.equal(normalized(patches, p).x_v, patchify_v(normalize_frames(frames), p))
-    assert torch.equal(normalized(patches, p).x_a, patches.x_a)
-    assert normalized(normalized(patches, p), p).x_v.equal(normalized(patches, p).x_v)
+    once = to_float(patches, p)
+    assert torch.equal(once.x_v, patchify_v(result, p)) and torch.equal(once.x_a, patches.x_a)
+    assert torch.equal(to_float(once, p).x_v, once.x_v)
 
 
-def test_choosing_and_joining_literally():
+def test_gather_and_concat_literally():
     x, index = torch.randn(3, 7, 2, 4), torch.randint(0, 7, (3, 5))
     assert torch.equal(gather(x, index), torch.stack([x[b, index[b]] for b in range(3)]))
-    everything = whole(batch(0), 8)                                # B = 4, M = 48, N = 48
-    assert torch.equal(everything.kept_v, torch.arange(48).expand(4, -1))
-    assert torch.equal(all_positions(x), torch.arange(7).expand(3, -1))
-    kept_a, kept_v = torch.rand(4, 48).argsort(1)[:, :11], torch.rand(4, 48).argsort(1)[:, :13]
-    some = chosen(everything, kept_a, kept_v)
+    patches = patchify(batch(0), 8)                                # B = 4, M = 48, N = 48
+    assert torch.equal(patches.ids_v, torch.arange(48).expand(4, -1))
+    assert torch.equal(all_ids(x), torch.arange(7).expand(3, -1))
+    ids_a, ids_v = torch.rand(4, 48).argsort(1)[:, :11], torch.rand(4, 48).argsort(1)[:, :13]
+    some = gather_patches(patches, ids_a, ids_v)
     assert some.x_a.shape == (4, 11, 64) and some.x_v.shape == (4, 13, 192)
     for b in range(4):
         for i in range(11):
-            assert torch.equal(some.x_a[b, i], everything.x_a[b, kept_a[b, i]])
-            assert torch.equal(some.x_v[b, i], everything.x_v[b, kept_v[b, i]])
-    assert some.kept_a is kept_a and some.kept_v is kept_v
-    both = joined(some, Patches(*(x[:2] for x in some)))
-    for one, two in zip(both, some):
-        assert torch.equal(one[:4], two) and torch.equal(one[4:], two[:2])
+            assert torch.equal(some.x_a[b, i], patches.x_a[b, ids_a[b, i]])
+            assert torch.equal(some.x_v[b, i], patches.x_v[b, ids_v[b, i]])
+    assert some.ids_a is ids_a and some.ids_v is ids_v
+    both = concat_patches(some, Patches(*(x[:2] for x in some)))
+    for together, part in zip(both, some):
+        assert torch.equal(together[:4], part) and torch.equal(together[4:], part[:2])
 
 
-def test_mask_is_a_uniform_subset():
-    kept = torch.zeros(4000, 10).long()
-    visible, hidden = draw_visible(kept, 3)
-    assert torch.equal(torch.cat([visible, hidden], 1).sort(1).values, torch.arange(10).expand(4000, -1))
-    often = torch.bincount(visible.flatten(), minlength=10) / 4000
-    assert (often - 0.3).abs().max() < 4.5 * math.sqrt(0.3 * 0.7 / 4000)
+def test_a_mask_is_a_uniform_subset():
+    keep, mask = random_masking(torch.zeros(4000, 10).long(), 3)
+    assert torch.equal(torch.cat([keep, mask], 1).sort(1).values, torch.arange(10).expand(4000, -1))
+    frequency = torch.bincount(keep.flatten(), minlength=10) / 4000
+    assert (frequency - 0.3).abs().max() < 4.5 * math.sqrt(0.3 * 0.7 / 4000)
 
 
-def test_the_masked_share_is_of_all_patches():
-    """Of 48 patches a share of 0.7 is masked: 14 are seen, whether all were kept or half of them were."""
-    everything = whole(batch(0), 8)
-    half = chosen(everything, everything.kept_a[:, :24], everything.kept_v[:, :30])
-    for patches, hidden in ((everything, (34, 34)), (half, (10, 16))):
-        for (visible, target), rest in zip(draw_masks(config(mask_ratio=0.7), patches), hidden):
-            assert visible.shape == (4, 14) and target.shape == (4, rest)
+def test_the_mask_ratio_is_of_all_patches():
+    """A ratio of 0.7 of 48 patches leaves 14 visible, with all patches and with half of them."""
+    patches = patchify(batch(0), 8)
+    half = gather_patches(patches, patches.ids_a[:, :24], patches.ids_v[:, :30])
+    for these, masked in ((patches, (34, 34)), (half, (10, 16))):
+        for mask, number in zip(random_masks(config(mask_ratio=0.7), these), masked):
+            assert mask.keep.shape == (4, 14) and mask.mask.shape == (4, number)
 
 
-def test_counts_of_patches():
-    assert 0.2 * 40 == 8 and (1 - 0.8) * 40 < 8                    # float64 falls short of it
-    assert count(1 - 0.8, 40) == 8 and count(0.5, 7) == 3 and count(1.0, 784) == 784 and count(0.375, 512) == 192
+def test_num_kept_rounds_as_exact_arithmetic_does():
+    assert 0.2 * 40 == 8 and (1 - 0.8) * 40 < 8                    # float64 is slightly too small
+    assert num_kept(1 - 0.8, 40) == 8 and num_kept(0.5, 7) == 3 and num_kept(1.0, 784) == 784

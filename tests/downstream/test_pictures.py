@@ -1,4 +1,4 @@
-"""Pictures: what is drawn where, read back from the axes; and those that end a run."""
+"""Figures: what is drawn where, read back from the axes; and those that train.py draws."""
 import json
 
 import matplotlib.pyplot as plt
@@ -6,24 +6,24 @@ import numpy as np
 import pytest
 import torch
 
-from avm import score
-from config import Config
+from avm import attend
+from config import SIZES, Config, Sizes
 from downstream import pictures
-from patches import SIZES, Sizes, whole
+from patches import patchify
 from streams.scenes import truth
 from streams.shapes import Shapes, kinds
-from untrained import LOOKED_AT, make_run
+from untrained import SMALL, make_run
 
 
 @pytest.fixture(autouse=True)
-def no_figure_stays_open():
+def close_figures():
     yield
     plt.close('all')
 
 
 @pytest.fixture(scope='module')
 def small():
-    """Sizes of two frames, a clip of shapes and its truth."""
+    """Sizes of two frames, a clip of shapes and its source"""
     sizes = Sizes(**SIZES['small'])
     dataset = Shapes(kinds()[:3], 2, sizes, (0, 1), 0)
     return sizes, dataset[0, 0], truth(dataset.scene(0), sizes)
@@ -33,79 +33,69 @@ def images(axis):
     return [np.asarray(image.get_array()) for image in axis.get_images()]
 
 
-def beside(frames, blank, gap=1):
-    """Frames (…, h, w) with blank columns between."""
+def with_gaps(frames, blank, gap=1):
+    """Frames (…, h, w) with blank columns between"""
     between = torch.full((*frames[0].shape[:-1], gap), blank, dtype=frames[0].dtype)
     return torch.cat([part for frame in frames for part in (between, frame)][1:], -1)
 
 
-# ----------------------------------------------------------------------------------- one picture
-
-@pytest.mark.parametrize('gap', [1, 3])
-def test_frames_side_by_side(gap):
-    for x, blank in ((torch.rand(3, 4, 5), float('nan')), (torch.randint(0, 255, (2, 3, 4, 5)).byte(), 255)):
-        found = pictures.side_by_side(x, blank, gap)
-        assert found.shape == (*x.shape[1:-1], len(x) * 5 + (len(x) - 1) * gap)
-        assert np.array_equal(found, beside(x, blank, gap), equal_nan=x.dtype == torch.float32)
-
-
-def test_frames_with_a_map_over_them(small):
-    cfg, item, (_, true) = small
+def test_frames_with_a_map_and_an_outline(small):
+    cfg, item, (_, source) = small
     p, I = cfg.patch_size, torch.rand(cfg.num_patches_v)
     _, (plain, over) = plt.subplots(1, 2)
     pictures.show_frames(plain, cfg, item['video'])
-    assert np.array_equal(images(plain)[0], beside(item['video'], 255, p).permute(1, 2, 0)) and not plain.collections
-    pictures.show_frames(over, cfg, item['video'], I, true)
+    assert np.array_equal(images(plain)[0], with_gaps(item['video'], 255, p).permute(1, 2, 0)) and not plain.collections
+    pictures.show_frames(over, cfg, item['video'], I, source)
     gray, heat = images(over)
-    assert gray.ndim == 2 and np.array_equal(heat, beside(I.reshape(cfg.grid_v), float('nan')), equal_nan=True)
+    assert gray.ndim == 2 and np.array_equal(heat, with_gaps(I.reshape(cfg.grid_v), float('nan')), equal_nan=True)
     assert over.get_images()[0].get_extent() == over.get_images()[1].get_extent()
 
-    mask = beside(true.reshape(cfg.grid_v), False)
+    mask = with_gaps(source.reshape(cfg.grid_v), False)
     edges = {tuple(sorted(map(tuple, edge))) for edge in over.collections[1].get_segments()}
     padded = torch.nn.functional.pad(mask.float(), (1, 1, 1, 1))
     assert len(edges) == sum(int((padded.diff(dim=d) != 0).sum()) for d in (0, 1))
-    y, x = mask.nonzero()[0].tolist()                                # the first true patch has none above it
+    y, x = mask.nonzero()[0].tolist()                                # no source patch is above the first one
     assert ((x * p, y * p), ((x + 1) * p, y * p)) in edges
 
 
-def test_sound_with_time_to_the_right_and_frequency_upwards(small):
-    cfg, item, (true, _) = small
+def test_sound_with_time_to_the_right_and_frequency_up(small):
+    cfg, item, (source, _) = small
     I = torch.rand(cfg.num_patches_a)
     _, (plain, heat) = plt.subplots(1, 2)
     pictures.show_sound(plain, cfg, item['audio'])
-    pictures.show_sound(heat, cfg, item['audio'], I, true)
+    pictures.show_sound(heat, cfg, item['audio'], I, source)
     assert np.array_equal(images(plain)[0], item['audio'].T)
     assert np.array_equal(images(heat)[0], I.reshape(cfg.grid_a).T)
     for axis in (plain, heat):
         assert axis.get_images()[0].origin == 'lower'
         assert axis.get_images()[0].get_extent() == [0, cfg.audio_frames, 0, cfg.mel_bins]
     edges = np.concatenate(heat.collections[1].get_segments())
-    columns = true.reshape(cfg.grid_a).any(1).nonzero()[:, 0]        # of patches, in time
+    columns = source.reshape(cfg.grid_a).any(1).nonzero()[:, 0]      # of patches, in time
     assert edges[:, 0].min() == cfg.patch_size * columns.min()
     assert edges[:, 0].max() == cfg.patch_size * (columns.max() + 1)
 
 
-def test_overlays_have_a_row_a_clip_and_a_column_a_map(small):
-    cfg, item, (true_a, true_v) = small
+def test_maps_have_a_row_per_clip_and_a_column_per_map(small):
+    cfg, item, (source_a, source_v) = small
     clips = [dict(frames=item['video'], audio=item['audio'], truth_a=a, truth_v=v, own=torch.rand(cfg.num_patches_v),
-                  other=torch.rand(cfg.num_patches_v), heard=torch.rand(cfg.num_patches_a))
-             for a, v in ((true_a, true_v), (None, None))]
-    columns = [('by own', 'own'), ('by other', 'other')], [('of sound', 'heard')]
-    figure = pictures.overlays(cfg, list(zip('xy', clips)), *columns, 'Two clips')
+                  other=torch.rand(cfg.num_patches_v), sound=torch.rand(cfg.num_patches_a))
+             for a, v in ((source_a, source_v), (None, None))]
+    columns = [('own map', 'own'), ('other map', 'other')], [('sound map', 'sound')]
+    figure = pictures.plot_maps(cfg, list(zip('xy', clips)), *columns, 'Two clips')
     axes = np.array(figure.axes).reshape(2, 5)
     titles = [axis.get_title() for axis in axes[0]]
-    assert titles == ['frames', 'by own', 'by other', 'sound: time →, frequency ↑', 'of sound']
+    assert titles == ['frames', 'own map', 'other map', 'sound: time →, frequency ↑', 'sound map']
     assert [axis.get_ylabel() for axis in axes[:, 0]] == ['x', 'y']
-    assert np.array_equal(images(axes[1, 4])[0], clips[1]['heard'].reshape(cfg.grid_a).T)
+    assert np.array_equal(images(axes[1, 4])[0], clips[1]['sound'].reshape(cfg.grid_a).T)
     assert [bool(axis.collections) for axis in axes[0]] == [False, True, True, False, True]
     assert not any(axis.collections for axis in axes[1]) and figure.get_suptitle().endswith('white: the true source')
-    assert 'white' not in pictures.overlays(cfg, [('y', clips[1])], *columns, 'One').get_suptitle()
+    assert 'white' not in pictures.plot_maps(cfg, [('y', clips[1])], *columns, 'One clip').get_suptitle()
 
 
-# ---------------------------------------------------------------------------- retrieval, and a run's end
+# ---------------------------------------------------------------------- retrieval, and the end of a run
 
 def some_results(tasks, rows):
-    """What eval.py and train.py record of retrieval, as far as it is drawn."""
+    """The part of results.json that is drawn"""
     rng = np.random.default_rng(0)
     results = dict(tasks=tasks, after=tasks, candidates=40, method='flava', initial={},
                    chance={f'R@{k}': 2.5 * k for k in (1, 5, 10)})
@@ -124,35 +114,34 @@ def test_bars_of_recalls():
         assert chance == [2.5] * 2 + [12.5] * 2 + [25.0] * 2
 
 
-def test_lines_begin_where_a_task_is_learned():
+def test_lines_are_dotted_until_a_task_is_learned():
     results = some_results(['x', 'y', 'z'], 3)
-    for axis, direction in zip(pictures.accuracy_over_stream(results).axes, pictures.DIRECTIONS):
+    for axis, direction in zip(pictures.recall_over_stream(results).axes, pictures.DIRECTIONS):
         acc = [[26.0] * 3] + results[direction]['R@10']['acc']
         for i in range(3):
-            before, after, own = axis.lines[3 * i:3 * i + 3]
+            before, after, marker = axis.lines[3 * i:3 * i + 3]
             assert list(before.get_ydata()) == [row[i] for row in acc[:i + 2]] and before.get_linestyle() == ':'
             assert list(after.get_xdata()) == list(range(i + 1, 4))
             assert list(after.get_ydata()) == [row[i] for row in acc[i + 1:]]
-            assert list(own.get_xdata()) == [i + 1] and {line.get_color() for line in (before, after, own)} == {
-                pictures.look(i)['color']}
+            assert list(marker.get_xdata()) == [i + 1]
+            assert {line.get_color() for line in (before, after, marker)} == {pictures.task_style(i)['color']}
         assert [tick.get_text() for tick in axis.get_xticklabels()] == ['initial', 'x', 'y', 'z']
-    multitask = pictures.accuracy_over_stream(some_results(['x', 'y', 'z'], 1))
+    multitask = pictures.recall_over_stream(some_results(['x', 'y', 'z'], 1))
     assert [tick.get_text() for tick in multitask.axes[0].get_xticklabels()] == ['initial', 'all tasks']
 
 
-def test_pictures_after_a_run(tmp_path):
-    run = make_run(tmp_path, Config(**LOOKED_AT), [6])
+def test_figures_at_the_end_of_a_run(tmp_path):
+    run = make_run(tmp_path, Config(**SMALL), [6])
     (tmp_path / 'results.json').write_text(json.dumps(some_results(run.stream.names, 6)))
-    model = run.load(run.models()[0][2])
-    drawn = pictures.draw(tmp_path, *model, run.stream, run.cfg, run.device)
-    assert drawn == [tmp_path / 'figures' / name for name in ('stream.png', 'attention.png')]
-    assert all(file.stat().st_size > 5000 for file in drawn)
+    model = run.load_model(run.models()[0][2])
+    files = pictures.draw(tmp_path, *model, run.stream, run.cfg, run.device)
+    assert files == [tmp_path / 'figures' / name for name in ('stream.png', 'attention.png')]
+    assert all(file.stat().st_size > 5000 for file in files)
 
-    axes = np.array(pictures.attention(*model, run.stream, run.cfg, run.device).axes).reshape(4, 4)
+    axes = np.array(pictures.plot_attention(*model, run.stream, run.cfg, run.device).axes).reshape(4, 4)
     assert [axis.get_ylabel() for axis in axes[:, 0]] == [run.stream.names[i] for i in (0, 2, 3, 5)]
     item = run.stream.test[5][0, 0]
-    batch = {name: item[name][None] for name in ('audio', 'video')}
-    s = score(run.cfg, *model, whole(batch, run.cfg.patch_size))
-    assert np.array_equal(images(axes[3, 1])[1], beside(s.importance_v[0].reshape(run.cfg.grid_v), float('nan')),
-                          equal_nan=True)
-    assert np.array_equal(images(axes[3, 3])[0], s.importance_a[0].reshape(run.cfg.grid_a).T)
+    out = attend(run.cfg, *model, patchify({name: item[name][None] for name in ('audio', 'video')}, run.cfg.patch_size))
+    heat_v, heat_a = images(axes[3, 1])[1], images(axes[3, 3])[0]
+    assert np.array_equal(heat_v, with_gaps(out.importance_v[0].reshape(run.cfg.grid_v), float('nan')), equal_nan=True)
+    assert np.array_equal(heat_a, out.importance_a[0].reshape(run.cfg.grid_a).T)

@@ -1,22 +1,26 @@
-"""Figures of numbers against what fake runs recorded; and the command that makes every figure and table."""
+"""Figures against the numbers and maps of fake runs; and the command that writes all figures and tables."""
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import torch
 
-from fake_runs import fake_run, looked, results_of
-from paper import figures, gaps, tables
-from paper.groups import NAMES, Missing, groups
-from paper.looks import PRINT, looks
+from config import SIZES, Sizes
+from fake_runs import add_attention, fake_run, results_of
+from paper import attention_figures, figures, gap_figures, tables
+from paper.groups import METHOD_TITLES, Missing, group_runs
+from paper.plot_style import PRINT, line_styles
+
+SMALL = Sizes(**SIZES['small'])
 
 
 @pytest.fixture(autouse=True)
-def no_figure_stays_open():
+def close_figures():
     yield
     plt.close('all')
 
 
 def line(axis, name):
-    """The y data of the line of this name in the legend."""
+    """The y values of the line with this name in the legend"""
     handles, names = axis.get_legend_handles_labels()
     handle = handles[names.index(name)]
     return list((handle if hasattr(handle, 'get_ydata') else handle[0]).get_ydata())
@@ -28,74 +32,138 @@ def ticks(labels):
 
 # ---------------------------------------------------------------------------- figures of numbers
 
-def test_modality_gap_figures_draw_what_was_recorded(tmp_path):
+def test_modality_gap(tmp_path):
     methods = ('er', 'cls-er', 'flava', 'multitask')
     paths = {m: [fake_run(tmp_path / f'{m}{s}', 10 * k + s, method=m) for s in range(2)] for k, m in enumerate(methods)}
-    read = lambda path: results_of(path, 'eval/gap')
-    found = groups(sum(paths.values(), []))
-    axis, left, right = gaps.figure_5(found).axes
-    expected = np.mean([read(p)['over_stream'] for p in paths['flava']], 0)
-    assert line(axis, 'FLAVA (Ours)') == pytest.approx(expected)
-    assert line(axis, 'Multitask') == pytest.approx(2 * [np.mean([read(p)['over_stream'] for p in paths['multitask']])])
+    gaps = {m: [results_of(path, 'eval/gap') for path in paths[m]] for m in methods}
+    groups = group_runs(sum(paths.values(), []))
+    axis, left, right = gap_figures.figure_5(groups).axes
+    assert line(axis, 'FLAVA (Ours)') == pytest.approx(np.mean([gap['over_stream'] for gap in gaps['flava']], 0))
+    assert line(axis, 'Multitask') == pytest.approx(2 * [np.mean([gap['over_stream'] for gap in gaps['multitask']])])
     assert (left.get_title(), right.get_title()) == ('(b) music:\nCLS-ER', '(b) music:\nFLAVA (Ours)')
-    of_second_task = read(paths['flava'][0])['clouds'][1]['video']
-    assert np.allclose(right.collections[1].get_offsets(), of_second_task)
+    assert np.allclose(right.collections[1].get_offsets(), gaps['flava'][0]['clouds'][1]['video'])
 
     audioset = [fake_run(tmp_path / 'as', 90, method='er', dataset='audioset')]
-    axes = gaps.figure_13(found + groups(audioset)).axes
+    axes = gap_figures.figure_13(groups + group_runs(audioset)).axes
     assert len(axes) == 2 and ticks(axes[0].get_yticklabels()) == ['ER', 'CLS-ER', 'FLAVA (Ours)']
-    differences = [np.mean([read(p)['difference'] for p in paths[m]]) for m in methods[:3]]
+    differences = [np.mean([gap['difference'] for gap in gaps[m]]) for m in methods[:3]]
     assert [bar.get_width() for bar in axes[0].patches] == pytest.approx(differences)
-    assert line(axes[1], 'ER') == pytest.approx(read(audioset[0])['over_stream'])
-    assert len(gaps.figure_13(found).axes) == 1
-    drawn = [axis.get_title() for axis in gaps.figure_14(found + groups(audioset)).axes if axis.has_data()]
+    assert line(axes[1], 'ER') == pytest.approx(results_of(audioset[0], 'eval/gap')['over_stream'])
+    assert len(gap_figures.figure_13(groups).axes) == 1
+    drawn = [axis.get_title() for axis in gap_figures.figure_14(groups + group_runs(audioset)).axes if axis.has_data()]
     assert drawn == ['ER', 'CLS-ER', 'FLAVA (Ours)', 'Multitask', 'ER']
 
 
-def test_components_gap(tmp_path):
+def test_gap_of_selections(tmp_path):
     paths = [fake_run(tmp_path / s, k, selection=s) for k, s in enumerate(('both', 'importance', 'forget-robust'))]
-    left, right = gaps.figure_15(groups(paths)).axes
+    left, right = gap_figures.figure_15(group_runs(paths)).axes
     assert line(left, 'LAVA') == pytest.approx(results_of(paths[1], 'eval/gap')['over_stream'])
     assert ticks(right.get_yticklabels()) == ['FLAVA (Ours)', 'LAVA', 'FRS']
     with pytest.raises(Missing, match='--method flava --selection importance'):
-        gaps.figure_15(groups(paths[:1]))
+        gap_figures.figure_15(group_runs(paths[:1]))
 
 
 def test_memory_sizes(tmp_path):
     runs = [('finetune', 100), ('er', 200), ('er', 50), ('er', 100), ('flava', 100)]
     paths = {(m, size): fake_run(tmp_path / f'{m}{size}', k, method=m, memory_size=size)
              for k, (m, size) in enumerate(runs)}
-    axes = figures.figure_9(groups(paths.values())).axes
-    value = lambda key: results_of(paths[key])['video_to_audio']['Avg']['A']
-    assert len(axes) == 3 and line(axes[1], 'ER') == [value(('er', size)) for size in (50, 100, 200)]
-    assert line(axes[1], 'Finetune') == 2 * [value(('finetune', 100))]
+    axes = figures.figure_9(group_runs(paths.values())).axes
+    expected = [results_of(paths['er', size])['video_to_audio']['Avg']['A'] for size in (50, 100, 200)]
+    assert len(axes) == 3 and line(axes[1], 'ER') == expected
+    assert line(axes[1], 'Finetune') == 2 * [results_of(paths['finetune', 100])['video_to_audio']['Avg']['A']]
     assert line(axes[2], 'FLAVA (Ours)') == [results_of(paths['flava', 100], 'eval/classification')['A']]
-    with pytest.raises(Missing, match='--method er .*--memory-size 50 '):
-        figures.figure_9(groups([paths['er', 100], paths['finetune', 100]]))
+    with pytest.raises(Missing, match='--memory-size N'):
+        figures.figure_9(group_runs([paths['er', 100], paths['finetune', 100]]))
 
 
 def test_audio_selection(tmp_path):
     paths = [fake_run(tmp_path / f'c{c}', c, chunk=c) for c in (8, 2, 4)]
     paths.append(fake_run(tmp_path / 'f', 9, chunk=4, audio_selection='frequency'))
-    chunks, kinds = figures.figure_10(groups(paths)).axes
-    value = lambda path, d: results_of(path)[d]['Avg']['A']
-    assert [bar.get_height() for bar in chunks.patches[:3]] == [value(paths[k], 'audio_to_video') for k in (1, 2, 0)]
-    assert [bar.get_height() for bar in kinds.patches[2:]] == [value(paths[k], 'video_to_audio') for k in (2, 3)]
+    chunks, kinds = figures.figure_10(group_runs(paths)).axes
+    expected = [results_of(paths[k])['audio_to_video']['Avg']['A'] for k in (1, 2, 0)]
+    assert [bar.get_height() for bar in chunks.patches[:3]] == expected
+    expected = [results_of(paths[k])['video_to_audio']['Avg']['A'] for k in (2, 3)]
+    assert [bar.get_height() for bar in kinds.patches[2:]] == expected
     assert ticks(kinds.get_xticklabels()) == ['time', 'frequency']
-    assert len(figures.figure_10(groups(paths[:3])).axes) == 1
 
 
 def test_without_reconstruction(tmp_path):
     runs = [('finetune', 1.0), ('finetune', 0.0), ('er', 1.0), ('er', 0.0), ('flava', 1.0)]
     paths = {(m, w): fake_run(tmp_path / f'{m}{w}', k, method=m, mae_weight=w) for k, (m, w) in enumerate(runs)}
-    accuracy, forgetting, *tasks = figures.figure_11(groups(paths.values())).axes
-    read = lambda key: results_of(paths[key], 'eval/classification')
+    accuracy, forgetting, *tasks = figures.figure_11(group_runs(paths.values())).axes
+    records = {key: results_of(path, 'eval/classification') for key, path in paths.items()}
     names = ticks(accuracy.get_yticklabels())
     assert names == ['Finetune', 'Finetune, no MAE', 'ER', 'ER, no MAE']                # FLAVA has no pair
-    assert [bar.get_width() for bar in forgetting.patches] == pytest.approx([read(key)['F'] for key in runs[:4]])
-    assert len(tasks) == 2 and line(tasks[1], 'music') == [row[1] for row in read(('er', 0.0))['acc']]
+    assert [bar.get_width() for bar in forgetting.patches] == pytest.approx([records[key]['F'] for key in runs[:4]])
+    assert len(tasks) == 2 and line(tasks[1], 'music') == [row[1] for row in records['er', 0.0]['acc']]
     with pytest.raises(Missing, match='--mae-weight 0'):
-        figures.figure_11(groups([paths['er', 1.0]]))
+        figures.figure_11(group_runs([paths['er', 1.0]]))
+
+
+# -------------------------------------------------------------------------- figures of attention
+
+def images(axis):
+    return [np.asarray(image.get_array()) for image in axis.get_images()]
+
+
+def over_frames(I_v):
+    """I_v (N,) of two frames as it is drawn: frames in a row, with a blank column between"""
+    first, second = I_v.reshape(SMALL.grid_v)
+    return torch.cat([first, torch.full((len(first), 1), float('nan')), second], 1)
+
+
+def attention_runs(tmp_path, *methods, **options):
+    return [add_attention(fake_run(tmp_path / m, method=m, evaluated=()), number=k, **options)
+            for k, m in enumerate(methods)]
+
+
+def test_attention_over_the_stream(tmp_path):
+    paths = attention_runs(tmp_path, 'der++', 'flava')
+    figure = attention_figures.figure_2(group_runs(paths))
+    axes = np.array(figure.axes).reshape(2, 6)             # frames, two maps, spectrogram, two maps
+    assert [axis.get_ylabel() for axis in axes[:, 0]] == ['sports\nDER++', 'sports\nFLAVA (Ours)']
+    clip = torch.load(paths[1] / 'eval/localization.pt', weights_only=True)['clips'][0]
+    for column, model in ((1, 1), (2, 3)):                 # models: initial, sports, music, vehicle
+        assert np.array_equal(images(axes[1, column])[1], over_frames(clip['I_v'][model]), equal_nan=True)
+        assert np.array_equal(images(axes[1, column + 3])[0], clip['I_a'][model].reshape(SMALL.grid_a).T)
+    assert len(axes[1, 1].collections) == 2                # the outline of the source, white on black
+    assert len(attention_figures.figure_17(group_runs(paths)).axes) == 3 * 2 * 6         # three more past clips
+
+
+def test_attention_over_the_stream_needs_the_model_after_each_task(tmp_path):
+    run, = attention_runs(tmp_path, 'flava')
+    record = torch.load(run / 'eval/localization.pt', weights_only=True)
+    torch.save(record | {'after': record['after'][-1:]}, run / 'eval/localization.pt')
+    with pytest.raises(Missing, match='without --last'):
+        attention_figures.figure_2(group_runs([run]))
+
+
+def test_sound_sources(tmp_path):
+    paths = attention_runs(tmp_path, 'er', 'flava', known=False)
+    axes = np.array(attention_figures.figure_12(group_runs(paths)).axes).reshape(3, 5)   # a row a task
+    titles = [axis.get_title() for axis in axes[0, 1:4]]
+    assert titles == ['cosine: ER', 'cosine: FLAVA (Ours)', 'AVM: FLAVA (Ours)']
+    assert [axis.get_ylabel() for axis in axes[:, 0]] == ['sports', 'music', 'vehicle']
+    clip = torch.load(paths[1] / 'eval/localization.pt', weights_only=True)['clips'][2]
+    middle = SMALL.num_frames // 2
+    assert np.array_equal(images(axes[1, 2])[1], clip['cosine_v'][-1].reshape(SMALL.grid_v)[middle])
+    assert np.array_equal(images(axes[1, 3])[1], clip['I_v'][-1].reshape(SMALL.grid_v)[middle])
+    assert not axes[1, 3].collections                      # no known source, no outline
+
+
+def test_spurious_attention(tmp_path):
+    groups = group_runs(attention_runs(tmp_path, 'er', 'flava'))
+    figure = attention_figures.figure_3(groups)
+    clip = torch.load(tmp_path / 'flava/eval/spurious.pt', weights_only=True)['clips'][-1]        # of the last task
+    assert 'FLAVA' in figure.get_suptitle() and len(figure.axes) == 6
+    assert np.array_equal(images(figure.axes[1])[1], over_frames(clip['I_v']), equal_nan=True)
+    assert np.array_equal(images(figure.axes[5])[0], clip['I_a_other'].reshape(SMALL.grid_a).T)
+    assert len(attention_figures.figure_16(groups).axes) == 2 * 6
+
+
+def test_runs_with_other_clips_are_left_out(tmp_path):
+    paths = attention_runs(tmp_path, 'er') + attention_runs(tmp_path, 'flava', clips_seed=1)
+    assert [label for label, _, _ in attention_figures.same_clips(group_runs(paths))] == ['ER']
 
 
 # ------------------------------------------------------------------------------- the command line
@@ -103,41 +171,36 @@ def test_without_reconstruction(tmp_path):
 def test_command_line(tmp_path, capsys):
     paths = [fake_run(tmp_path / m, k, method=m, evaluated=('gap',) if k else ())
              for k, m in enumerate(('er', 'flava'))]
-    looked(paths[0])
+    add_attention(paths[0])
     figures.main([*map(str, paths), '--out', str(tmp_path / 'out')])
-    said = capsys.readouterr().out.splitlines()
-    starts = lambda start: next(line for line in said if line.startswith(start))
-    assert starts('figure 5:') == f'figure 5: {tmp_path / "out" / "figure_05.png"}'
-    needs = 'figure 10: needs `python train.py --dataset shapes --method flava --chunk 8 --out runs/'
-    assert starts('figure 10:').startswith(needs)
-    assert starts('table 4:') == f'table 4: needs `python eval.py {paths[0]} --task classification` of a finished run'
-    assert starts('without gap') == f'without gap, and so left out where it is drawn: {paths[0]}'
+    lines = capsys.readouterr().out.splitlines()
+    assert f'figure 5: {tmp_path / "out" / "figure_05.png"}' in lines
+    assert any(line.startswith('figure 10: needs runs of `python train.py --method flava --chunk 8') for line in lines)
+    assert f'table 4: needs `python eval.py {paths[0]} --eval classification`' in lines
     drawn = {file.name for file in (tmp_path / 'out').iterdir()}
     assert drawn == {f'figure_{n:02d}.png' for n in (2, 3, 5, 12, 13, 14, 16, 17)} | {'table_01.md'}
-    assert len([s for s in said if s.startswith(('figure', 'table'))]) == len(figures.FIGURES) + len(tables.TABLES)
+    assert len([s for s in lines if s.startswith(('figure', 'table'))]) == len(figures.FIGURES) + len(tables.TABLES)
 
 
 @pytest.mark.parametrize('arguments', ([], ['nowhere'], ['--colour', 'red', 'nowhere']))
-def test_mistakes_on_the_command_line(arguments, capsys):
+def test_mistakes_on_the_command_line(arguments, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as exit:
         figures.main(arguments)
-    said = capsys.readouterr()
-    assert exit.value.code == 2 and said.err.startswith('error: ') and len(said.err.splitlines()) == 1 and not said.out
+    written = capsys.readouterr()
+    assert exit.value.code == 2 and written.err.startswith('error: ') and len(written.err.splitlines()) == 1
 
 
 def test_letters_are_large_enough_in_print(tmp_path):
-    """Ten methods, two seeds, eight tasks: as figures are saved, no letter is smaller than 8 points on a page 7 inches
-    wide."""
+    """Ten methods, two seeds, eight tasks: no letter below 8 points on a page 7 inches wide."""
     tasks = [f'task number {k}' for k in range(8)]
-    paths = [fake_run(tmp_path / f'{m}{s}', 10 * k + s, tasks=tasks, method=m)
-             for k, m in enumerate(list(NAMES)[:10]) for s in range(2)]
-    found = groups(paths)
+    groups = group_runs([fake_run(tmp_path / f'{m}{s}', 10 * k + s, tasks=tasks, method=m)
+                         for k, m in enumerate(METHOD_TITLES) for s in range(2)])
     with plt.rc_context(PRINT):
-        for make in (gaps.figure_5, gaps.figure_13, gaps.figure_14):
-            figure = make(found)
+        for make in (gap_figures.figure_5, gap_figures.figure_13, gap_figures.figure_14):
+            figure = make(groups)
             figure.canvas.draw()
             assert figure.get_size_inches()[0] <= 7.7
-            texts = [text for text in figure.findobj(plt.Text) if text.get_text().strip()]
-            assert min(text.get_fontsize() for text in texts) >= 8
-        each = looks(found)
-    assert len({(look['color'], look['linestyle'], look['marker']) for look in each}) == len(each) == 10
+            assert min(text.get_fontsize() for text in figure.findobj(plt.Text) if text.get_text().strip()) >= 8
+    styles = {(style['color'], style['linestyle'], style['marker']) for style in line_styles(groups)}
+    assert len(styles) == len(groups) == 10

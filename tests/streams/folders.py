@@ -1,13 +1,12 @@
 """Folders laid out as the data sets are, for the tests of their streams."""
 import csv
-import sys
 from pathlib import Path
 
 import pytest
 
 from clips import make, vggsound_folder
+from config import Sizes
 from conftest import ROOT
-from patches import Sizes
 from streams import shapes
 
 SMALL = Sizes(image_size=32, num_frames=2, audio_frames=64, mel_bins=32, frame_shift=16.0)
@@ -18,19 +17,16 @@ def names_of(dataset):
     return [Path(clip.path).name for clip in dataset.clips]
 
 
-# ---------------------------------------------------------------- nine clips of VGGSound
-
 ROWS = ['-dog1,3,dog barking,train', 'dog2,14,dog barking,train', 'dog3,0,dog barking,train',
         'dog4,0,dog barking,test', 'harp1,7,playing harp,train', 'harp2,7,playing harp,test',
         'sea1,1,"sea, waves",train', 'sea2,1,"sea, waves",test', 'cat1,1,cat purring,train']
-TASKS = 'class,task\nplaying harp,music\ndog barking,pets\ncat purring,cats\n'
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Nine clips of four classes; three suffixes; `sea, waves` is in no task, cats have no test clips."""
+    """Nine clips of VGGSound, of four classes, in three formats. `sea, waves` has no task; cats have no test clips."""
     vggsound_folder(tmp_path, ROWS)
-    (tmp_path / 'tasks.csv').write_text(TASKS)
+    (tmp_path / 'tasks.csv').write_text('class,task\nplaying harp,music\ndog barking,pets\ncat purring,cats\n')
     whole = Path(make(tmp_path / 'whole.mp4', seconds=2)).read_bytes()
     for name, start, *_ in csv.reader(ROWS):
         stem = tmp_path / 'video' / f'{name}_{int(start):06d}'
@@ -41,25 +37,21 @@ def folder(tmp_path):
     return tmp_path
 
 
-# ---------------------------------------------------------------- what streams/shapes.py writes
-
 WRITTEN = {}
 
 
 @pytest.fixture(scope='module')
 def written(tmp_path_factory):
-    """Both layouts, with 4 training clips of each of six tasks, 3 test clips, 6 of no task; by the command line."""
-    for layout in ('vggsound', 'audioset'):
-        if layout not in WRITTEN:                  # once for all files of tests
+    """{layout: folder} of what streams/shapes.py writes: in each of six tasks 4 training and 3 test clips, and 6 of no
+    task. AVE's has 2 training and 1 test clip."""
+    for layout in ('vggsound', 'audioset', 'ave'):
+        if layout not in WRITTEN:                  # once for all test files
             WRITTEN[layout] = folder = tmp_path_factory.mktemp(layout)
-            with pytest.MonkeyPatch.context() as patch:
-                words = f'shapes --out {folder} --layout {layout} --train 4 --test 3 --pretrain 6 --size 32'
-                patch.setattr(sys, 'argv', words.split())
-                shapes.main()
+            train, test = (2, 1) if layout == 'ave' else (4, 3)
+            words = f'--layout {layout} --train {train} --test {test} --pretrain 6 --size 32'.split()
+            shapes.main(['--out', str(folder), *words])
     return WRITTEN
 
-
-# ---------------------------------------------------------------- lists of AudioSet
 
 MIDS = 'index,mid,display_name\n0,/m/dog,Dog\n1,/m/waves,"Waves, surf"\n2,/t/cat,Cat\n'
 COMMENTS = ('# Segments csv created Sun Mar  5 10:54:31 2017\n# num_ytids=2, num_segs=2\n'
@@ -67,7 +59,7 @@ COMMENTS = ('# Segments csv created Sun Mar  5 10:54:31 2017\n# num_ytids=2, num
 
 
 def audioset_folder(folder, train, test=(), mids=MIDS, videos=()):
-    """The lists, of rows, and empty files as videos"""
+    """AudioSet's lists with these rows, and empty files as videos → the folder"""
     (folder / 'video').mkdir(exist_ok=True)
     (folder / 'class_labels_indices.csv').write_text(mids)
     for name, rows in (('balanced_train', train), ('eval', test)):

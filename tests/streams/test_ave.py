@@ -1,114 +1,126 @@
-"""streams/ave.py: its lists, right and wrong, where no clip is opened; its clips with a label a second."""
+"""streams/ave.py: ten seconds as windows, and clips with a label per second."""
+import numpy as np
 import pytest
 import torch
 
-from folders import SMALL
-from patches import SIZES, Sizes, UserError
-from streams import shapes, shapes_files
-from streams.ave import AVE, Event, ave, read_ave, read_windows
+from clips import make, tone
+from config import Sizes, UserError
+from data import BadClip
+from folders import SMALL, written
+from streams.ave import AVE, Event, ave, read_windows, window_of_second, window_starts
+
+MIDDLE = Sizes(image_size=32, num_frames=4, audio_frames=400, mel_bins=128, frame_shift=10.0)
 
 
-# ---------------------------------------------------------------- the lists
-
-ANNOTATIONS = ('Category&VideoID&Quality&StartTime&EndTime\n'
-               'Violin, fiddle&-v1&good&0&10\nBark&b_1&bad&3&5\nBark&b2&good&9&10\n')
-
-
-def ave_folder(folder, annotations=ANNOTATIONS, **lists):
-    (folder / 'AVE').mkdir()
-    (folder / 'Annotations.txt').write_text(annotations)
-    for name, rows in lists.items():
-        (folder / f'{name}Set.txt').write_text(rows)
-    return folder
+def grey(n):
+    """Brightness encodes tenths of a second, 2 levels each."""
+    return np.full((48, 64, 3), 20 + 2 * n, np.uint8)
 
 
-def test_ave_rows(tmp_path):
-    folder = ave_folder(tmp_path, train='Bark&b_1&bad&3&5\nViolin, fiddle&-v1&good&0&10\n', test='Bark&b2&good&9&10\n')
-    video = folder / 'AVE'
-    assert read_ave(folder) == ({'train': [Event(str(video / 'b_1.mp4'), 'Bark', 3, 5),
-                                           Event(str(video / '-v1.mp4'), 'Violin, fiddle', 0, 10)],
-                                 'test': [Event(str(video / 'b2.mp4'), 'Bark', 9, 10)]}, ['Bark', 'Violin, fiddle'])
+def tenths(video):
+    return (video.float().mean((2, 3, 4)) - 20) / 2
 
 
-@pytest.mark.parametrize('row, reason', [
-    ('Bark&b2&good&9', '4 columns'),
-    ('Bark&b2&good&nine&10', "from 'nine' to '10'"),
-    ('Bark&b2&good&-1&10', "from '-1'"),
-    ('Bark&b2&good&9&11', "to '11'"),
-    ('Bark&b2&good&9&9', "from '9' to '9'"),
-    ('Barks&b2&good&9&10', "did you mean 'Bark'?"),
-    ('&b2&good&9&10', 'category is empty'),
-    ('Bark&&good&9&10', 'id is empty'),
-    ('Bark&../b2&good&9&10', 'out of the folder'),
-])
-def test_ave_errors_name_the_line(tmp_path, row, reason):
-    folder = ave_folder(tmp_path, train=f'Bark&b2&good&9&10\n{row}\n')
-    with pytest.raises(UserError) as error:
-        read_ave(folder)
-    assert str(error.value).startswith(f'{folder / "trainSet.txt"}:2: ') and reason in str(error.value)
+# ---------------------------------------------------------------- windows
+
+@pytest.mark.parametrize('T, starts', [
+    (1, list(range(10))), (2, [0, 2, 4, 6, 8]), (3, [0, 3, 6, 7]), (4, [0, 4, 6]), (7, [0, 3]), (10, [0]), (12, [0])])
+def test_windows_cover_ten_seconds(T, starts):
+    sizes = Sizes(num_frames=T)
+    assert window_starts(sizes) == starts
+    places = window_of_second(sizes)
+    assert len(places) == 10 and all(starts[w] + frame == s and 0 <= frame < T for s, (w, frame) in enumerate(places))
+    assert all(starts[w - 1] + T <= s for s, (w, _) in enumerate(places) if w)     # the first window that shows it
 
 
-@pytest.mark.parametrize('annotations, line, reason', [('', 1, 'header'), ('Bark&b2&good&9&10\n', 1, 'header'),
-                                                       (ANNOTATIONS + 'Bark&b3&good&9\n', 5, '4 columns')])
-def test_annotation_errors_name_the_line(tmp_path, annotations, line, reason):
-    folder = ave_folder(tmp_path, annotations, train='Bark&b2&good&9&10\n')
-    with pytest.raises(UserError) as error:
-        read_ave(folder)
-    assert str(error.value).startswith(f'{folder / "Annotations.txt"}:{line}: ') and reason in str(error.value)
+@pytest.mark.parametrize('T, options', [(1, {}), (3, {}), (4, {}), (4, dict(shift=1.3))])
+def test_windows_show_the_middle_of_their_seconds(tmp_path, T, options):
+    """A file whose first frame comes late begins with that frame."""
+    path = make(tmp_path / 'ten.mkv', seconds=10, bframes=0, sound=tone(10, 16000), image=grey, **options)
+    audio, video, audio_start = read_windows(path, Sizes(**{**vars(MIDDLE), 'num_frames': T}))
+    starts = window_starts(Sizes(num_frames=T))
+    W = len(starts)
+    assert audio.shape == (W, 400, 128) and audio.dtype == torch.float32 and audio_start.dtype == torch.float32
+    assert video.shape == (W, T, 3, 32, 32) and video.dtype == torch.uint8
+    expected = torch.tensor([[10 * (start + i) + 5 for i in range(T)] for start in starts])
+    assert (tenths(video) - expected).abs().max() < 1
+    middles = [start + T / 2 - 2.0075 for start in starts]                 # of windows of 400 steps: 3.99 s and 25 ms
+    assert audio_start.tolist() == pytest.approx([min(max(m, 0), 10 - 4.015) for m in middles], abs=0.08)
 
 
-@pytest.mark.parametrize('lacks', ['Annotations.txt', 'AVE', 'trainSet.txt'])
-def test_missing_ave_says_what_to_download(tmp_path, lacks):
-    folder = ave_folder(tmp_path, train='')
-    (folder / lacks).rmdir() if lacks == 'AVE' else (folder / lacks).unlink()
-    with pytest.raises(UserError) as error:
-        read_ave(folder)
-    for word in (f'{folder / lacks} is missing', 'AVE-ECCV18', 'AVE/<id>.mp4'):
-        assert word in str(error.value)
+@pytest.mark.parametrize('onset, late', [(1.0, 0.0), (5.0, 0.0), (7.5, 0.0), (5.0, 0.5)])
+def test_audio_start_is_the_time_of_the_sound(tmp_path, onset, late):
+    """A tone starts (onset + late) s into the clip: each window has it at that time minus its audio_start."""
+    path = make(tmp_path / 'onset.mkv', seconds=10, sound=tone(10, 16000, 1000, onset=onset), audio_shift=late,
+                bframes=0)
+    audio, _, audio_start = read_windows(path, MIDDLE)
+    tested = 0
+    for window, start in zip(audio, audio_start.tolist()):
+        frame, loud = 100 * (onset + late - start), window.amax(1)
+        if 10 < frame < 390:
+            tested += 1
+            assert abs((loud > loud.max() - 1).float().argmax().item() - frame) <= 4
+        else:
+            assert (loud[10:390] > 0).all() if frame <= 10 else not (loud[10:390] > 0).any()
+    assert tested
 
 
-# ---------------------------------------------------------------- the clips
+def test_training_crops_all_windows_alike_and_adds_no_noise(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    path = make(tmp_path / 'still.mp4', seconds=10, image=lambda n: picture, gop=1, bframes=0, sound=tone(10, 16000))
+    plain = read_windows(path, SMALL)
+    crops = set()
+    for seed in range(4):
+        first, second = (read_windows(path, SMALL, torch.Generator().manual_seed(seed)) for _ in range(2))
+        assert all(torch.equal(a, b) for a, b in zip(first, second)) and torch.equal(first[0], plain[0])
+        frames = first[1].flatten(0, 1).float()                      # W·T, 3, S, S
+        assert (frames - frames[0]).abs().max() < 12                 # a still picture, encoded anew in each frame
+        crops.add(tuple(frames[0, :, ::8, ::8].flatten().tolist()))
+    assert len(crops) > 2
 
-@pytest.fixture(scope='module')
-def ave_written(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('ave')
-    stream = shapes.stream(Sizes(**SIZES['small']), seed=1, clips_per_task=2, test_clips=1, pretrain_clips=1)
-    command = shapes_files.write('ave', folder, stream, size=32, seed=1)
-    assert command.startswith('python eval.py') and str(folder) in command
-    return folder
+
+def test_short_clips_hold_their_last_frame(tmp_path):
+    path = make(tmp_path / 'six.mp4', seconds=6.2, image=grey)
+    _, video, audio_start = read_windows(path, MIDDLE)
+    assert tenths(video).round().flatten().tolist() == pytest.approx(
+        [5, 15, 25, 35, 45, 55, 61, 61, 61, 61, 61, 61], abs=1)
+    assert audio_start[-1] < 2.4
+    with pytest.raises(BadClip, match='missing'):
+        read_windows(tmp_path / 'none.mp4', MIDDLE)
 
 
-def test_ave_items(ave_written):
-    sets, classes = ave(ave_written, SMALL)
+# ---------------------------------------------------------------- clips
+
+def test_items(written):
+    folder = written['ave']
+    sets, classes = ave(folder, SMALL)
     assert {split: len(d) for split, d in sets.items()} == {'train': 12, 'val': 6, 'test': 6}
-    annotated = (ave_written / 'Annotations.txt').read_text().splitlines()[1:]
+    annotated = (folder / 'Annotations.txt').read_text().splitlines()[1:]
     assert classes == sorted({line.split('&')[0] for line in annotated})
     assert [d.augment for d in sets.values()] == [True, False, False] and all(d.bad == [] for d in sets.values())
-    lines = (ave_written / 'trainSet.txt').read_text().splitlines()
+    lines = (folder / 'trainSet.txt').read_text().splitlines()
     for index in (0, 5, 11):
         label, name, _, start, end = lines[index].split('&')
         item = sets['train'][index, 4]
         own = 1 + classes.index(label)
         assert item['target'].tolist() == [own if int(start) <= s < int(end) else 0 for s in range(10)]
         assert item['target'].dtype == torch.int64 and item['clip'] == index and item['bad'] == ''
-        read = read_windows(ave_written / 'AVE' / f'{name}.mp4', SMALL, torch.Generator().manual_seed(4))
+        read = read_windows(folder / 'AVE' / f'{name}.mp4', SMALL, torch.Generator().manual_seed(4))
         assert all(torch.equal(item[key], value) for key, value in zip(('audio', 'video', 'audio_start'), read))
-        assert item['audio'].shape == (5, 64, 32) and item['video'].shape == (5, 2, 3, 32, 32)
-        assert item['audio_start'].shape == (5,)
         assert sets['train'].labels[index] == (label,)
     assert torch.equal(sets['test'][0, 1]['video'], sets['test'][0, 2]['video'])
 
 
-def test_ave_stand_in_brings_its_own_labels(ave_written, tmp_path):
-    """And a list without a clip that is there: what cannot be used is left out, by name; too many are refused."""
-    video = ave_written / 'AVE'
+def test_bad_clips(written, tmp_path):
+    """A replacement has its own labels. Clips that fail the test are left out and named."""
+    video = written['ave'] / 'AVE'
     events = [Event(str(tmp_path / 'gone.mp4'), 'b', 0, 10), Event(str(video / 'ash-train-00000.mp4'), 'a', 2, 4)]
     item = AVE(events, ['a', 'b'], SMALL, augment=False)[0, 0]
     assert item['target'].tolist() == [0, 0, 1, 1, 0, 0, 0, 0, 0, 0] and item['clip'] == 1
     assert item['bad'] == 'gone.mp4: file missing'
     (tmp_path / 'AVE').symlink_to(video)
-    (tmp_path / 'Annotations.txt').write_text((ave_written / 'Annotations.txt').read_text())
-    (tmp_path / 'testSet.txt').write_text((ave_written / 'testSet.txt').read_text() + 'red disc&gone&good&0&10\n')
+    (tmp_path / 'Annotations.txt').write_text((written['ave'] / 'Annotations.txt').read_text())
+    (tmp_path / 'testSet.txt').write_text((written['ave'] / 'testSet.txt').read_text() + 'red disc&gone&good&0&10\n')
     sets, _ = ave(tmp_path, SMALL, max_bad=0.2)
     assert list(sets) == ['test'] and len(sets['test']) == 6 and sets['test'].bad == ['gone.mp4: file missing']
     with pytest.raises(UserError, match='1 of 7 clips'):

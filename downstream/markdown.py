@@ -1,0 +1,13 @@
+"""Markdown tables."""
+
+
+def number(value, digits):
+    """A number as text; '–' for None"""
+    return '–' if value is None else f'{value:.{digits}f}'
+
+
+def markdown_table(header, rows):
+    """header: a list of cells; rows: lists of cells → Markdown"""
+    lines = ['| ' + ' | '.join(cells) + ' |' for cells in [header, *rows]]
+    lines.insert(1, '| --- ' * len(header) + '|')
+    return '\n'.join(lines)

@@ -1,0 +1,173 @@
+"""How much of the source does each selection keep, and does the pruning probability P know the past? (ours)
+
+In:  the models of a run, one after each task, and the retrieval clips of its stream. Their sources are known (shapes).
+Out: for each selection, the percentage of source patches that it keeps; ρ is chance. P of Eq. 5 on and off the source,
+     and by the past pair's class: the same class, the same task, or another task.
+
+The past pair of a clip is a random clip of the tasks learned so far, as if from a full memory.
+"""
+import copy
+
+import matplotlib.pyplot as plt
+import torch
+
+from avm import attend
+from config import SELECTIONS, UserError
+from downstream.maps import mean, measurable, source_area, sources, to_device
+from downstream.markdown import markdown_table, number
+from downstream.multi_model import concat_batches, group_models, run_models
+from downstream.pictures import BESIDE, task_style
+from patches import patchify
+from selection import discriminative_query, prune_probability, select_patches
+
+ATTENTION_SELECTIONS = [name for name in SELECTIONS if name not in ('random', 'mats')]
+MODALITIES = {'v': 'frames', 'a': 'sound'}
+PARTNERS = ('same class', 'same task', 'other task')           # of the past pair; each without the ones before it
+
+
+def evaluate(run, args):
+    """What each selection keeps of each task's clips, for every model → results. Raises UserError for unknown sources.
+
+    results   {tasks, after, chance: {selected_v, selected_a, area_v, area_a}, selected_v, selected_a: {selection:
+              [model][task]}, P: {on_v, beside_v, on_a, beside_a, and each of PARTNERS: [model][task]}}. Percent; P is
+              in [0, 1]. A model that has learned no task has no past and is left out
+    """
+    cfg, tests = run.cfg, run.stream.test
+    source = [sources(dataset, cfg) for dataset in tests]
+    if source[0][0] is None:
+        raise UserError('the sources in these clips are not known; --eval selection needs them')
+    classes = [class_labels(dataset) for dataset in tests]
+    models, rows = [model for model in run.models() if model[0] > 0], []
+    for group in group_models(run, models):
+        for (t, _, _), attention in zip(group, attend_clips(run, group)):
+            past = PastQueries(attention[:t], classes[:t])
+            rows.append([task_statistics(cfg, clips, source[i], classes[i], i, past)
+                         for i, clips in enumerate(attention)])
+
+    results = dict(tasks=list(run.stream.names), after=[name for _, name, _ in models])
+    for part in ('P', 'selected_v', 'selected_a'):
+        results[part] = {name: [[cell[part][name] for cell in row] for row in rows] for name in rows[0][0][part]}
+    results['chance'] = {
+        'selected_v': 100 * cfg.rho_v, 'selected_a': 100 * cfg.rho_a,
+        'area_v': mean([source_area(v) for _, v in source]), 'area_a': mean([source_area(a) for a, _ in source])}
+    return results
+
+
+def attend_clips(run, models):
+    """→ [model][task]: I_a (n, M), I_v (n, N), k_a (n, H, M, d), k_v, and q̂_a, q̂_v (n, H, d) of Eq. 4 of all clips"""
+    cfg = run.cfg
+
+    def attend_batch(model, task, batch):
+        out = attend(cfg, *model, patchify(to_device(batch, run.device), cfg.patch_size))
+        query_a = discriminative_query(out.importance_a, out.q_a, cfg.kappa_a)
+        query_v = discriminative_query(out.importance_v, out.q_v, cfg.kappa_v)
+        tensors = out.importance_a, out.importance_v, out.k_a, out.k_v, query_a, query_v
+        return tuple(x.float().cpu() for x in tensors)
+
+    loaded = [run.load_model(file) for _, _, file in models]
+    outputs, bad = run_models(run, run.stream.test, cfg.batch_size, loaded, attend_batch, 'selection')
+    return concat_batches(outputs, run.stream.names, bad)
+
+
+def class_labels(dataset):
+    """The first label of each clip"""
+    return [labels[0] for labels in dataset.labels]
+
+
+class PastQueries:
+    """q̂ᵖ, task and class of all clips of the learned tasks. attention[task], classes[task]: one model's"""
+
+    def __init__(self, attention, classes):
+        self.query_a, self.query_v = (torch.cat([task[k] for task in attention]) for k in (4, 5))         # n,H,d
+        self.task_and_class = [(task, label) for task, labels in enumerate(classes) for label in labels]
+
+    def draw(self, n):
+        """Draw n clips with replacement → q̂ᵖ_a, q̂ᵖ_v (n, H, d), [(task, class)]"""
+        rows = torch.randint(len(self.task_and_class), (n,))
+        return self.query_a[rows], self.query_v[rows], [self.task_and_class[row] for row in rows]
+
+
+def task_statistics(cfg, attention, source, classes, task, past):
+    """One model on one task's clips → {selected_v, selected_a: {selection: percent}, P: {…: mean}}"""
+    I_a, I_v, k_a, k_v, query_a, query_v = attention
+    source_a, source_v = source
+    result = {'P': {}, 'selected_a': {}, 'selected_v': {}}
+    with torch.random.fork_rng([]):
+        torch.manual_seed(task)                                # the same past pairs for every run
+        past_a, past_v, partners = past.draw(len(I_a))
+        P_a = prune_probability(I_a, k_a, query_v, past_v, cfg.kappa_a)
+        P_v = prune_probability(I_v, k_v, query_a, past_a, cfg.kappa_v)
+        # the share of the source that each selection keeps
+        for name in ATTENTION_SELECTIONS:
+            own_cfg = copy.copy(cfg)
+            own_cfg.selection, own_cfg.audio_selection = name, 'time'
+            ids_a, ids_v = select_patches(own_cfg, I_a, I_v, P_a, P_v)
+            result['selected_a'][name] = coverage(ids_a, source_a)
+            result['selected_v'][name] = coverage(ids_v, source_v)
+
+    # P on and off the source
+    for x, I, P, own, kappa in (('a', I_a, P_a, source_a, cfg.kappa_a), ('v', I_v, P_v, source_v, cfg.kappa_v)):
+        result['P'][f'on_{x}'], result['P'][f'beside_{x}'] = mean_on_and_off(I, P, own, kappa)
+    # P by the past pair; only κ patches have P > 0
+    P = (P_a.sum(1) / cfg.kappa_a + P_v.sum(1) / cfg.kappa_v) / 2
+    result['P'] |= mean_by_partner(P, classes, task, partners)
+    return result
+
+
+def coverage(ids, source):
+    """Percent of the source's patches that are selected, the mean over measurable clips.  ids (n, κ), source (n, M)"""
+    selected, rows = torch.zeros_like(source).scatter(1, ids, True), measurable(source)
+    return 100 * ((selected & source).sum(1) / source.sum(1))[rows].double().mean().item() if rows.any() else None
+
+
+def mean_or_none(values):
+    """values (n,) → their mean in float64; None if n = 0"""
+    return values.double().mean().item() if len(values) else None
+
+
+def mean_on_and_off(I, P, source, kappa):
+    """→ the mean P on the source and off it, over the κ most important patches. Eq. 5 sets P = 0 elsewhere."""
+    top = torch.zeros_like(source).scatter(1, I.topk(kappa, dim=1).indices, True)
+    return mean_or_none(P[top & source]), mean_or_none(P[top & ~source])
+
+
+def mean_by_partner(P, classes, task, partners):
+    """→ {each of PARTNERS: mean P}.  P (n,) of clips of these classes and this task; partners: [(task, class)]"""
+    kinds = []
+    for own, (other_task, other) in zip(classes, partners):
+        if other == own:
+            kinds.append('same class')
+        else:
+            kinds.append('same task' if other_task == task else 'other task')
+    return {kind: mean_or_none(P[torch.tensor([one == kind for one in kinds])]) for kind in PARTNERS}
+
+
+# ------------------------------------------------------------------------------- table and figure
+
+def report(run, results):
+    """results of `evaluate` → Markdown table of the last model, figure"""
+    chance = results['chance']
+    rows = [[name, *(number(mean(results[f'selected_{x}'][name][-1]), 1) for x in MODALITIES)]
+            for name in results['selected_v']]
+    rows.append(['chance', *(number(chance[f'selected_{x}'], 1) for x in MODALITIES)])
+    table = markdown_table([f'source patches selected, %; model: {results["after"][-1]}', *MODALITIES.values()], rows)
+    P = {name: number(mean(matrix[-1]), 3) for name, matrix in results['P'].items()}
+    return (f'{table}\n\nP on and off the source: frames {P["on_v"]}, {P["beside_v"]}; sound {P["on_a"]}, '
+            f'{P["beside_a"]}. By the past pair: ' + ', '.join(f'{kind} {P[kind]}' for kind in PARTNERS) + '.',
+            plot(results))
+
+
+def plot(results):
+    """The share of the source that each selection keeps over the stream, mean over all tasks' clips"""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout='constrained')
+    for axis, (x, title) in zip(axes, MODALITIES.items()):
+        for i, (name, matrix) in enumerate(results[f'selected_{x}'].items()):
+            line = [mean(row) for row in matrix]
+            axis.plot([float('nan') if value is None else value for value in line], label=name, **task_style(i))
+        axis.axhline(results['chance'][f'selected_{x}'], color='gray', linestyle='--', linewidth=1.2, label='chance')
+        axis.set_xticks(range(len(results['after'])), results['after'], rotation=30)
+        axis.set(title=title, xlabel='after learning')
+        axis.grid(alpha=0.25)
+    axes[0].set_ylabel('source patches selected, %')
+    axes[1].legend(title='selection', **BESIDE)
+    return figure

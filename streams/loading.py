@@ -1,0 +1,134 @@
+"""Worker processes that load, test or prepare clips: how many, and what happens when one hangs or crashes (ours).
+
+In:  a data set and batches of its keys; or jobs, one per clip.
+Out: the loaded batches; or the result of each job, in order.
+"""
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+import time
+
+import joblib
+import torch
+from pebble import ProcessExpired, ProcessPool
+from torch.utils.data import DataLoader
+
+from config import UserError
+from utils.distributed import get_rank, print_once
+
+MAX_WORKERS = 32        # each may take a gigabyte, and prepared clips need only a few
+TIMEOUT = 300           # seconds, for a batch to arrive and for a clip to be tested or prepared
+CHUNK = 10_000          # jobs that are queued at once
+
+
+def count_workers(dataset, wanted):
+    """Number of data loader processes. wanted: --workers; -1: one per core but one, shared by the ranks of this
+    machine, and none for shapes, which are drawn faster than they are sent."""
+    cores = joblib.cpu_count() // int(os.environ.get('LOCAL_WORLD_SIZE', 1))      # of those that a container grants
+    if wanted > cores and get_rank() == 0:
+        print_once(f'--workers {wanted} is more than the {cores} cores available to each rank')
+    if wanted >= 0:
+        return wanted
+    return 0 if dataset == 'shapes' else max(1, min(cores - 1, MAX_WORKERS))
+
+
+# ------------------------------------------------------------------------------ signals of workers
+
+@contextlib.contextmanager
+def signals_blocked(*signals):
+    """Processes and threads that start within ignore these signals. Terminals and schedulers signal all processes at
+    once, but the parent still needs its workers to finish its step."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def start_worker(number=0):
+    """Run at the start of each worker. It ends when its parent ends, or when the parent itself sends SIGTERM."""
+    torch.set_num_threads(1)
+    parent = os.getppid()
+
+    def watch_parent():
+        while os.getppid() == parent:
+            received = signal.sigtimedwait({signal.SIGTERM}, 1)
+            if received and received.si_pid == parent:
+                break
+        os._exit(0)
+    if hasattr(signal, 'sigtimedwait'):                            # not on macOS
+        threading.Thread(target=watch_parent, daemon=True).start()
+
+
+# ---------------------------------------------------------------------------------------- batches
+
+class Loader(DataLoader):
+    """A DataLoader of batches that are given as lists of the data set's keys. pin: into pinned memory, for
+    asynchronous copies to a GPU."""
+
+    def __init__(self, dataset, batches, workers, pin=False):
+        # a generator of its own: seeding the workers must not advance torch's global random state
+        super().__init__(dataset, batch_sampler=batches, num_workers=workers, pin_memory=pin,
+                         timeout=TIMEOUT if workers else 0, worker_init_fn=start_worker, generator=torch.Generator())
+
+    def __iter__(self):
+        with signals_blocked(signal.SIGINT, signal.SIGTERM):
+            batches = super().__iter__()
+        try:
+            yield from batches
+        except UserError as error:                                 # of a worker: torch adds the worker's traceback
+            raise UserError(str(error).rpartition('UserError: ')[2].strip()) from None
+
+
+def timed(loader, waits):
+    """Iterate over the batches of a loader and append to `waits` the seconds that each took to arrive. A GPU works
+    asynchronously, so it is idle for at most that long."""
+    start = time.perf_counter()
+    for batch in loader:
+        waits.append(time.perf_counter() - start)
+        yield batch
+        start = time.perf_counter()
+
+
+def loading_error(error):
+    """A RuntimeError that a data loader causes → a sentence for the user; None for any other error."""
+    text = str(error)
+    if 'DataLoader timed out' in text:
+        # kill the workers, or this process would wait for them at its end; torch need not report that they died
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for worker in multiprocessing.active_children():
+            worker.kill()
+        return f'no batch arrived within {TIMEOUT} s: a clip cannot be read, or the disk is too slow for the batch size'
+    if 'Bus error' in text or 'shared memory' in text or '/torch_' in text:
+        return 'shared memory (/dev/shm) is full: start the container with --shm-size 8g, or use --workers 0'
+    if 'DataLoader worker' in text and ('killed' in text or 'exited' in text):
+        return ('a data loader process was killed, most likely for lack of memory: use fewer --workers or a smaller '
+                f'batch ({text.splitlines()[0].strip()})')
+    return None
+
+
+# ------------------------------------------------------------------------------------------- jobs
+
+def run_jobs(function, jobs, workers, crashed):
+    """Iterate over function(job) of each job, in order; `crashed` in place of a job whose process dies or takes longer
+    than TIMEOUT. workers: processes; 0: this one, without a timeout."""
+    if not workers:
+        yield from map(function, jobs)
+        return
+    # spawn: a fork of a process with threads or a GPU may hang
+    pool = ProcessPool(min(workers, len(jobs) or 1), initializer=start_worker,
+                       context=multiprocessing.get_context('spawn'))
+    try:
+        for start in range(0, len(jobs), CHUNK):
+            with signals_blocked(signal.SIGINT):                   # the pool starts its processes here
+                futures = [pool.schedule(function, (job,), timeout=TIMEOUT) for job in jobs[start:start + CHUNK]]
+            for future in futures:
+                try:
+                    yield future.result()
+                except (ProcessExpired, TimeoutError):
+                    yield crashed
+    finally:
+        pool.stop()                                                # not close: that would wait for jobs in the queue
+        pool.join()

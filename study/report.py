@@ -1,0 +1,294 @@
+"""The study's tables, intervals, verdicts and figures, from its records alone (ours).
+
+    python -m study.report [--records results/records.jsonl] [--out results]
+
+In:  records.jsonl, as `runs.py` writes it.
+Out: claims.md: tables of each group of runs; each claim of `claims.py` with differences, intervals and verdict.
+     log.md: which run was made when. figures/: forgetting.png, differences.png, selected.png, and the paper's
+     tables and those of its figures that need no model.
+"""
+import json
+import tempfile
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from scipy import stats
+
+from paper import figures
+from paper.groups import DIRECTIONS, group_runs, markdown, text
+from paper.plot_style import PRINT, SELECTION_STYLES, STYLES, legend_below, line_style, ticks_of_tasks
+from study import claims
+from study.claims import A, F, at_end, field, over_seeds, retrieval, source_selected, title
+from study.runs import FIRST_WITH_COVERAGE, GROUPS, MAIN, RECORDS, add_probe_A
+from utils.checkpoint import check_writable, write_text
+from utils.cli import Parser, cli_errors, parse
+
+SELECTION_OF = {'lava': 'importance', 'frs': 'forget-robust', 'flava': 'both', 'excess': 'excess'}   # --selection
+STYLE_OF = SELECTION_OF | {'random': 'random', 'mats': 'mats'}
+P_KINDS = ('on_v', 'beside_v', 'on_a', 'beside_a', 'same class', 'same task', 'other task')
+P_PAIRS = [('on_v', 'beside_v'), ('on_a', 'beside_a'), ('same class', 'other task'), ('same task', 'other task')]
+
+
+# ----------------------------------------------------------------------------------------- the tables
+
+def table(words, runs, names, columns, seeds=False):
+    """A row a run: title, number of seeds if wanted, mean ± standard deviation of each of columns {title: value}"""
+    rows = []
+    for name in names:
+        if name in runs:
+            numbers = [text(over_seeds(runs[name], value)) for value in columns.values()]
+            rows.append([title(name), *([len(runs[name])] if seeds else []), *numbers])
+    return markdown([words, *(['seeds'] if seeds else []), *columns], rows)
+
+
+def main_tables(runs, names):
+    """A and F at R@1, 5, 10 for each direction; then the other numbers of these runs."""
+    tables = []
+    for direction, words in DIRECTIONS.items():
+        columns = {f'{k} {which} {arrow}': retrieval(which, k, [direction])
+                   for k in ('R@1', 'R@5', 'R@10') for which, arrow in (('A', '↑'), ('F', '↓'))}
+        columns['median rank ↓'] = retrieval('A', 'median_rank', [direction])
+        tables.append(table(words, runs, names, columns, seeds=True))
+    columns = {'R@10 A ↑, both': A, 'F ↓, both': F, 'gap': claims.gap, 'probe ↑': claims.probe,
+               'samples/s': field('samples_per_s'), 'peak, GB': field('memory_gb')}
+    return '\n\n'.join([*tables, table('', runs, names, columns)])
+
+
+def claims_table(group, runs):
+    """Each claim of a group that has records: differences, verdict, detectable effect."""
+    rows = []
+    for claim in claims.CLAIMS.get(group, ()):
+        differences = {f'{title(a)} − {title(b)}': d for a, b, d in claim.differences(runs)}
+        if differences:
+            unclear = [f'{words} ±{d.detectable:.2f}' for words, d in differences.items()
+                       if d.verdict(claim.margin) == 'inconclusive']
+            rows.append([claim.words, '; '.join(f'{words} {d}' for words, d in differences.items()),
+                         f'**{claim.verdict(runs)}**', '; '.join(unclear)])
+    return markdown(['claim', 'differences [95 % interval], seeds of that sign', 'verdict',
+                     'detectable effect where inconclusive'], rows)
+
+
+def variants_table(runs, names):
+    """A, and the share of the source that each variant selects."""
+    rows = []
+    for name in names:
+        if name in runs:
+            selection = next((SELECTION_OF[part] for part in name.split('-') if part in SELECTION_OF), 'importance')
+            values = (A, source_selected(selection, 'v'), source_selected(selection, 'a'))
+            rows.append([name, f'`{first_record(runs[name])["options"]}`', len(runs[name]),
+                         *(text(over_seeds(runs[name], value)) for value in values)])
+    return markdown(['', 'options', 'seeds', 'R@10 A ↑', 'source selected, frames, %', 'sound, %'], rows)
+
+
+def selections_table(runs):
+    """Table 3's selections: A, F, the share of the source they take, and A with the source in I."""
+    rows = []
+    for name, selection in SELECTION_OF.items():
+        if name in runs:
+            values = (A, F, source_selected(selection, 'v'), source_selected(selection, 'a'))
+            rows.append([title(name), *(text(over_seeds(runs[name], value)) for value in values),
+                         text(over_seeds(runs.get(f'oracle-{name}', {}), A))])
+    return markdown(['', 'R@10 A ↑', 'F ↓', 'source selected, frames, %', 'sound, %', 'A with the source in I'], rows)
+
+
+def attention_tables(runs):
+    """How well the last AVM finds the source; what each selection would take of it; P of Eq. 5 on and off the source
+    and by the past pair, and differences of these with intervals over seeds."""
+    columns = {'I_v AUC': at_end('localization', 'avm', 'auc_v'), 'I_a AUC': at_end('localization', 'avm', 'auc_a'),
+               'cosine AUC, frames': at_end('localization', 'backbone', 'auc_v')}
+    for modality, words in (('v', 'frames'), ('a', 'sound')):
+        for name, selection in SELECTION_OF.items():
+            columns[f'{words}, {title(name).removesuffix(" (ours)")}'] = source_selected(selection, modality)
+    names, rows = [name for name in ('flava', 'flava+', 'lava', 'excess') if name in runs], []
+    for name in names:
+        by_kind = {}
+        for kind in P_KINDS:
+            value = at_end('selection', 'P', kind, scale=100)
+            by_kind[kind] = {seed: value(record) for seed, record in runs[name].items()}
+        rows.append([title(name), *(claims.difference(by_kind[a], by_kind[b], float) for a, b in P_PAIRS)])
+    return '\n\n'.join([
+        table('source patches selected, %, by the models of', runs, MAIN, columns),
+        table('P of Eq. 5, %', runs, names, {kind: at_end('selection', 'P', kind, scale=100) for kind in P_KINDS}),
+        markdown(['P, %, [95 % interval]', *(f'{a} − {b}' for a, b in P_PAIRS)], rows)])
+
+
+def coverage_table(runs):
+    """How much of a training clip was never visible or selected; and its correlation with A on the main stream."""
+    kinds = {'visible_v': 'visible, frames', 'visible_a': 'visible, sound', 'selected_v': 'selected, frames',
+             'selected_a': 'selected, sound'}
+    covered = [name for name in runs if min(runs[name]) >= FIRST_WITH_COVERAGE]
+    parts = [table('never, % of a clip\'s patches', runs, covered,
+                   {words: field('coverage', f'never_{kind}') for kind, words in kinds.items()} | {'R@10 A ↑': A})]
+    records = [record for name in GROUPS['fresh'].runs for record in runs.get(name, {}).values()]
+    for kind, words in kinds.items() if len(records) > 2 else ():
+        rho, p = stats.spearmanr([record['coverage'][f'never_{kind}'] for record in records], list(map(A, records)))
+        parts.append(f'Spearman correlation of never {words} with A over {len(records)} runs of the main stream: '
+                     f'{rho:+.2f} (p = {p:.2g}).')
+    return '\n\n'.join(parts)
+
+
+def log(runs):
+    """All runs, in the order in which they ended."""
+    records = sorted((record for by_seed in runs.values() for record in by_seed.values()), key=lambda r: r['ended'])
+    rows = [[record['ended'], f'{record["name"]}-{record["seed"]}', f'`{record["options"]}`', record['commit'],
+             record['machine'], record['seconds'], text((A(record), None))] for record in records]
+    return markdown(['ended', 'run', 'options', 'commit', 'machine', 'seconds', 'R@10 A'], rows) + '\n'
+
+
+def page(runs):
+    """All tables, as Markdown."""
+    records = [record for by_seed in runs.values() for record in by_seed.values()]
+    hours = sum(record['seconds'] for record in records) / 3600
+    commits, machines = (sorted({record[name] for record in records}) for name in ('commit', 'machine'))
+    parts = ['# Claims, with the numbers behind them', 'Written by `python -m study.report`; do not edit.',
+             f'{len(records)} runs, {hours:.1f} hours of one core for training; commits {", ".join(commits)}; '
+             f'{", ".join(machines)}. Mean ± standard deviation over seeds. Samples/s and peak are of runs that shared '
+             'the machine with others: `paper/bench.py` measures cost.',
+             *claims.__doc__.strip().split('\n\n')[2:]]
+    for group, (words, _, names) in GROUPS.items():
+        if not set(names) & set(runs) or group.startswith('tuning'):
+            continue
+        parts += [f'## {words}', main_tables(runs, names), claims_table(group, runs)]
+        if group == 'main':
+            parts += ['## Table 3, and the source', selections_table(runs)]
+        if group in ('oracles', 'why', 'why-second', 'why-again', 'mixture'):
+            parts.append(variants_table(runs, names))
+    if set(MAIN) & set(runs):
+        parts += ['## Where the AVM looks, what is selected, what P is', attention_tables(runs)]
+    if set(GROUPS['fresh'].runs) & set(runs):
+        parts += ['## Coverage', coverage_table(runs)]
+    return '\n\n'.join(parts) + '\n'
+
+
+# ---------------------------------------------------------------------------------------- the figures
+
+def style(name):
+    return line_style(SELECTION_STYLES[STYLE_OF[name]] if name in STYLE_OF else STYLES[name])
+
+
+def recall_over_stream(record):
+    """R@10 after each task, the mean over the tasks learned so far and both directions"""
+    acc = np.mean([record['retrieval'][direction]['R@10']['acc'] for direction in DIRECTIONS], 0)
+    return [acc[t, :t + 1].mean() for t in range(len(acc))]
+
+
+def plot_band(axis, by_seed, value, **style):
+    """The mean of value(record) over seeds, in a band of its 95 % interval."""
+    lines = np.array([value(record) for record in by_seed.values()])
+    x, middle = range(lines.shape[1]), lines.mean(0)
+    axis.plot(x, middle, **style)
+    if len(lines) > 2:
+        half = stats.t.ppf(0.975, len(lines) - 1) * stats.sem(lines)
+        axis.fill_between(x, middle - half, middle + half, color=style['color'], alpha=0.12, linewidth=0)
+
+
+def plot_forgetting(runs):
+    """Forgetting curves: left the methods, right the selections."""
+    figure, axes = plt.subplots(1, 2, figsize=(7, 4.6), sharey=True, layout='constrained')
+    panels = {'methods': [name for name in MAIN if name in STYLES and name != 'multitask'],
+              'selections': ['der++', 'random', 'mats', 'lava', 'frs', 'flava', 'excess']}
+    for axis, (words, names) in zip(axes, panels.items()):
+        for name in names:
+            if name in runs:
+                plot_band(axis, runs[name], recall_over_stream, label=title(name), **style(name))
+        if 'multitask' in runs:
+            upper, _ = over_seeds(runs['multitask'], A)
+            axis.axhline(upper, color='black', linestyle='--', linewidth=1, label='Multitask')
+        ticks_of_tasks(axis, first_record(first_record(runs))['retrieval']['tasks'])
+        axis.set_title(words)
+        axis.legend(ncols=3, loc='upper center', bbox_to_anchor=(0.5, -0.25))
+    axes[0].set_ylabel('R@10 of the tasks so far, %')
+    return figure
+
+
+def first_record(by_seed):
+    return next(iter(by_seed.values()))
+
+
+def plot_differences(runs):
+    """All differences in A of the claims, with their intervals; without the runs that know the source everywhere."""
+    rows = [(f'{title(a)} − {title(b)}', d) for group, group_claims in claims.CLAIMS.items()
+            if group not in ('ablations', 'oracles') for claim in group_claims if claim.value is A
+            for a, b, d in claim.differences(runs)]
+    figure, axis = plt.subplots(figsize=(7, 0.6 + 0.19 * len(rows)), layout='constrained')
+    colours = {'supported': '#009E73', 'contradicted': '#D55E00', 'inconclusive': '#666666'}
+    for place, (_, d) in enumerate(rows):
+        axis.errorbar(d.mean, place, xerr=[[d.mean - d.low], [d.high - d.mean]], fmt='o', color=colours[d.verdict()],
+                      capsize=2)
+    axis.axvline(0, color='black', linewidth=0.8)
+    axis.set_yticks(range(len(rows)), [words for words, _ in rows])
+    axis.margins(y=0.02)
+    axis.invert_yaxis()
+    axis.grid(alpha=0.25, axis='x')
+    axis.set_xlabel('difference in A, points of R@10, with its 95 % interval')
+    return figure
+
+
+def plot_selected(runs):
+    """Source patches that each selection takes over the stream, by the models of FLAVA; the mean over all tasks."""
+    record = first_record(runs['flava'])
+    figure, axes = plt.subplots(1, 2, figsize=(7, 3), sharey=True, layout='constrained')
+    for axis, modality, words in zip(axes, 'va', ('frames', 'sound')):
+        key = f'selected_{modality}'
+        for selection in record['selection'][key]:
+            def over_stream(record):
+                return np.mean(record['selection'][key][selection], 1)
+            plot_band(axis, runs['flava'], over_stream, label=selection, **line_style(SELECTION_STYLES[selection]))
+        axis.axhline(record['selection']['chance'][key], color='gray', linestyle=':', label='chance')
+        ticks_of_tasks(axis, record['selection']['after'])
+        axis.set_title(words)
+    axes[0].set_ylabel('source patches selected, %')
+    legend_below(figure, axes[0])
+    return figure
+
+
+def restore_run(record, folder):
+    """A record → the folder of its run as `paper.groups` reads it, without models, maps and points of the gap."""
+    run = folder / f'{record["name"]}-{record["seed"]}'
+    cfg, _ = parse(f'{record["options"]} --seed {record["seed"]} --data-seed {record["seed"]} --out {run}'.split())
+    (run / 'eval').mkdir(parents=True)
+    probe = add_probe_A(record['classification']) | dict(options='--clips 60 --lr 0.02 --epochs 10')
+    parts = {'config': vars(cfg), 'results': record['retrieval'], 'eval/gap': record['gap'],
+             'eval/classification-last': probe}
+    for name, content in parts.items():
+        (run / f'{name}.json').write_text(json.dumps(content))
+    return run
+
+
+def write_paper_figures(runs, out):
+    """The paper's tables, and its figures that need no model, of the main stream, the second one and the ablations."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [restore_run(record, Path(folder)) for group in ('main', 'second', 'ablations')
+                 for name in GROUPS[group].runs for record in runs.get(name, {}).values()]
+        without_models = {number: figures.FIGURES[number] for number in (9, 10, 11, 13, 15)}
+        lines = figures.write(group_runs(paths), out, without_models)
+    return [line for line in lines if ': needs ' not in line]
+
+
+def main(arguments=None):
+    """The command line."""
+    parser = Parser(prog='python -m study.report', description='Tables and figures of the study\'s records.')
+    parser.add_argument('--records', type=Path, default=RECORDS, help='file of records')
+    parser.add_argument('--out', type=Path, help='folder to write to (default: the folder of the records)')
+    args = parser.parse_args(arguments)
+    out = args.out or args.records.parent
+    with cli_errors():
+        runs = claims.load(args.records)
+        check_writable(out / 'figures', '--out')
+        write_text(out / 'claims.md', page(runs))
+        write_text(out / 'log.md', log(runs))
+        print(out / 'claims.md')
+        drawn = {'forgetting': plot_forgetting, 'differences': plot_differences}
+        drawn |= {'selected': plot_selected} if 'flava' in runs else {}
+        for name, plot in drawn.items():
+            with plt.rc_context(PRINT):
+                figure = plot(runs)
+            figure.savefig(out / 'figures' / f'{name}.png', dpi=160, bbox_inches='tight')
+            plt.close(figure)
+            print(out / 'figures' / f'{name}.png')
+        print('\n'.join(write_paper_figures(runs, out / 'figures')))
+
+
+if __name__ == '__main__':
+    main()

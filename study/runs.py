@@ -1,0 +1,414 @@
+"""The study on sounding shapes: its runs, how a run is made, and what its record holds (ours).
+
+    python -m study.runs main                 all runs of a group that have no record (`make table`)
+    python -m study.runs lava-100 flava-101   these runs;  main --seeds 100: one seed of a group
+    python -m study.runs fresh --left         print the runs without a record, and how long they take
+    python -m study.runs --import DIR         append the records DIR/*.json of another checkout
+
+In:  names of runs: NAME-SEED, or the name of a group below.
+Out: results/records.jsonl, one line a run: options, commit, machine, time; retrieval after each task; evaluations of
+     the models: modality gap, localization and selection after each task, a linear probe at the end. No weights.
+     `report.py` makes all tables and figures from this file.
+
+The seed sets clips, order within a task, masks and selection. Runs with one seed share clips and order: they are pairs.
+All runs share classes and initial model. Each trains in a process with one thread.
+
+Seed 0 chose the benchmark and the options of the methods. Seeds 100-109 are reported. Seeds 200-203 choose the options
+of `rank` and are never reported. Seeds 300-309 are the pre-registered runs. They also record coverage (`oracle.py`).
+"""
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from filelock import FileLock
+
+from config import UserError
+from downstream import classification, gap, localization, selection_stats
+from eval import DIRECTIONS, FinishedRun
+from study import oracle
+from utils.checkpoint import write_text
+from utils.cli import Parser, cli_errors
+
+ROOT = Path(__file__).parent.parent
+RECORDS = ROOT / 'results' / 'records.jsonl'
+FIRST_WITH_COVERAGE = 300                                          # seeds from here on record coverage
+PROBE = dict(clips=60, epochs=10, lr=0.02)                         # few clips, so that the probe does not saturate
+EVALUATED_CLIPS = dict(test_clips=60, candidate_sets=1)            # per task, in all evaluations but retrieval
+
+# Options tried on seed 0, four settings a method. TUNED is the one with the highest A; of equals, the first.
+TRIED = {
+    'der++': ['--alpha 0.1', '--alpha 0.5', '--alpha 1', '--alpha 2'],
+    'flava': ['--rho-a 0.5 --rho-v 0.5 --beta 0.4', '--rho-a 0.5 --rho-v 0.5 --beta 0.1',
+              '--rho-a 0.375 --rho-v 0.375 --beta 0.4', '--rho-a 0.625 --rho-v 0.625 --beta 0.4'],
+    'gmed': ['--gmed-alpha 0.1 --gmed-beta 0.05', '--gmed-alpha 0.5 --gmed-beta 0.05',
+             '--gmed-alpha 0.1 --gmed-beta 0.5', '--gmed-alpha 0.02 --gmed-beta 0.05'],
+    'cls-er': ['--cls-er-alpha-p 0.999 --cls-er-alpha-s 0.999 --cls-er-lam 0.1',
+               '--cls-er-alpha-p 0.99 --cls-er-alpha-s 0.99 --cls-er-lam 0.1',
+               '--cls-er-alpha-p 0.95 --cls-er-alpha-s 0.99 --cls-er-lam 0.1',
+               '--cls-er-alpha-p 0.99 --cls-er-alpha-s 0.99 --cls-er-lam 1'],
+    'lump': ['--lump-beta 0.05', '--lump-beta 0.2', '--lump-beta 0.5', '--lump-beta 1'],
+    'mir': ['--mir-candidates 2', '--mir-candidates 3', '--mir-candidates 5', '--mir-candidates 8'],
+}
+CHOSEN = {'der++': 1, 'flava': 0, 'gmed': 3, 'cls-er': 3, 'lump': 0, 'mir': 1}       # number of the setting in TRIED
+TUNED = {name: TRIED[name][number] for name, number in CHOSEN.items()}
+# FLAVA, its parts, Random and MATS build on DER++ and take its α.
+TUNED['flava'] = f'{TUNED["der++"]} {TUNED["flava"]}'
+
+
+class Rank(NamedTuple):
+    """The options of `rank` that the tuning chose. None: not chosen yet."""
+    share: float
+    weight: float
+    sound: str | None = None       # weights of audio: importance, rank or even
+    pruning: str | None = None     # P: none, excess or printed
+
+
+RANK = None       # set this to `tuned_rank` of the records: after share and weight, after sound, after pruning
+
+
+def by_rank(sound=None, pruning=None, area=1, more=''):
+    """Options of a run that draws video patches by rank; None while RANK lacks what they need.
+
+    sound, pruning: in place of RANK's. area: factor on RANK's share. more: options in front
+    """
+    if RANK is None or not (sound or RANK.sound) or not (pruning or RANK.pruning):
+        return None
+    sound, pruning = sound or RANK.sound, pruning or RANK.pruning
+    options = f'--rank-share {RANK.share * area:g} --rank-weight {RANK.weight:g} {TUNED["flava"]}'
+    if sound == 'importance' and pruning != 'printed':
+        selection = {'none': 'rank', 'excess': 'rank-excess'}[pruning]
+        return f'{more} --selection {selection} {options}'.strip()
+    return f'--draw-a {sound} --draw-v rank --pruning {pruning} {more} --selection importance {options}'
+
+
+# ------------------------------------------------------------------------------------------ the runs
+
+class Group(NamedTuple):
+    title: str
+    seeds: tuple
+    runs: dict        # {name: options}; None: they need RANK
+
+
+MAIN = {   # the order of Table 1, then the selections of Table 3 and ours
+    **{name: f'--method {name} {TUNED.get(name, "")}'
+       for name in ('finetune', 'er', 'mir', 'der++', 'gmed', 'cls-er', 'lump', 'flava')},
+    'flava+': f'--method flava+ {TUNED["flava"]}', 'multitask': '--method multitask',
+    'random': f'--selection random {TUNED["der++"]}', 'mats': f'--selection mats {TUNED["der++"]}',
+    'lava': f'--selection importance {TUNED["flava"]}', 'frs': f'--selection forget-robust {TUNED["flava"]}',
+    'excess': f'--selection excess {TUNED["flava"]}'}
+SECOND_STREAM = '--min-silent 2 --max-silent 2 --order shuffled'
+SECOND = {f'second-{name}': f'{MAIN[name]} {SECOND_STREAM}'
+          for name in ('finetune', 'er', 'der++', 'flava', 'lava', 'excess')}
+
+ABLATIONS = {}     # Tables 9, 10 and Figures 9, 10, 11
+for _option, _values in (('rho-a', (0.375, 0.625)), ('rho-v', (0.375, 0.625)), ('beta', (0.1, 0.5)), ('chunk', (4, 8)),
+                         ('audio-selection', ('frequency', 'none'))):
+    ABLATIONS |= {f'{_option}-{value}': f'{MAIN["flava"]} --{_option} {value}' for value in _values}
+for _name, _sizes in (('der++', (80, 320)), ('flava', (80, 320)), ('flava+', (80,))):   # FLAVA+ 80: FLAVA's 160 pairs
+    ABLATIONS |= {f'{_name}-memory-{size}': f'{MAIN[_name]} --memory-size {size}' for size in _sizes}
+ABLATIONS |= {f'{name}-no-mae': f'{MAIN[name]} --mae-weight 0' for name in ('finetune', 'er')}
+
+ORACLES = {   # the true source in I; P of all patches
+    **{f'oracle-{name}': f'--of both --odds 16 {MAIN[name]}' for name in ('lava', 'frs', 'flava', 'excess')},
+    **{f'oracle-lava-{of}': f'--of {of} --odds 16 {MAIN["lava"]}' for of in ('frames', 'sound')},
+    **{f'oracle-lava-odds-{odds}': f'--of both --odds {odds} {MAIN["lava"]}' for odds in (0.25, 1, 4)},
+    'flava-p-of-all': f'--prune all {MAIN["flava"]}', 'frs-p-of-all': f'--prune all --of both --odds 1 {MAIN["frs"]}'}
+WHY = {   # frames and sound apart
+    **{f'why-{of}': f'--of {of} --odds 16 {MAIN["lava"]}'
+       for of in ('frames', 'objects', 'moments', 'seen', 'part', 'top')},
+    **{f'why-any-{of}': f'--of {of} --odds 1 {MAIN["lava"]}' for of in ('frames', 'sound')}}
+
+# Pre-registered: no run of these existed when the claims about them were written (`claims.py`).
+FRESH = {
+    'fresh-rank': by_rank(), 'fresh-rank-excess': by_rank(pruning='excess'),
+    'fresh-rank+': by_rank(more='--method flava+'),
+    **{f'fresh-{name}': MAIN[name] for name in ('flava', 'flava+', 'lava', 'der++', 'mats', 'random', 'cls-er')}}
+FRESH_SECOND = {
+    'fresh-second-rank': by_rank(more=SECOND_STREAM),
+    **{f'fresh-second-{name}': f'{MAIN[name]} {SECOND_STREAM}' for name in ('flava', 'lava', 'der++', 'mats')}}
+THIRD = {}         # objects of twice and of half the area
+for _word, _area in (('large', 2), ('small', 0.5)):
+    _stream = f'--object-area {_area}'
+    THIRD |= {f'{_word}-rank': by_rank(more=_stream), f'{_word}-rank-matching': by_rank(area=_area, more=_stream),
+              **{f'{_word}-{name}': f'{MAIN[name]} {_stream}' for name in ('lava', 'der++')}}
+# numpy.random.default_rng(0).permutation of the six tasks, drawn twice
+TASK_ORDERS = {'order-1': 'elm,cedar,oak,fir,ash,birch', 'order-2': 'fir,oak,birch,cedar,ash,elm'}
+ORDERS = {}
+for _word, _order in TASK_ORDERS.items():
+    ORDERS |= {f'{_word}-rank': by_rank(more=f'--order {_order}'),
+               **{f'{_word}-{name}': f'{MAIN[name]} --order {_order}' for name in ('flava', 'der++')}}
+MIXTURE = {f'mixture-{m}': f'--draw-v mixture --mixture {m} --pruning none {MAIN["lava"]}'
+           for m in (0, 0.25, 0.5, 0.75, 1)}
+
+TUNING = {f'tune-{name}-{number}': f'--method {name} {options}'
+          for name, tried in TRIED.items() for number, options in enumerate(tried)}
+TUNING_RANK = {   # first share and weight, then sound, then P
+    **{f'tune-rank-1-{share}-{weight}': f'--selection rank --rank-share {1 / share} --rank-weight {weight} '
+                                        f'{TUNED["flava"]}' for share in (16, 8, 4) for weight in (4, 16, 64)},
+    **{f'tune-sound-{sound}': by_rank(sound=sound, pruning='none') for sound in ('rank', 'even')},
+    **{f'tune-pruning-{pruning}': by_rank(pruning=pruning) for pruning in ('excess', 'printed')}}
+
+GROUPS = {
+    'main': Group('Main stream', tuple(range(100, 110)), MAIN),
+    'second': Group('Second stream: two silent objects, shuffled tasks', tuple(range(100, 105)), SECOND),
+    'ablations': Group('Ablations', tuple(range(100, 104)), ABLATIONS),
+    'oracles': Group('The true source in place of I', tuple(range(100, 104)), ORACLES),
+    'why': Group('Why: frames and sound apart', tuple(range(105, 109)), WHY),      # seeds that ORACLES did not use
+    'why-second': Group('Why: second stream', tuple(range(100, 105)),
+                        {'why-second-frames': f'--of frames --odds 16 {SECOND["second-lava"]}'}),
+    # why-top was ahead; the same on the main seeds that had not shown it
+    'why-again': Group('Why: top eighth, replicated on new seeds', (100, 101, 102, 103, 104, 109),
+                       {'top-again': WHY['why-top']}),
+    'fresh': Group('Pre-registered: main stream', tuple(range(300, 310)), FRESH),
+    'fresh-second': Group('Pre-registered: second stream', tuple(range(300, 310)), FRESH_SECOND),
+    'third': Group('Pre-registered: objects of twice and of half the area', tuple(range(300, 305)), THIRD),
+    'orders': Group('Pre-registered: two random task orders', tuple(range(300, 305)), ORDERS),
+    'mixture': Group('Pre-registered: mixture weights (1 − m)·I_v + m/N', tuple(range(300, 304)), MIXTURE),
+    'tuning': Group('Tuning of the methods', (0,), TUNING),
+    'tuning-rank': Group('Tuning of rank', tuple(range(200, 204)), TUNING_RANK)}
+RUNS = {name: ' '.join(options.split()) if options else None
+        for group in GROUPS.values() for name, options in group.runs.items()}
+SEEDS = {name: group.seeds for group in GROUPS.values() for name in group.runs}
+
+
+def options_of(name):
+    """Options of a run. Raises UserError where they are not known yet."""
+    if RUNS[name] is None:
+        raise UserError(f'{name} needs RANK in study/runs.py. The tuning is not finished: `python -m study.runs '
+                        'tuning-rank --left`')
+    return RUNS[name]
+
+
+def parse_run(run):
+    """'lava-100' → ('lava', 100). Raises UserError."""
+    name, _, seed = run.rpartition('-')
+    if name not in RUNS or not seed.isdecimal():
+        raise UserError(f'{run} is no run of the study. Use a group ({", ".join(GROUPS)}), or NAME-SEED; '
+                        '`GROUP --left` prints names')
+    return name, int(seed)
+
+
+def expand(words, seeds=None):
+    """Groups and NAME-SEED → [NAME-SEED]. seeds: of the groups, in place of all. Raises UserError."""
+    runs = []
+    for word in words:
+        if word in GROUPS:
+            runs += [f'{name}-{seed}' for seed in seeds or GROUPS[word].seeds for name in GROUPS[word].runs]
+        else:
+            parse_run(word)
+            runs.append(word)
+    return runs
+
+
+# --------------------------------------------------------------------------------------- the records
+
+def read_records(path=RECORDS):
+    """records.jsonl → {(name, seed): record}, in the order of the file"""
+    records = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return {(record['name'], record['seed']): record for record in records}
+
+
+def append_records(records, path=RECORDS):
+    """Append those records that the file lacks. Processes take turns. Raises UserError where options differ."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f'{path}.lock'):
+        known, lines = read_records(path), path.read_text() if path.exists() else ''
+        for record in records:
+            check_options(record)
+            if (record['name'], record['seed']) not in known:
+                lines += json.dumps(record) + '\n'
+        write_text(path, lines)
+
+
+def check_options(record):
+    """Raises UserError where a record's options are not the options of its name."""
+    name, seed = parse_run(f'{record["name"]}-{record["seed"]}')
+    if ' '.join(record['options'].split()) != RUNS[name]:
+        raise UserError(f'the record of {name}-{seed} has the options {record["options"]}, but the run now has '
+                        f'{RUNS[name]}: remove the record, or set RANK as the tuning chose it')
+
+
+def retrieval_A(record):
+    """R@10 A, the mean of both directions, percent"""
+    return float(np.mean([record['retrieval'][direction]['R@10']['A'] for direction in DIRECTIONS]))
+
+
+def best_choice(runs_of, records):
+    """{choice: name of a run} → the choice with the highest mean A over the tuning seeds; of equals, the first. None
+    while a record is missing."""
+    means = {}
+    for choice, name in runs_of.items():
+        by_seed = [records.get(name, {}).get(seed) for seed in GROUPS['tuning-rank'].seeds]
+        if None in by_seed:
+            return None
+        means[choice] = np.mean([retrieval_A(record) for record in by_seed])
+    return max(means, key=means.get)
+
+
+def tuned_rank(records):
+    """{name: {seed: record}} → the Rank that the tuning chooses: share and weight, then sound, then P. None before."""
+    settings = {(1 / share, weight): f'tune-rank-1-{share}-{weight}' for share in (16, 8, 4) for weight in (4, 16, 64)}
+    setting = best_choice(settings, records)
+    if setting is None:
+        return None
+    sounds = {'importance': settings[setting], 'rank': 'tune-sound-rank', 'even': 'tune-sound-even'}
+    sound = best_choice(sounds, records)
+    if sound is None:
+        return Rank(*setting)
+    prunings = {'none': sounds[sound], 'excess': 'tune-pruning-excess', 'printed': 'tune-pruning-printed'}
+    return Rank(*setting, sound, best_choice(prunings, records))
+
+
+# ------------------------------------------------------------------------------------------- one run
+
+def train(name, seed, folder):
+    """Train a run in a process with one thread → seconds. Raises UserError where it fails.
+
+    Resumes an interrupted run, unless it records coverage, which counts from the first step.
+    """
+    words = f'{options_of(name)} --seed {seed} --data-seed {seed} --out {folder}'.split()
+    if seed >= FIRST_WITH_COVERAGE:
+        shutil.rmtree(folder, ignore_errors=True)
+        words += ['--coverage']
+    else:
+        words += ['--resume']
+    start = time.monotonic()
+    with open(f'{folder}.log', 'a') as log:
+        process = subprocess.run([sys.executable, '-m', 'study.oracle', *words], stdout=log, stderr=log,
+                                 env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)})
+    if process.returncode:
+        raise UserError(f'{folder} stopped early, see {folder}.log; the same command continues')
+    return time.monotonic() - start
+
+
+def evaluate_run(folder, name):
+    """Evaluate the models of a finished run → {evaluation: results}; also written to RUN/eval for `paper.figures`."""
+    run, last = (FinishedRun(folder, workers=0, device='cpu', last=last) for last in (False, True))
+    run.cfg = dataclasses.replace(run.cfg, **EVALUATED_CLIPS)
+    args = argparse.Namespace(finetune=False, seed=0, batch_size=None, **PROBE)
+    results = dict(gap=gap.evaluate(run, args), localization=localization.evaluate(run, args))
+    # a variant selects as it was trained
+    variant, _ = oracle.parse_options(options_of(name).split())
+    torch.manual_seed(0)
+    with oracle.patched(selection_stats, variant, run.cfg, run.stream.test):
+        results['selection'] = selection_stats.evaluate(run, args)
+    results['classification'] = add_probe_A(classification.evaluate(last, args))
+    for kind, found in results.items():
+        (last if kind == 'classification' else run).eval_path(kind, 'json').write_text(json.dumps(found))
+    return results
+
+
+def add_probe_A(probe):
+    """A linear probe of one model → the same with A. F needs more models."""
+    return probe | dict(A=float(np.mean(probe['acc'][-1])), F=None)
+
+
+def shorten(x):
+    """Numbers to five digits, without the points of the gap and the options of the probe, so that a record is small."""
+    if isinstance(x, dict):
+        return {name: shorten(value) for name, value in x.items() if name not in ('clouds', 'left_out', 'options')}
+    if isinstance(x, (list, tuple)):
+        return [shorten(value) for value in x]
+    return float(f'{x:.5g}') if isinstance(x, float) else x
+
+
+def commit():
+    """The commit of this code, with '+' where a program differs from it; '' without git."""
+    def git(*words):
+        return subprocess.run(['git', *words], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    try:
+        modified = git('status', '--porcelain', '--untracked-files=no', '--', '*.py')
+        return git('rev-parse', '--short', 'HEAD') + ('+' if modified else '')
+    except OSError:
+        return ''
+
+
+def processor():
+    """The model of the processor, where Linux tells it."""
+    try:
+        return Path('/proc/cpuinfo').read_text().split('model name\t: ')[1].splitlines()[0]
+    except (OSError, IndexError):
+        return platform.machine()
+
+
+def make_record(name, seed, folder, commit, seconds):
+    """A finished run → its record."""
+    log = [json.loads(line) for line in (folder / 'log.jsonl').read_text().splitlines()]
+    record = dict(name=name, seed=seed, options=options_of(name), commit=commit, machine=processor(),
+                  torch=torch.__version__, ended=time.strftime('%Y-%m-%d %H:%M'), seconds=round(seconds),
+                  samples_per_s=sorted(line['samples_per_s'] for line in log)[len(log) // 2],
+                  memory_gb=max(line['memory_gb'] for line in log),
+                  retrieval=shorten(json.loads((folder / 'results.json').read_text())))
+    if name in TUNING_RANK:
+        return record                                                      # chosen by A alone
+    record |= shorten(evaluate_run(folder, name))
+    if seed >= FIRST_WITH_COVERAGE:
+        record['coverage'] = shorten(json.loads((folder / 'coverage.json').read_text()))
+        if name.endswith(('-lava', '-rank')):
+            last = FinishedRun(folder, workers=0, device='cpu', last=True)
+            record['mismatch'] = shorten(oracle.retrieval_without_low_importance(last))
+    return record
+
+
+def make_run(run, records, folders):
+    """Train and evaluate a run, and append its record. Does nothing where it has one."""
+    name, seed = parse_run(run)
+    options_of(name)
+    known = read_records(records).get((name, seed))
+    if known:
+        return check_options(known)
+    folders.mkdir(parents=True, exist_ok=True)
+    started_at = commit()
+    seconds = train(name, seed, folders / run)
+    torch.set_num_threads(1)
+    record = make_record(name, seed, folders / run, started_at, seconds)
+    append_records([record], records)
+    for weights in [folders / run / 'last.pt', *(folders / run / 'models').glob('*.pt')]:
+        weights.unlink()
+    print(f'{run}: R@10 A {retrieval_A(record):.1f}, {seconds:.0f} s', flush=True)
+
+
+def print_left(runs, records):
+    """Print the runs without a record, one a line, and on stderr how long they take."""
+    left = [run for run in runs if parse_run(run) not in records]
+    seconds = np.mean([record['seconds'] for record in records.values()] or [150])
+    print(f'{len(runs) - len(left)} of {len(runs)} runs have a record; the others take about '
+          f'{len(left) * seconds / 3600:.1f} hours of one core', file=sys.stderr)
+    print('\n'.join(left))
+
+
+def main(arguments=None):
+    """The command line."""
+    parser = Parser(prog='python -m study.runs', description='Runs of the study on sounding shapes.')
+    parser.add_argument('runs', nargs='*', metavar='RUN', help=f'NAME-SEED, or a group: {", ".join(GROUPS)}')
+    parser.add_argument('--seeds', type=int, nargs='+', help='seeds of groups, in place of all')
+    parser.add_argument('--records', type=Path, default=RECORDS, help='file of records')
+    parser.add_argument('--folders', type=Path, default=Path('runs/study'), help='folder of the runs themselves')
+    parser.add_argument('--left', action='store_true', help='only print the runs without a record')
+    parser.add_argument('--import', type=Path, metavar='DIR', dest='import_from', help='append the records DIR/*.json')
+    args = parser.parse_args(arguments)
+    with cli_errors('the same command continues'):
+        if args.import_from:
+            imported = [json.loads(file.read_text()) for file in args.import_from.glob('*.json')]
+            append_records(sorted(imported, key=lambda record: record['ended']), args.records)
+            print(f'{len(imported)} records read from {args.import_from}')
+        runs = expand(args.runs, args.seeds)
+        if args.left:
+            print_left(runs, read_records(args.records))
+        else:
+            for run in runs:
+                make_run(run, args.records, args.folders)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,50 @@
+"""Selection statistics: each one by hand, and a whole run."""
+import pytest
+import torch
+
+from config import Config, UserError
+from downstream import selection_stats
+from downstream.selection_stats import ATTENTION_SELECTIONS, PARTNERS
+from eval import run_evaluation
+from untrained import SMALL, Unknown, make_run, options
+
+
+def test_coverage_by_hand():
+    source = torch.tensor([[1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]]).bool()
+    ids = torch.tensor([[0, 3], [1, 2], [0, 1], [0, 1]])           # half, all; no source, nothing but source
+    assert selection_stats.coverage(ids, source) == 75
+    assert selection_stats.coverage(ids[2:], source[2:]) is None
+
+
+def test_P_on_and_off_the_source_among_the_most_important_patches():
+    I, P = torch.tensor([[4., 3., 2., 1.]]), torch.tensor([[0.8, 0.2, 0.6, 0.]])
+    found = selection_stats.mean_on_and_off(I, P, torch.tensor([[True, False, False, True]]), 3)
+    assert found == pytest.approx((0.8, 0.4), abs=1e-6)
+
+
+def test_P_by_the_past_pair():
+    P, classes = torch.tensor([0.1, 0.2, 0.3, 0.5]), ['x', 'x', 'y', 'y']
+    found = selection_stats.mean_by_partner(P, classes, 1, [(1, 'x'), (1, 'y'), (0, 'z'), (0, 'z')])
+    assert [round(found[kind], 6) for kind in PARTNERS] == [0.1, 0.2, 0.4]
+    assert selection_stats.mean_by_partner(P, classes, 1, [(0, 'z')] * 4)['same class'] is None
+
+
+def test_statistics_of_a_run(tmp_path):
+    run = make_run(tmp_path, Config(**SMALL), [0, 1, 2])
+    results, table, figure = run_evaluation(run, 'selection', options())
+    assert results == run_evaluation(run, 'selection', options())[0]                    # the same random numbers
+    assert results['after'] == ['ash', 'birch'] and set(results['selected_v']) == set(ATTENTION_SELECTIONS)
+    for x in 'va':
+        for rows in results[f'selected_{x}'].values():
+            assert len(rows) == 2 and all(len(row) == 6 and all(0 <= share <= 100 for share in row) for row in rows)
+    P = results['P']
+    assert P['same task'][0][0] is not None and P['other task'][0][0] is None           # after ash there is only ash
+    assert P['other task'][0][1] is not None and P['same class'][0][1] is None
+    assert '| excess |' in table and len(figure.axes) == 2
+
+
+def test_sources_must_be_known(tmp_path):
+    run = make_run(tmp_path, Config(**SMALL), [1])
+    run.stream = run.stream._replace(test=[Unknown(dataset) for dataset in run.stream.test])
+    with pytest.raises(UserError, match='not known'):
+        selection_stats.evaluate(run, options())

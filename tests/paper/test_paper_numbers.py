@@ -1,0 +1,68 @@
+"""The paper's numbers: as printed, and consistent with each other."""
+import pytest
+
+from paper.groups import DATASET_TITLES, DIRECTIONS, METHOD_TITLES, SELECTION_TITLES
+from paper.paper_numbers import FOLDER, candidates, rows
+
+
+@pytest.mark.parametrize('table', ('table_1', 'table_7'))
+def test_avg_is_the_mean_of_recalls(table):
+    for dataset in DATASET_TITLES:
+        for direction in DIRECTIONS:
+            found = rows(table, dataset, direction)
+            assert list(found) == list(METHOD_TITLES)[:10]
+            for method, row in found.items():
+                assert len(row) == 8 and row[0] <= row[2] <= row[4]     # A of a larger K is larger
+                for start in (0, 1):                                    # A and F
+                    *recalls, average = row[start::2]
+                    assert (average is None) == (method == 'multitask' and start == 1)
+                    assert average is None or abs(sum(recalls) / 3 - average) < 0.0051, (dataset, direction, method)
+
+
+def test_rows_are_as_printed():
+    assert rows('table_1', 'vggsound', 'audio_to_video')['flava'] == (5.34, 2.04, 15.04, 5.20, 22.10, 5.90, 14.16, 4.38)
+    assert rows('table_1', 'audioset', 'video_to_audio')['multitask'][-3:] == (None, 23.15, None)
+    assert rows('table_7', 'audioset', 'audio_to_video')['lump'][:2] == (4.45, 3.40)
+    assert rows('table_2')['gmed'] == (32.03, 5.65) and len(rows('table_2')) == 8
+    assert rows('table_3', 'vggsound')['mats'] == (12.91, 6.55, 12.70, 6.80, 21.30, 21.42)
+    assert rows('table_4', 'vggsound')['flava'] == (58.65, 0.28, 0.64, 0.27)
+    assert rows('table_8', 'vggsound')['er'] == (54.98,) and 'mir' not in rows('table_8', 'vggsound')
+    assert rows('table_9', 'vggsound', 'rho_v')['0.625'] == (13.82, 4.50, 13.53, 5.27)
+    assert list(rows('table_10', 'vggsound', 'beta')) == ['0.1', '0.4', '0.5']
+    assert [candidates(dataset) for dataset in ('vggsound', 'audioset', 'shapes')] == [1353, 802, None]
+    assert rows('table_1', 'shapes') == {}
+
+
+def test_every_cell_is_a_number_and_every_row_has_the_name_of_an_option():
+    names = {*METHOD_TITLES, *SELECTION_TITLES, *DATASET_TITLES, *DIRECTIONS, 'rho_a', 'rho_v', 'beta'}
+    files = sorted(FOLDER.glob('*.csv'))
+    assert len(files) == 9
+    for file in files:
+        header, *lines = [line.split(',') for line in file.read_text().splitlines()]
+        for line in lines:
+            for name, cell in zip(header, line, strict=True):
+                is_name = name in ('dataset', 'direction', 'method', 'selection', 'option')
+                assert cell in names if is_name else cell == '' or float(cell) >= 0, (file, line)
+
+
+def test_tables_agree_with_each_other():
+    """Numbers that the paper prints in several tables; and one place where its tables disagree, as printed."""
+    table_1 = {direction: rows('table_1', 'vggsound', direction) for direction in DIRECTIONS}
+    flava = tuple(x for direction in DIRECTIONS for x in table_1[direction]['flava'][-2:])
+    assert flava == rows('table_3', 'vggsound')['both'][:4] == rows('table_10', 'vggsound', 'beta')['0.4']
+    assert flava == rows('table_9', 'vggsound', 'rho_a')['0.5'] == rows('table_9', 'vggsound', 'rho_v')['0.5']
+    assert rows('table_2')['flava'] == rows('table_3', 'vggsound')['both'][4:]
+    # DER++'s throughput is 17.01 in Table 2 and 14.13 in Table 3
+    assert (rows('table_2')['der++'][1], rows('table_3', 'vggsound')['der++'][5]) == (17.01, 14.13)
+
+
+def test_gains_are_those_of_the_text():
+    """Gains that §1 and §5.2 claim over the best of the other methods: VGGSound video to audio, AudioSet, Table 4"""
+    def gain(found, method, k):
+        others = [row[k] for name, row in found.items() if name not in ('flava', 'flava+', 'multitask')]
+        return round(found[method][k] - max(others), 2)
+    parts = [rows('table_1', 'vggsound', 'video_to_audio'), *(rows('table_1', 'audioset', d) for d in DIRECTIONS)]
+    gains = [gain(part, method, -2) for part in parts for method in ('flava', 'flava+')]
+    assert gains == [1.80, 3.26, 0.03, 2.94, 0.58, 3.76]
+    gains = [gain(rows('table_4', d), method, 0) for d in DATASET_TITLES for method in ('flava', 'flava+')]
+    assert gains == [0.31, 0.73, 0.28, 0.67]

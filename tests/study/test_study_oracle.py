@@ -1,0 +1,197 @@
+"""study/oracle.py: each clip's own source is used and stored; other draws; coverage; pooling the important patches."""
+import pytest
+import torch
+
+import avm
+import baselines
+import flava
+import model
+import selection
+from downstream.maps import frame_moments, silent_objects, source_of_clip
+from flava import build_method
+from patches import normalize_frames, patchify
+from selection import select_audio, select_video
+from streams.catalogue import open_stream
+from study import oracle
+from utils.cli import parse
+
+
+@pytest.fixture(scope='module')
+def setting():
+    """Config, training data sets, backbone, AVM"""
+    cfg, _ = parse(['--clips-per-task', '9', '--test-clips', '5', '--cache', '', '--candidate-sets', '1'])
+    torch.manual_seed(0)
+    return cfg, open_stream(cfg, 0).train, model.AudioVideoMAE(cfg), avm.AVM(cfg.embed_dim, cfg.avm_heads)
+
+
+def batch_of(train, clips):
+    """[(task, clip)] → a batch"""
+    items = [train[task][clip, 0] for task, clip in clips]
+    return {name: torch.stack([item[name] for item in items]) for name in ('audio', 'video')}
+
+
+@pytest.mark.parametrize('of', ['frames', 'sound', 'both'])
+def test_each_clip_gets_its_own_source(setting, of):
+    cfg, train, *networks = setting
+    clips = [(2, 5), (0, 1), (4, 8)]
+    patches = patchify(batch_of(train, clips), cfg.patch_size)
+    out, plain = oracle.Oracle(cfg, train, of, 50)(cfg, *networks, patches), avm.attend(cfg, *networks, patches)
+    sources = [source_of_clip(train[task], cfg, clip) for task, clip in clips]
+    for name in out._fields:
+        if name == 'importance_a' and of != 'frames' or name == 'importance_v' and of != 'sound':
+            I = getattr(out, name)
+            assert torch.allclose(I.sum(1), torch.ones(3))
+            for row, source in zip(I, [source['av'.index(name[-1])] for source in sources]):
+                assert torch.allclose(row[source] / row[~source].mean(), torch.tensor(50.), rtol=0.01)
+                assert len(row.unique()) > 0.9 * len(row)
+        else:
+            assert torch.equal(getattr(out, name), getattr(plain, name)), name
+
+
+def test_what_each_name_marks(setting):
+    cfg, train, *networks = setting
+    shares = []
+    for index in range(9):
+        scene = train[1].scene(index)
+        source_a, source_v = source_of_clip(train[1], cfg, index)
+        marked = {of: oracle.marked_patches(scene, cfg, of) for of in oracle.MARKS}
+        assert marked['objects']['importance_v'].equal(source_v | silent_objects(scene, cfg))
+        assert (marked['objects']['importance_v'] & ~source_v).any()         # each clip here has a silent object
+        assert marked['moments']['importance_a'].equal(frame_moments(cfg))
+        assert marked['seen']['importance_v'].equal(source_v)
+        assert marked['seen']['importance_a'].equal(frame_moments(cfg))
+        assert marked['both']['importance_a'].equal(source_a) and marked['frames']['importance_v'].equal(source_v)
+        part = marked['part']['importance_v']
+        assert (source_v | ~part).all() and part.equal(oracle.marked_patches(scene, cfg, 'part')['importance_v'])
+        shares.append(part.sum().item() / source_v.sum().item())
+    assert 0.5 < sum(shares) / 9 < 0.8 and 0 < min(shares)
+
+    patches = patchify(batch_of(train, [(2, 3), (2, 6)]), cfg.patch_size)
+    out, plain = oracle.Oracle(cfg, train, 'top', 50)(cfg, *networks, patches), avm.attend(cfg, *networks, patches)
+    for I, own in zip(out.importance_v, plain.importance_v):
+        top = I > 10 * I.median()
+        assert top.sum() == len(own) // 8 and own[top].min() >= own[~top].max()
+
+
+def test_odds_by_hand():
+    """Of two patches one is marked: it is drawn first in odds / (odds + 1) of the draws. In sound, a chunk of a marked
+    patch at odds of 3 and another has the mean 2, three other chunks 1: it is first in 2 of 5 draws."""
+    for odds in (0.25, 1, 4):
+        I = oracle.oracle_importance(torch.tensor([[odds, 1.]]).expand(20_000, 2))
+        assert abs((select_video(I, torch.zeros_like(I), 1) == 0).double().mean().item() - odds / (odds + 1)) < 0.015
+    I = oracle.oracle_importance(torch.tensor([[3.] + [1.] * 7]).expand(20_000, 8))
+    first = (select_audio(I, torch.zeros_like(I), 2, (4, 2), 1) == 0).any(1).double().mean().item()
+    assert abs(first - 2 / 5) < 0.015
+
+
+def test_a_step_uses_and_stores_the_source(setting):
+    cfg, train, *networks = setting
+    batch = batch_of(train, [(3, 4), (3, 7), (3, 1)])
+    args, _ = oracle.parse_options(['--of', 'both', '--odds', '50', '--prune', 'all'])
+    with oracle.patched(flava, args, cfg, train):
+        method = flava.FLAVA(cfg, *networks)
+        method(batch), method(batch)
+    assert flava.attend is avm.attend and flava.prune_probability is selection.prune_probability
+    past = method.memory.sample(6, torch.device('cpu'))
+    for x in 'av':
+        sources = [source_of_clip(train[3], cfg, clip)['av'.index(x)] for clip in (4, 7, 1)]
+        stored = past[f'importance_{x}'] > past[f'importance_{x}'].median(1, keepdim=True).values * 10
+        assert {tuple(row) for row in stored.tolist()} <= {tuple(row) for row in torch.stack(sources).tolist()}
+        assert (past[f'prune_{x}'] > 0).all(1).any()                         # of the second step: P of all patches
+
+
+def test_P_of_all_patches_agrees_with_P_of_the_most_important():
+    I, k, query, past = torch.rand(2, 6), torch.randn(2, 3, 6, 4), torch.randn(2, 3, 4), torch.randn(2, 3, 4)
+    of_all, of_top = oracle.prune_among_all(I, k, query, past, 2), selection.prune_probability(I, k, query, past, 2)
+    assert (of_all > 0).all() and torch.allclose(of_all[of_top > 0], of_top[of_top > 0])
+
+
+def test_other_weights_for_the_draw(setting):
+    """`--draw-v rank` is `--selection rank` to the bit; mixtures by hand."""
+    cfg, *_ = setting
+    I_a, I_v = torch.rand(4, cfg.num_patches_a), torch.rand(4, cfg.num_patches_v)
+    by_rank, _ = parse(['--selection', 'rank'])
+    args, _ = oracle.parse_options(['--draw-v', 'rank'])
+    torch.manual_seed(1)
+    expected = selection.select_patches(by_rank, I_a, I_v, I_a, I_v)
+    torch.manual_seed(1)
+    with oracle.patched(flava, args, cfg, []):
+        ids = flava.select_patches(cfg, I_a, I_v, I_a, I_v)
+    assert all(map(torch.equal, ids, expected))
+    I = torch.tensor([[0.5, 0.3, 0.2, 0.0]])
+    assert torch.allclose(oracle.weights_of('mixture', cfg, I, 0.5), torch.tensor([[0.375, 0.275, 0.225, 0.125]]))
+    assert oracle.weights_of('mixture', cfg, I, 0).equal(I)
+    assert torch.allclose(oracle.weights_of('even', cfg, I, 0.5), torch.tensor(0.25))
+
+
+@pytest.mark.parametrize('options', [['--method', 'der++'], ['--method', 'cls-er'], ['--method', 'flava+'],
+                                     ['--selection', 'random'], ['--selection', 'rank']])
+def test_coverage_by_hand(setting, options, monkeypatch):
+    """A method's steps with recording: the same losses, and what was selected and visible of each clip."""
+    _, train, *networks = setting
+    cfg, _ = parse([*options, '--cache', '', '--test-clips', '5', '--candidate-sets', '1', '--clips-per-task', '9'])
+    batches, losses, drawn = [[(3, 4), (0, 7)], [(1, 1), (2, 2)]], [], []
+    coverage = oracle.Coverage(cfg, train)
+
+    def keep(cfg, patches):
+        masks = coverage(cfg, patches)
+        drawn.append((patches, masks))
+        return masks
+
+    for recorded in (False, True):
+        method = build_method(cfg, *networks)
+        torch.manual_seed(5)
+        if recorded:
+            monkeypatch.setattr(model, 'random_masks', keep)
+            monkeypatch.setattr(baselines, 'random_masks', keep)
+        losses.append([method(batch_of(train, clips))[0].item() for clips in batches])
+    assert losses[0] == losses[1]
+
+    # in order of the steps: the two clips of the first batch; the second batch and both replayed clips
+    numbers = [[9 * task + clip for task, clip in clips] for clips in batches]
+    assert [coverage.clips.find(patches)[:2] for patches, _ in drawn] == numbers
+    assert sorted(coverage.clips.find(drawn[1][0])[2:]) == sorted(numbers[0])
+    clip, selected, visible = numbers[0][0], set(), set()
+    for patches, masks in drawn:
+        row = coverage.clips.find(patches).index(clip)
+        selected |= set(patches.ids_v[row].tolist())
+        visible |= set(patches.ids_v[row][masks[1].keep[row]].tolist())
+    assert coverage.seen['selected_v'][clip].nonzero().flatten().tolist() == sorted(selected)
+    assert coverage.seen['visible_v'][clip].nonzero().flatten().tolist() == sorted(visible)
+    summary = coverage.summary()
+    assert (summary['clips'], summary['steps']) == (4, 1.5)
+    assert summary['never_visible_a'] >= summary['never_selected_a'] == (0 if options[1] in ('der++', 'cls-er') else
+                                                                         pytest.approx(summary['never_selected_a']))
+
+
+def test_pooling_all_patches_is_the_usual_embedding(setting):
+    cfg, train, backbone, matching = setting
+    batch = batch_of(train, [(0, 0), (1, 1), (2, 2)])
+    audio, video = batch['audio'], normalize_frames(batch['video'])
+    usual = backbone.embed(audio, video)
+    with torch.no_grad():
+        for all_patches, c in zip(oracle.ImportantPool(cfg, backbone, matching, 0).embed(audio, video), usual):
+            assert torch.allclose(all_patches, c, atol=1e-5)
+        for half, c in zip(oracle.ImportantPool(cfg, backbone, matching, 0.5).embed(audio, video), usual):
+            assert not torch.allclose(half, c, atol=1e-3) and torch.allclose(half.norm(dim=1), torch.ones(3))
+
+
+def test_the_command_line_and_what_it_refuses(tmp_path, capsys, monkeypatch):
+    """With a `train` that does nothing; tests of runs.py train through this program."""
+    monkeypatch.chdir(tmp_path)
+    of, here, started = ['--of', 'sound'], ['--out', 'run', '--cache', '', '--clips-per-task', '2'], []
+
+    def train(words):
+        started.append(words)
+        assert isinstance(flava.attend, oracle.Oracle)
+
+    oracle.main(train, [*of, *here])
+    assert started == [here] and '"of": "sound"' in (tmp_path / 'run/oracle.json').read_text()
+    for words, error in (([*of, '--method', 'der++'], 'how FLAVA selects'), (['--of', 'both', '--odds', '0'], '--odds'),
+                         ([*of, '--pretrain-steps', '3'], 'selects nothing'), (['--dataset', 'ave'], 'ave'),
+                         (['--coverage', *here, '--resume'], 'cannot --resume'),
+                         ([*here, '--odds', '2', '--resume'], 'was started with')):
+        with pytest.raises(SystemExit) as stopped:
+            oracle.main(train, words)
+        assert stopped.value.code == 2 and error in capsys.readouterr().err
+    assert len(started) == 1

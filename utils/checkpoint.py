@@ -1,0 +1,155 @@
+"""Files that are whole or not there: checkpoints, text files, the lock on a run's folder; and signals.
+
+In:  the state of a run, as tensors and plain values.
+Out: last.pt, which `--resume` continues from. Loading never executes code from a file.
+"""
+import contextlib
+import os
+import signal
+import tempfile
+import zipfile
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from config import UserError
+from utils.distributed import all_gather_object, get_rank, get_world_size
+
+
+# --------------------------------------------------------------------------------- atomic files
+
+def save_atomically(content, path):
+    """torch.save to a temporary file, then rename. Raises UserError if the disk is full."""
+    temporary = Path(f'{path}.{os.getpid()}.tmp')
+    try:
+        with open(temporary, 'wb') as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:           # torch reports a failed write as a RuntimeError
+        temporary.unlink(missing_ok=True)
+        intact = f' The last checkpoint, {path}, is intact.' if Path(path).exists() else ''
+        raise UserError(f'cannot write {path}: {getattr(error, "strerror", None) or "is the disk full?"}.{intact} '
+                        'Make room and continue with --resume.')
+
+
+def write_text(path, text):
+    """A text file in UTF-8, atomically."""
+    temporary = Path(f'{path}.{os.getpid()}.tmp')
+    temporary.write_text(text, encoding='utf-8')
+    os.replace(temporary, path)
+
+
+def read_checkpoint(path):
+    """torch.load of tensors and plain values. Raises UserError for any other file."""
+    try:
+        return torch.load(path, map_location='cpu', weights_only=True,
+                          mmap=zipfile.is_zipfile(path))           # older files have another format
+    except FileNotFoundError:
+        raise UserError(f'{path}: no such file')
+    except Exception as error:                         # torch raises many types, even for truncated files
+        if 'GLOBAL' in str(error) or 'Unsupported class' in str(error):
+            raise UserError(f'{path}: refused, because loading it would execute code from the file '
+                            f'({str(error).splitlines()[0][:120]})')
+        raise UserError(f'{path}: truncated, or not a checkpoint ({type(error).__name__})')
+
+
+def check_writable(folder, flag=''):
+    """Create the folder if needed, and write to it once. Raises UserError. flag: the option that names it"""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(f'{flag} {folder} cannot be written: {error.strerror}'.strip())
+
+
+# ------------------------------------------------------------------------------ a run's checkpoint
+
+def rank_state(method, device):
+    """The random states and the memory of this rank"""
+    states = {'torch': torch.get_rng_state()}
+    if device.type == 'cuda':
+        states['cuda'] = torch.cuda.get_rng_state(device)
+    return dict(random=states, memory=None if method.memory is None else method.memory.state_dict())
+
+
+def restore_rank_state(state, method, device):
+    """The reverse of rank_state"""
+    torch.set_rng_state(state['random']['torch'])
+    if device.type == 'cuda' and 'cuda' in state['random']:
+        torch.cuda.set_rng_state(state['random']['cuda'], device)
+    if state['memory'] is not None:
+        method.memory.load_state_dict(state['memory'], device)
+
+
+def rank_checkpoint(folder, rank, phase, step):
+    """The file of a further rank. Its name holds phase and step, because last.pt may be of an earlier step."""
+    return Path(folder) / f'last.process{rank}.{phase}.step{step}.pt'
+
+
+def remove_old(folder, pattern, keep):
+    """Delete the files of a pattern, but for those to keep."""
+    for file in set(Path(folder).glob(pattern)) - set(keep):
+        file.unlink()
+
+
+# ---------------------------------------------------------------------------------- lock, signals
+
+@contextlib.contextmanager
+def run_lock(out, cache):
+    """Lock a run's folder for this run. Raises UserError on all ranks if another run has it, or if a rank cannot write
+    to it or to the cache."""
+    with contextlib.ExitStack() as held:
+        error = ''
+        try:
+            check_writable(out, '--out')
+            check_writable(cache, '--cache')
+            if get_rank() == 0:
+                held.enter_context(folder_lock(Path(out)))
+        except (UserError, OSError) as problem:
+            error = str(problem)
+        errors = [message for message in all_gather_object(error) if message]
+        if errors:
+            raise UserError(errors[0])
+        yield
+
+
+@contextlib.contextmanager
+def folder_lock(folder):
+    """Raises UserError if another process has the lock. A run that never starts leaves no folder."""
+    lock = FileLock(folder / '.lock', timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(f'another run uses {folder}: wait until it ends, or choose another folder with --out')
+    except (OSError, NotImplementedError):             # a network disk without locks
+        tqdm.write(f'{folder} does not support locks: make sure that no other run writes there')
+    try:
+        yield
+    finally:
+        lock.release()
+        if not (folder / 'config.json').exists():
+            (folder / '.lock').unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+class StopRequest:
+    """Set by the first SIGINT or SIGTERM while training: stop after this step. `active`: whether a step is running;
+    outside of training a signal interrupts at once."""
+
+    def __init__(self):
+        self.requested, self.active = False, False
+        signal.signal(signal.SIGINT, self.handle)
+        signal.signal(signal.SIGTERM, self.handle)
+
+    def handle(self, number, frame):
+        if self.requested and get_world_size() > 1 and number == signal.SIGTERM:
+            return                                     # torchrun repeats the signal that all ranks already have
+        if self.requested or not self.active:
+            raise KeyboardInterrupt
+        self.requested = True
+        tqdm.write('stopping after this step (again: stop at once)')
