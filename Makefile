@@ -1,6 +1,7 @@
-# make demo    learn the built-in stream with Finetune and with FLAVA, and draw what came of it; stopped, it goes on
-# make test    every test
-# make bench   what each method costs, at the paper's size on a GPU, at a small one without
+# make demo    train Finetune and FLAVA on the built-in stream, and draw the results; if stopped, it resumes
+# make test    every test, two at a time; TESTS=8: eight at a time
+# make quick   the tests of the equations
+# make bench   the cost of each method: at the paper's size on a GPU, at a small one without
 # make table   the study's main table and report; JOBS=2: two runs at a time
 # Each makes .venv and installs into it when needed. Another interpreter: make PYTHON=python3.12 demo
 
@@ -12,14 +13,21 @@ SEEDS ?=
 RECORDS ?= results/records.jsonl
 JOBS ?= 1
 
-.PHONY: demo test bench table
+# Tests: how many at a time, and which ones are the equations.
+TESTS ?= 2
+EQUATIONS := patches model avm selection memory baselines flava eval conformance
+
+.PHONY: demo test quick bench table
 
 demo: .venv/installed
 	$(PY) train.py --method finetune --out runs/demo-finetune --resume
 	$(PY) train.py --method flava --out runs/demo-flava --resume
 
 test: .venv/installed
-	$(PY) -m pytest -q tests
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(TESTS) --dist worksteal
+
+quick: .venv/installed
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -m "not slow" $(EQUATIONS:%=tests/test_%.py)
 
 table: .venv/installed
 	$(PY) -m study.runs main $(if $(SEEDS),--seeds $(SEEDS)) --records $(RECORDS) --left \

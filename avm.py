@@ -72,8 +72,8 @@ class AVM(nn.Module):
 def mean_as_released(V):
     """"We average the values head-wise and token-wise" (Eq. 10).  V (B, H, n, d) → (B, D)
 
-    The released module reads V's memory as n rows of D values without moving the heads back. So each slot of the mean
-    is over all heads and every H-th patch. The released weights were trained so (N5).
+    The released module reshapes (B, H, n, d) to (B, n, H·d) without a transpose. So each group of d outputs averages
+    every H-th token, over all heads. The released weights were trained so (N5).
     """
     B, H, n, d = V.shape
     return V.reshape(B, n, H * d).mean(1)
@@ -91,8 +91,16 @@ def importance(p, beta):
 
 # ------------------------------------------------------------------------------- in a training step
 
+class JointTokens(NamedTuple):
+    """An unmasked pass without gradient through the backbone (N12)."""
+    o_a: torch.Tensor            # B,M,D
+    o_v: torch.Tensor            # B,N,D
+    joint_a: torch.Tensor        # B,M,D   õ_a
+    joint_v: torch.Tensor        # B,N,D   õ_v
+
+
 class AVMOutput(NamedTuple):
-    """An unmasked pass without gradient through backbone and AVM (N12)."""
+    """The same pass, and the AVM's attention on it."""
     o_a: torch.Tensor            # B,M,D
     o_v: torch.Tensor            # B,N,D
     joint_a: torch.Tensor        # B,M,D   õ_a
@@ -106,29 +114,36 @@ class AVMOutput(NamedTuple):
 
 
 @torch.no_grad()
-def attend(cfg, backbone, avm, patches):
-    """Eq. 2 and 3 for patches of whole clips → AVMOutput"""
+def joint_tokens(cfg, backbone, patches):
+    """E_a, E_v, E_f on Patches of whole clips → JointTokens"""
     x = to_float(patches, cfg.patch_size)
     o_a, o_v = backbone.encode(*x)
-    joint_a, joint_v = backbone.fuse(o_a, o_v, x.ids_a, x.ids_v)
-    p = avm.project(joint_a, joint_v)
-    return AVMOutput(o_a, o_v, joint_a, joint_v, *importance(p, cfg.beta), p.q_a, p.q_v, p.k_a, p.k_v)
+    return JointTokens(o_a, o_v, *backbone.fuse(o_a, o_v, x.ids_a, x.ids_v))
 
 
-def matching_loss(backbone, avm, out, patches):
-    """L^avm of Eq. 11 → scalar. out: the AVMOutput of these patches. The gradient reaches the AVM alone.
+@torch.no_grad()
+def attend(cfg, backbone, avm, patches):
+    """Eq. 2 and 3 for Patches of whole clips → AVMOutput"""
+    tokens = joint_tokens(cfg, backbone, patches)
+    p = avm.project(tokens.joint_a, tokens.joint_v)
+    return AVMOutput(*tokens, *importance(p, cfg.beta), p.q_a, p.q_v, p.k_a, p.k_v)
+
+
+def matching_loss(backbone, avm, tokens, patches):
+    """L^avm of Eq. 11 → scalar. tokens: JointTokens or AVMOutput of these patches, which are of whole clips. The gradient
+    reaches the AVM alone.
 
     Half of the batch keeps its own audio. The other half gets the audio of another pair. Both terms of the cross-entropy count (N11).
     """
-    B = len(out.joint_a)
-    joint_a, joint_v, matched = out.joint_a, out.joint_v, torch.ones(B, device=out.joint_a.device)
+    B = len(tokens.joint_a)
+    joint_a, joint_v, matched = tokens.joint_a, tokens.joint_v, torch.ones(B, device=tokens.joint_a.device)
     if B > 2:
-        # the mismatched half, and whose audio it gets: the next one in a random cycle, so never its own
+        # in a random cycle of the pairs, each mismatched pair gets the audio of the one before it: never its own
         order = torch.randperm(B, device=joint_a.device)
         mismatched, place = order[:B // 2].sort()
         audio_of = order.roll(1)[place]
         with torch.no_grad():                          # only the fusion sees both modalities
-            fused_a, fused_v = backbone.fuse(out.o_a[audio_of], out.o_v[mismatched],
+            fused_a, fused_v = backbone.fuse(tokens.o_a[audio_of], tokens.o_v[mismatched],
                                              patches.ids_a[mismatched], patches.ids_v[mismatched])
         joint_a, joint_v = joint_a.index_copy(0, mismatched, fused_a), joint_v.index_copy(0, mismatched, fused_v)
         matched = matched.index_fill(0, mismatched, 0)

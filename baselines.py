@@ -141,8 +141,8 @@ class MATS(DERpp):
 
 @contextmanager
 def isolated_rng(device):
-    """Restore the random states at the end. Computes in float32: a virtual step changes weights by less than bf16
-    resolves."""
+    """For a virtual step: restore the random states at the end, so that training goes on as without it. Compute in
+    float32, because the step changes weights by less than bf16 resolves."""
     with torch.random.fork_rng([device] if device.type == 'cuda' else []), torch.autocast(device.type, enabled=False):
         yield
 
@@ -162,7 +162,8 @@ def batch_gradient(cfg, backbone, patches):
 
 @contextmanager
 def virtual_step(backbone, gradient, lr):
-    """θᵛ = θ − η∇ℓ inside the context: one plain gradient step (N27). Afterwards the weights are restored exactly."""
+    """θᵛ = θ − η∇ℓ inside the context: one plain gradient step (N27). Afterwards the weights are restored exactly.
+    gradient: a tensor per weight, of its shape"""
     weights = list(backbone.parameters())
     with torch.no_grad():
         before = [weight.clone() for weight in weights]
@@ -192,7 +193,7 @@ class MIR(Replay):
 
     @torch.no_grad()
     def interference(self, patches, candidates):
-        """ℓ(x; θᵛ) − ℓ(x; θ) of each candidate, (n,). Both use the same mask, or the mask's randomness would count."""
+        """ℓ(x; θᵛ) − ℓ(x; θ) of each candidate, (n,), both under the same mask. patches, candidates: of whole clips"""
         cfg = self.cfg
         with isolated_rng(candidates.x_a.device):
             gradient = batch_gradient(cfg, self.backbone, patches)
@@ -230,7 +231,10 @@ class GMED(Replay):
         return self.total_loss(losses), log_dict(losses)
 
     def edit(self, patches, past):
-        """x ← γx + α ∇ₓ[(ℓ(x; θᵛ) − ℓ(x; θ)) − βℓ(x; θ)], clipped to the values that a clip can have"""
+        """x ← γx + α ∇ₓ[(ℓ(x; θᵛ) − ℓ(x; θ)) − βℓ(x; θ)], clipped to the values that a clip can have
+
+        patches: the current pairs; past: the replayed ones, x_a (n, M, p·p), x_v (n, N, p·p·3) float32 → like past
+        """
         cfg = self.cfg
         with isolated_rng(past.x_a.device):
             gradient = batch_gradient(cfg, self.backbone, patches)
@@ -300,11 +304,11 @@ class CLSER(Replay):
         self.steps += 1
         step = self.steps.item()
         rand_p, rand_s = self.shared_rand(step)
-        for rand, rate, alpha, copy_ in ((rand_p, cfg.cls_er_r_p, cfg.cls_er_alpha_p, self.plastic),
+        for rand, rate, alpha, teacher in ((rand_p, cfg.cls_er_r_p, cfg.cls_er_alpha_p, self.plastic),
                                          (rand_s, cfg.cls_er_r_s, cfg.cls_er_alpha_s, self.stable)):
             if rand < rate:
                 a = min(1 - 1 / (step + 1), alpha)
-                torch._foreach_lerp_(list(copy_.parameters()), list(self.backbone.parameters()), 1 - a)
+                torch._foreach_lerp_(list(teacher.parameters()), list(self.backbone.parameters()), 1 - a)
 
     def shared_rand(self, step):
         """Two numbers in [0, 1), the same on all ranks"""

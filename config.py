@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 # Names that options accept. A test compares them with the classes and functions behind them.
-DATASETS = ('shapes', 'vggsound', 'audioset')
+DATASETS = ('shapes', 'vggsound', 'audioset', 'folders')
 METHODS = ('finetune', 'er', 'mir', 'der++', 'gmed', 'cls-er', 'lump', 'flava', 'flava+', 'multitask')
 SELECTIONS = ('both', 'importance', 'forget-robust', 'excess', 'rank', 'rank-excess', 'random', 'mats')
 AUDIO_SELECTIONS = ('time', 'frequency', 'none')
@@ -101,15 +101,15 @@ SELECTING, SCORING = 'flava, flava+, random, mats', 'flava, flava+'
 class Config(Sizes):
     """Every option. The defaults are the paper's for VGGSound; `--size small` and other datasets have PRESETS."""
     # Data
-    dataset: str = option('shapes', 'shapes are built in', choices=DATASETS)
+    dataset: str = option('shapes', 'shapes are built in; folders: own videos, a folder per class', choices=DATASETS)
     data: str = option('', 'folder of the clips (streams/README.md); default data/DATASET', applies_to=FILES)
-    tasks: str = option('', 'CSV file with the columns class,task; default: the paper\'s tasks (App. B)',
-                        applies_to=FILES)
+    tasks: str = option('', 'CSV file with the columns class,task; default: the paper\'s tasks (App. B); of folders, '
+                        'each class is a task', applies_to=FILES)
     order: str = option('', 'order of the tasks: names separated by commas, or "shuffled" for Table 7')
     retrieval_list: str = option('', 'JSON list of retrieval clips in CAV-MAE\'s format; default: the whole test split',
                                  applies_to=FILES)
     pretrain_data: str = option('', 'second dataset for the initial pre-training (App. B): AudioSet\'s folder for '
-                                'vggsound, VGGSound\'s folder for audioset', applies_to=FILES)
+                                'vggsound, VGGSound\'s folder for audioset', applies_to='vggsound, audioset')
     clips_per_class: int = option(400, 'maximum number of training clips per class; App. B', min=1,
                                   applies_to='vggsound')
     clips_per_task: int = option(1000, 'training clips per task of shapes', min=1, max=10 ** 6, applies_to='shapes')
@@ -138,7 +138,7 @@ class Config(Sizes):
     memory_size: int = option(2000, 'pairs in the rehearsal memory, over all GPUs; §5.2', min=1, applies_to=REPLAY)
     alpha: float = option(0.5, 'α, weight of the penalty ℓ^p; Table 5', min=0, applies_to='der++, ' + SELECTING)
     beta: float = option(0.4, 'β of Eq. 2 for the importance scores; Table 10', over=0,
-                         applies_to=f'{SCORING}, {PRETRAINING}')
+                         applies_to=SCORING)
     rho_a: float = option(0.5, 'ρ_a, share of audio patches that is selected; Table 9', over=0, max=1,
                           applies_to=SELECTING)
     rho_v: float = option(0.5, 'ρ_v, share of video patches that is selected; Table 9', over=0, max=1,
@@ -193,10 +193,12 @@ class Config(Sizes):
     size: str = option('', 'base is the paper\'s model; default: small for shapes, base otherwise',
                        choices=('base', 'small'))
     out: str = option('', 'folder of the run; default runs/DATASET-SIZE-METHOD-SEED')
-    cache: str = option('cache', 'folder that runs share: initial pre-training, scanned clips, clips of shapes')
+    cache: str = option('cache', 'folder that runs and ranks share: initial pre-training, scanned clips, clips of shapes')
     keep_models: int = option(1, '1: keep the model after each task, for eval.py; 0: keep the last one', min=0, max=1)
     save_every: float = option(10., 'minutes between two checkpoints; 0: after every step', min=0)
     log_every: int = option(10, 'steps between two lines of log.jsonl', min=1)
+    tensorboard: int = option(0, '1: also write the log as event files for TensorBoard, beside log.jsonl; needs the '
+                              'package tensorboard', min=0, max=1)
     device: str = option('', 'cuda or cpu; default: cuda if available')
     compile: int = option(0, '1: compile the transformer blocks with torch.compile', min=0, max=1)
 
@@ -237,11 +239,12 @@ DATASET_PRESETS = {   # what differs from VGGSound (§5.2, Table 6)
     'audioset': dict(batch_size=36, epochs=15, memory_size=5000),
 }
 PRETRAINED = Path(__file__).parent / 'weights' / 'shapes_small.pt'   # initial pre-training on shapes: weights/README.md
-RUNTIME_FIELDS = {   # may change when a run is resumed; the results do not depend on them
-    'workers', 'keep_models', 'save_every', 'log_every', 'device', 'compile', 'out', 'cache', 'max_bad'}
+RUNTIME_FIELDS = {   # may change when a run is resumed; results depend on them by rounding at most
+    'workers', 'keep_models', 'save_every', 'log_every', 'tensorboard', 'device', 'compile', 'out', 'cache', 'max_bad'}
+PATH_FIELDS = {'data', 'pretrain_data', 'tasks', 'retrieval_list'}   # may move: what they hold is compared instead
 STREAM_FIELDS = {   # options of the stream: the initial pre-training does not depend on them
     'order', 'retrieval_list', 'clips_per_task', 'test_clips', 'candidate_sets', 'method', 'mask_ratio', 'mae_weight',
-    'memory_size', 'alpha', 'rho_a', 'rho_v', 'chunk', 'selection', 'rank_share', 'rank_weight', 'audio_selection',
+    'memory_size', 'alpha', 'beta', 'rho_a', 'rho_v', 'chunk', 'selection', 'rank_share', 'rank_weight', 'audio_selection',
     'mir_candidates', 'gmed_alpha', 'gmed_beta', 'gmed_gamma', 'cls_er_alpha_p', 'cls_er_alpha_s', 'cls_er_r_p',
     'cls_er_r_s', 'cls_er_lam', 'lump_beta', 'lr', 'batch_size', 'epochs', 'steps'}
 
@@ -285,10 +288,9 @@ def check_sizes(cfg):
 
 def check_selection(cfg):
     """Selections belong to FLAVA; options of shapes must fit each other. Raises UserError."""
-    if cfg.selection != 'both' and cfg.method not in ('flava', 'flava+'):
-        raise UserError(f'--selection {cfg.selection} needs --method flava')
-    if cfg.selection in ('random', 'mats') and cfg.method != 'flava':
-        raise UserError(f'--selection {cfg.selection} needs --method flava, not {cfg.method}')
+    needed = ('flava',) if cfg.selection in ('random', 'mats') else ('flava', 'flava+')
+    if cfg.selection != 'both' and cfg.method not in needed:
+        raise UserError(f'--selection {cfg.selection} needs --method {" or ".join(needed)}')
     if cfg.selection == 'mats' and cfg.num_frames < 2:
         raise UserError('--selection mats needs --num-frames 2 or more: it compares a frame with the one before')
     if cfg.min_silent > cfg.max_silent:
@@ -333,10 +335,11 @@ def with_older_defaults(saved):
 
 
 def config_changes(was, now, names=None):
-    """Two dicts of saved options → a sentence for each that differs; of `names`, or of all but RUNTIME_FIELDS."""
+    """Two dicts of saved options → a sentence for each that differs; of `names`, or of all but RUNTIME_FIELDS
+    and PATH_FIELDS."""
     was, now = with_older_defaults(was), with_older_defaults(now)
     sentences = []
-    for name in names or sorted({*was, *now} - RUNTIME_FIELDS):
+    for name in names or sorted({*was, *now} - RUNTIME_FIELDS - PATH_FIELDS):
         before, after = was.get(name, 'unknown'), now.get(name, 'unknown')
         if name == 'init':                             # the file may have moved
             before, after = Path(before).name, Path(after).name

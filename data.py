@@ -10,15 +10,12 @@ Tour: stop 1.
 
 Shapes: t, f  spectrogram frames and mel bins;  T, H, W  video frames, height, width;  S  the model's image size.
 """
-import itertools
-
 import torch
 import torch.nn.functional as F
 import torchaudio
 
 from config import Sizes
-from utils.video import (SAMPLE_RATE, BadClip, TransientReadError, decode_audio, decode_frames, decode_packets,
-                         open_clip)
+from utils.video import SAMPLE_RATE, BadClip, TransientReadError, decode_audio, decode_frames, frames_at, open_clip
 
 AUDIO_MEAN, AUDIO_STD = -5.081, 4.485     # Table 6, of log mel energies
 
@@ -105,10 +102,9 @@ def read_clip(path, sizes: Sizes, generator=None, max_roll=-1, segment=None):
         waveform, audio_start = decode_audio(clip)
 
         # place the window of T seconds: anywhere in training, in the middle in evaluation
-        gap = (clip.times[-1] - clip.times[0]) / (len(clip.times) - 1)             # between two frames, on average
-        spare = max(0.0, clip.times[-1] + gap - clip.times[0] - T)                 # seconds the window can move by
+        spare = max(0.0, clip.end - clip.start - T)            # seconds the window can move by
         where = 0.5 if generator is None else torch.rand((), generator=generator).item()
-        start = clip.times[0] + where * spare
+        start = clip.start + where * spare
 
         # The paper does not say which frame of each second is used: here the middle one.
         frames = decode_frames(clip, [start + i + 0.5 for i in range(T)], sizes.image_size)   # T, 3, H, W
@@ -133,12 +129,13 @@ def audio_around(waveform, middle, sizes):
 def check_clip(path, segment=None):
     """→ why read_clip would raise BadClip, or None; and whether that is permanent (not the disk or memory failing).
 
-    Decodes all of the audio but only two frames: quick enough to test a whole data set before training."""
+    Decodes as training does: the sound, and frames from the beginning to the end."""
     try:
         with open_clip(path, segment) as clip:
             decode_audio(clip)
-            frames = len(list(itertools.islice(decode_packets(clip.video.codec_context, clip.video_packets), 2)))
-            return ['no frame can be decoded', 'only one frame', None][frames], True
+            for _ in frames_at(clip, [clip.start + i / 4 * (clip.end - clip.start) for i in range(5)]):
+                pass
+        return None, True
     except BadClip as bad:
         return str(bad), not isinstance(bad, TransientReadError)
 

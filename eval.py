@@ -20,7 +20,7 @@ from config import Config, Sizes, UserError, config_changes, with_older_defaults
 from model import AudioVideoMAE
 from patches import normalize_frames
 from streams.catalogue import open_stream
-from streams.common import tasks_in_order
+from streams.common import data_changes, describe, tasks_in_order
 from streams.loading import count_workers
 from utils.checkpoint import check_writable, read_checkpoint, write_text
 from utils.cli import Parser, cli_errors, number
@@ -54,9 +54,12 @@ def embed_clips(backbones, datasets, device, batch_size, workers):
         all_skipped += rank_skipped
     parts.sort(key=lambda part: part[:2])
     task_of = torch.tensor([task for task, clips, _ in parts for _ in clips])
+    unreadable = sorted(set(range(len(datasets))) - set(task_of.tolist()))
+    if unreadable:
+        raise UserError(f'none of the retrieval clips of task {unreadable[0] + 1} can be read')
     embeddings = []
-    for number_ in range(len(backbones)):
-        c_a, c_v = zip(*(pairs[number_] for _, _, pairs in parts))
+    for i in range(len(backbones)):
+        c_a, c_v = zip(*(pairs[i] for _, _, pairs in parts))
         embeddings.append((torch.cat(c_a), torch.cat(c_v)))
     return embeddings, task_of, all_skipped
 
@@ -72,8 +75,8 @@ def ranks(query, candidates, chunk=4096):
     found = []
     for start in range(0, len(query), chunk):
         similarity = query[start:start + chunk] @ candidates.T         # chunk,n
-        own = similarity.diagonal(start)[:, None]
-        found.append((~(similarity < own)).sum(1).cpu())
+        partner = similarity.diagonal(start)[:, None]                  # row i is query start + i
+        found.append((~(similarity < partner)).sum(1).cpu())           # not below: counts ties and NaN
     return torch.cat(found)
 
 
@@ -91,12 +94,14 @@ def retrieval(c_a, c_v, task_of, num_tasks, device='cpu', candidate_sets=1):
     The candidates are the clips of all tasks (N37). With several candidate sets, a query searches its own: more queries
     make the mean more exact, without making a partner harder to find.
     """
-    result, c_a, c_v = {}, c_a.to(device), c_v.to(device)
-    set_of, rank = assign_candidate_sets(task_of, candidate_sets), torch.zeros(len(task_of), dtype=torch.long)
+    c_a, c_v = c_a.to(device), c_v.to(device)                          # n,D
+    set_of = assign_candidate_sets(task_of, candidate_sets)
+    rank = torch.zeros(len(task_of), dtype=torch.long)                 # of each query's partner
+    result = {}
     for direction, query, candidates in zip(DIRECTIONS, (c_a, c_v), (c_v, c_a)):
         for index in range(candidate_sets):
-            own = set_of == index
-            rank[own] = ranks(query[own], candidates[own])
+            in_set = set_of == index
+            rank[in_set] = ranks(query[in_set], candidates[in_set])
         by_task = [rank[task_of == i].double() for i in range(num_tasks)]
         result[direction] = {f'R@{k}': [100 * (r <= k).double().mean().item() for r in by_task] for k in K}
         result[direction]['median_rank'] = [r.quantile(0.5).item() for r in by_task]
@@ -155,6 +160,9 @@ def results_table(method, results):
         cells = ['–' if value is None else f'{value:.2f}' for value in values]
         cells.append(f'{results[direction]["median_rank"]["A"]:.1f}')
         lines.append(f'| {direction.replace("_", " ")} | ' + ' | '.join(cells) + ' |')
+    chance = [results['chance'][f'R@{k}'] for k in K]
+    cells = [cell for value in (*chance, sum(chance) / len(K)) for cell in (f'{value:.2f}', '–')]
+    lines.append('| chance | ' + ' | '.join(cells) + f' | {(results["candidates"] + 1) / 2:.1f} |')
     return '\n'.join(lines)
 
 
@@ -163,31 +171,50 @@ def results_table(method, results):
 class FinishedRun:
     """A run's folder, or one of its models: what evaluations and figures start from. Raises UserError if there is none.
 
-    last: only the model after the last task
+    last: only the model after the last task; data: where the clips lie now, if they have moved
     """
 
-    def __init__(self, path, workers=-1, device='', last=False):
+    def __init__(self, path, workers=-1, device='', last=False, data=''):
         path = Path(path)
         if not path.exists():
             raise UserError(f'{path}: no such run')
         self.file = None if path.is_dir() else path                    # one model instead of all
-        self.folder = path if path.is_dir() else path.parent.parent if path.parent.name == 'models' else path.parent
+        self.folder = path.parent if self.file else path
+        if self.file and self.folder.name == 'models':
+            self.folder = self.folder.parent
         self.cfg = read_config(self.folder)
+        self.cfg.data = data or self.cfg.data
         self.device, self.workers, self.last = get_device(device), count_workers(self.cfg.dataset, workers), last
 
     @cached_property
     def stream(self):
-        return open_stream(dataclasses.replace(self.cfg, batch_size=1, pretrain_steps=0), self.workers)
+        stream = open_stream(dataclasses.replace(self.cfg, batch_size=1, pretrain_steps=0), self.workers)
+        file = self.folder / 'data.json'
+        changes = data_changes(json.loads(file.read_text('utf-8')) if file.exists() else {}, describe(stream))
+        if changes:
+            raise UserError(f'{self.folder} was trained on other data than {self.cfg.data}: {changes}')
+        return stream
 
-    def models(self):
-        """[(t, name, file)]: the model after t tasks; name: the task just learned"""
-        num_tasks = len(self.stream.names)
-        if self.file and self.file.parent.name != 'models':            # last.pt, or a model of another run
-            return [(num_tasks, self.file.stem, self.file)]
+    @cached_property
+    def names(self):
+        """The names of the tasks; of a finished run without scanning its clips"""
+        file = self.folder / 'results.json'
+        results = json.loads(file.read_text(encoding='utf-8')) if file.exists() else {}
+        return results.get('tasks') or self.stream.names
+
+    def model_files(self):
+        """The files of all models, in order. Raises UserError if there are none."""
         files = sorted((self.folder / 'models').glob('*.pt'), key=lambda file: int(file.stem))
         if not files:
             raise UserError(f'{self.folder / "models"} holds no models: the run has not finished its first step')
-        names = ['initial', *self.stream.names]
+        return files
+
+    def models(self):
+        """[(t, name, file)]: the model after t tasks; name: the task just learned"""
+        num_tasks = len(self.names)
+        if self.file and self.file.parent.name != 'models':            # last.pt, or a model of another run
+            return [(num_tasks, self.file.stem, self.file)]
+        files, names = self.model_files(), ['initial', *self.names]
         models = [(int(file.stem), names[int(file.stem)], file) for file in files]
         if self.cfg.method == 'multitask':                             # its one task is all tasks
             models = [(num_tasks, 'all tasks', file) if t else (t, name, file) for t, name, file in models]
@@ -209,7 +236,9 @@ class FinishedRun:
     def eval_path(self, name, kind):
         """RUN/eval/NAME.KIND; the results of a single model have a suffix"""
         (self.folder / 'eval').mkdir(exist_ok=True)
-        suffix = f'-{self.file.stem}' if self.file else '-last' if self.last else ''
+        suffix = '-last' if self.last else ''
+        if self.file:
+            suffix = f'-{self.file.stem}'
         return self.folder / 'eval' / f'{name}{suffix}.{kind}'
 
     def write(self, name, results, table, figure):
@@ -244,6 +273,11 @@ def read_config(folder):
     except (OSError, ValueError, TypeError) as error:
         reason = 'does not exist' if isinstance(error, FileNotFoundError) else 'cannot be read'
         raise UserError(f'{folder} is not a run of train.py: {file} {reason}')
+    return config_from(saved, file)
+
+
+def config_from(saved, file):
+    """Options that a file holds → Config. Unknown options are ignored with a warning. Raises UserError."""
     unknown = sorted(set(saved) - set(Config.__dataclass_fields__))
     if unknown:
         print_once(f'{file}: unknown options are ignored: {", ".join(unknown[:3])}')
@@ -287,9 +321,9 @@ def evaluations():
 
 def run_evaluation(run, name, args):
     """→ results with A and F, Markdown table, figure"""
-    evaluate_, report_ = evaluations()[name]
-    results = add_A_and_F(evaluate_(run, args))
-    return results, *report_(run, results)
+    evaluate_fn, report_fn = evaluations()[name]
+    results = add_A_and_F(evaluate_fn(run, args))
+    return results, *report_fn(run, results)
 
 
 def write_video(run, args):
@@ -310,7 +344,8 @@ def make_parser():
     add('runs', type=Path, nargs='+', metavar='RUN', help='a run\'s folder, or one of its models')
     add('--eval', '--task', choices=list(evaluations()), help='the evaluation; default: a table of the runs\' results')
     add('--last', action='store_true', help='only the model after the last task')
-    add('--data', default='', help='ave: AVE\'s folder (Annotations.txt, trainSet.txt, …, AVE/*.mp4)')
+    add('--data', default='', help='ave: AVE\'s folder (Annotations.txt, trainSet.txt, …, AVE/*.mp4); otherwise where '
+        'the clips of the run lie, if they have moved')
     add('--video', type=Path, metavar='FILE', help='localization: write this video with the attention of each model')
     add('--out', type=Path, help='the video to write; default RUN/eval/NAME.mp4')
     add('--finetune', action='store_true', help='classification, ave: train the backbone too')
@@ -337,7 +372,7 @@ def main(arguments=None):
             print(summary(args.runs), *reports, sep='\n')
             return
         for path in args.runs:
-            run = FinishedRun(path, args.workers, args.device, args.last)
+            run = FinishedRun(path, args.workers, args.device, args.last, '' if args.eval == 'ave' else args.data)
             check_writable(run.folder / 'eval')
             if args.video:
                 print(write_video(run, args), *write(run.folder), sep='\n')

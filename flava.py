@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 import baselines
-from avm import AVMOutput, attend, matching_loss
+from avm import AVMOutput, attend, joint_tokens, matching_loss
 from baselines import DERpp, Method
 from memory import patch_capacity
 from model import Losses, log_dict, run_backbone
@@ -34,8 +34,8 @@ class FLAVAStep(NamedTuple):
 
 
 class FLAVA(DERpp):
-    """Learns from patches that are well aligned and unlikely to overwrite earlier knowledge, and replays past pairs so
-    selected."""
+    """Trains on patches that are well aligned and unlikely to overwrite earlier knowledge. Replays past pairs with their
+    patches selected in the same way."""
 
     def __init__(self, cfg, backbone, avm):
         super().__init__(cfg, backbone, avm)
@@ -54,7 +54,7 @@ class FLAVA(DERpp):
         attention, avm_loss = self.localize(patches)                                # I of Eq. 3; L^avm of Eq. 11
         I_a, I_v = attention.importance_a, attention.importance_v
 
-        # forget-robustness (§4.2): which of them attend more to the past than to the present?
+        # forget-robustness (§4.2): which of them does a past query attend to more than the current one?
         past = self.sample(batch)
         query_a = discriminative_query(I_a, attention.q_a, cfg.kappa_a)             # q̂_a of Eq. 4
         query_v = discriminative_query(I_v, attention.q_v, cfg.kappa_v)             # q̂_v
@@ -71,10 +71,11 @@ class FLAVA(DERpp):
 
         self.memory.add(query_a=query_a, query_v=query_v, pooled_a=losses.pooled_a[:B], pooled_v=losses.pooled_v[:B],
                         **self.stored(batch, current, I_a, I_v, P_a, P_v))
-        return FLAVAStep(loss, log, patches, attention, query_a, query_v, past, P_a, P_v, current, losses)
+        return FLAVAStep(loss=loss, log=log, patches=patches, attention=attention, query_a=query_a, query_v=query_v,
+                         past=past, P_a=P_a, P_v=P_v, current=current, losses=losses)
 
     def localize(self, patches):
-        """§4.1 → AVMOutput, L^avm. Drops the tokens o and õ, which nothing needs afterwards: 0.4 GB at 48 pairs."""
+        """§4.1, App. D → AVMOutput, L^avm. Drops the tokens o and õ, which nothing needs afterwards: 0.4 GB at 48 pairs."""
         attention = attend(self.cfg, self.backbone, self.avm, patches)
         avm_loss = matching_loss(self.backbone, self.avm, attention, patches)
         return attention._replace(o_a=None, o_v=None, joint_a=None, joint_v=None), avm_loss
@@ -124,8 +125,8 @@ class InitialPretraining(Method):
 
     def forward(self, batch):
         patches = patchify(batch, self.cfg.patch_size)
-        attention = attend(self.cfg, self.backbone, self.avm, patches)
-        avm_loss = matching_loss(self.backbone, self.avm, attention, patches)
+        tokens = joint_tokens(self.cfg, self.backbone, patches)
+        avm_loss = matching_loss(self.backbone, self.avm, tokens, patches)
         losses = run_backbone(self.cfg, self.backbone, patches)
         return self.total_loss(losses) + avm_loss, log_dict(losses, avm=avm_loss)
 
@@ -140,5 +141,6 @@ WITHOUT_AVM = {'random': baselines.Random, 'mats': baselines.MATS}     # --selec
 
 def build_method(cfg, backbone, avm):
     """The method that the options name."""
-    classes = {**METHODS, 'flava': WITHOUT_AVM.get(cfg.selection, FLAVA)}
-    return classes[cfg.method](cfg, backbone, avm)
+    if cfg.selection in WITHOUT_AVM:                   # with --method flava alone (config.py)
+        return WITHOUT_AVM[cfg.selection](cfg, backbone, avm)
+    return METHODS[cfg.method](cfg, backbone, avm)

@@ -15,6 +15,7 @@ pair. FLAVA+ stores half of the patches and their positions: 439,568 bytes, so 4
 Tour: stops 15 and 16.
 """
 import math
+import os
 
 import psutil
 import torch
@@ -35,7 +36,7 @@ REPLAY_DTYPE = {torch.float16: torch.float32, torch.int16: torch.int64}        #
 class Memory:
     """Reservoir sampling (Vitter 1985): of n pairs seen, each is in the memory with probability capacity / n.
 
-    It knows no task boundaries. Its rows lie on the device of the batches, if they fit there.
+    Task boundaries are not an input. Its rows lie on the device of the batches, if they fit there.
     """
 
     def __init__(self, capacity):
@@ -70,6 +71,8 @@ class Memory:
 
     def sample(self, number, device):
         """min(number, len) pairs without replacement (N22) → {name: (n, ...)} on the device; {} from an empty memory."""
+        if len(self) == 0:
+            return {}
         self.sampled = torch.randperm(len(self))[:number]
         slots = to_device(self.sampled, self.device)
         past = {name: to_device(rows.index_select(0, slots), device) for name, rows in self.rows.items()}
@@ -91,9 +94,10 @@ class Memory:
         pinned CPU memory. Raises UserError if the machine has too little memory."""
         needed = sum(self.capacity * math.prod(shape) * dtype.itemsize for shape, dtype in kinds.values())
         on_gpu = device.type == 'cuda' and needed <= torch.cuda.get_device_properties(device).total_memory / 4
-        if not on_gpu and needed > psutil.virtual_memory().total:
-            raise UserError(f'--memory-size: {self.capacity:,} pairs take {needed / 1e9:.1f} GB, and this machine has '
-                            f'{psutil.virtual_memory().total / 1e9:.1f} GB')
+        needed_here, available = needed * int(os.environ.get('LOCAL_WORLD_SIZE', 1)), psutil.virtual_memory().total
+        if not on_gpu and needed_here > available:
+            raise UserError(f'--memory-size: the memory takes {needed_here / 1e9:.1f} GB, and this machine has '
+                            f'{available / 1e9:.1f} GB')
         where = dict(device=device) if on_gpu else dict(pin_memory=device.type == 'cuda')
         self.rows = {name: torch.empty(self.capacity, *shape, dtype=dtype, **where)
                      for name, (shape, dtype) in kinds.items()}
@@ -120,8 +124,11 @@ def reservoir_slots(seen, capacity, B):
     number = torch.arange(seen, seen + B)                              # of each pair, counted from 0
     slot = (torch.rand(B, dtype=torch.float64) * (number + 1)).long()  # uniform over 0 … number
     slot = torch.where(number < capacity, number, slot)                # every pair is kept until the memory is full
-    winner = {s: row for row, s in enumerate(slot.tolist()) if s < capacity}   # of two for one slot, the later one
-    return list(winner.keys()), list(winner.values())
+    row_of_slot = {}
+    for row, s in enumerate(slot.tolist()):
+        if s < capacity:
+            row_of_slot[s] = row                                       # a later pair replaces an earlier one
+    return list(row_of_slot.keys()), list(row_of_slot.values())
 
 
 def penalty(past, pooled_a, pooled_v):
@@ -151,19 +158,21 @@ def patch_capacity(pairs, sizes, kappa_a, kappa_v):
     p = sizes.patch_size
     whole_pair = sizes.num_patches_a * p * p * 2 + sizes.num_patches_v * p * p * 3     # float16, uint8
     selected = kappa_a * p * p * 2 + kappa_v * p * p * 3
-    return int(pairs * whole_pair / selected)
+    return pairs * whole_pair // selected
 
 
 def reshard(states, rank, world_size, capacity):
     """state_dicts of all ranks → the state_dict of `rank` after a resume on another number of processes.
 
     Each reservoir is a uniform sample of what its rank saw, and all ranks saw equally many pairs. So a random share of
-    their union is a uniform sample too.
+    their union is a uniform sample too. All ranks get equally many pairs, or their batches would differ in size and the
+    collective operations of the losses would hang.
     """
     stored = sum(min(state['seen'], state['capacity']) for state in states)
     seen = sum(state['seen'] for state in states)
-    mine = torch.randperm(stored, generator=torch.Generator().manual_seed(seen))[rank::world_size]
-    rows = {name: torch.cat([state['rows'][name] for state in states])[mine[:capacity]] for name in states[0]['rows']}
-    if seen > stored:                                  # the reservoirs were full
-        return dict(capacity=min(capacity, len(mine)), seen=seen // world_size, rows=rows)
-    return dict(capacity=capacity, seen=len(mine), rows=rows)
+    share = min(capacity, stored // world_size)
+    mine = torch.randperm(stored, generator=torch.Generator().manual_seed(seen))[rank::world_size][:share]
+    rows = {name: torch.cat([state['rows'][name] for state in states])[mine] for name in states[0]['rows']}
+    if seen > stored:      # the reservoirs were full: this one is full too, so that capacity / seen stays right
+        return dict(capacity=max(1, share), seen=seen // world_size, rows=rows)
+    return dict(capacity=capacity, seen=share, rows=rows)

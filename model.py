@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from config import SIZES, Sizes
 from patches import gather, patchify, random_masks, to_float
 from utils.distributed import all_gather_with_grad, get_rank
+from utils.weights import backbone_weights
 
 # Activation checkpointing: keep only the inputs for the backward pass, and recompute the rest there. Nothing inside is
 # random. The fusion runs twice on the same tokens, once per loss: checkpointing it saves a quarter of the activations of
@@ -131,10 +132,13 @@ class Losses(NamedTuple):
 
 
 class AudioVideoMAE(nn.Module):
-    """E_a, E_v, E_f and D of App. C (N1). sizes: a Sizes or Config. It knows nothing of tasks, memory or selection."""
+    """E_a, E_v, E_f and D of App. C (N1). sizes: a Sizes or Config. It contains no task, memory or selection logic. A
+    dictionary of options, as in config.json, is accepted too."""
 
     def __init__(self, sizes):
         super().__init__()
+        if isinstance(sizes, dict):                                # the options in config.json or in a saved model
+            sizes = Sizes(**{name: sizes[name] for name in Sizes.__dataclass_fields__ if name in sizes})
         self.sizes = sizes
         p, D, Dd = sizes.patch_size, sizes.embed_dim, sizes.decoder_embed_dim
         # E_a, E_v: the modality encoders
@@ -169,8 +173,12 @@ class AudioVideoMAE(nn.Module):
         return nn.ParameterDict({'a': nn.Parameter(sincos_2d(dim, *self.sizes.grid_a)),
                                  'v': nn.Parameter(sincos_2d(dim, rows, columns).repeat(1, frames, 1))})
 
+    def load_state_dict(self, state_dict, *args, **kwargs):
+        """As torch's. It also takes a saved model, whose names begin with "backbone.", and the names of older ones."""
+        return super().load_state_dict(backbone_weights(state_dict), *args, **kwargs)
+
     def forward(self, patches, masks, tau):
-        """Eq. 8 and 9 on kept patches.
+        """Eq. 8 and 9 on the selected patches.
 
         patches  Patches of κ_a and κ_v patches, in float32
         masks    a Mask of audio and a Mask of video, into these patches
@@ -291,7 +299,7 @@ def contrastive_loss(c_a, c_v, tau):
 # --------------------------------------------------------------------------- one training pass
 
 def run_backbone(cfg, backbone, patches, masks=None):
-    """Patches → Losses under the given masks, or under new ones."""
+    """Patches → Losses. masks: a Mask of audio and a Mask of video; None: new random ones"""
     masks = masks or random_masks(cfg, patches)
     return backbone(to_float(patches, cfg.patch_size), masks, cfg.tau)
 
@@ -341,5 +349,4 @@ def num_parameters(module):
 
 
 if __name__ == '__main__':
-    import sys
-    print_parameters(*sys.argv[1:] or ['base'])
+    print_parameters('base')

@@ -10,7 +10,7 @@ Shapes, in all files:
     t, f  spectrogram frames and mel bins         M, N     audio and video patches of a whole clip
     T     video frames of H × W pixels            κ_a, κ_v selected audio and video patches
 
-Tour: stops 2, 12 and 13.
+Tour: stops 2, 12 and 13 of docs/tour/README.md. N1, N2, … are notes of docs/paper-notes.md.
 """
 import functools
 from typing import NamedTuple
@@ -31,7 +31,7 @@ class Patches(NamedTuple):
 
 
 class Mask(NamedTuple):
-    """A random mask of one modality, as indices into the kept patches."""
+    """A random mask of one modality, as indices into the selected patches."""
     keep: torch.Tensor     # B,n           visible to the encoders
     mask: torch.Tensor     # B,κ−n         masked: the decoder predicts them
 
@@ -86,7 +86,7 @@ def concat_patches(current, past):
 # ------------------------------------------------------------------------- Eq. 8: random masking
 
 def random_masking(ids, num_visible):
-    """ids (B, κ): positions of the kept patches → Mask of num_visible visible and κ − num_visible masked patches.
+    """ids (B, κ): positions of the selected patches → Mask of num_visible visible and κ − num_visible masked patches.
     Every subset is equally likely."""
     order = torch.rand(ids.shape, device=ids.device).argsort(1)
     return Mask(order[:, :num_visible], order[:, num_visible:])

@@ -4,8 +4,8 @@ In:  importance scores I (Eq. 3), queries and keys of the AVM, and q̂ of past p
 Out: S̃_a (B, κ_a), S̃_v (B, κ_v): positions of the selected patches (Eq. 6, Algorithm 2), for `gather_patches` (Eq. 7).
      At the end: the ablations of Table 3 and Fig. 10, and our variants.
 
-    I, q, k ─ Eq. 4 ─► k̂, q̂ ─ Eq. 5, with a past q̂ᵖ ─► P ─ Bernoulli ─► F ─┬─ Eq. 6 ────────► S̃_v
-                                                                           └─ Algorithm 2 ──► S̃_a
+    I, q, k ─ Eq. 4 ─► k̂, q̂ ─ Eq. 5, with a past q̂ᵖ ─► P ─ Bernoulli ─► pruned ─┬─ Eq. 6 ────────► S̃_v
+                              (F in the paper) ───────────────────────────────────┘└─ Algorithm 2 ──► S̃_a
 
 The whole batch is selected at once. Sampling without replacement uses exponential arrival times e_i / w_i with
 e_i ~ Exp(1): the order of arrival has exactly the distribution of drawing one patch after the other by weight w.
@@ -34,7 +34,7 @@ def discriminative_query(I, q, kappa):
 
 
 def prune_probability(I, k, query, past_query, kappa):
-    """Eq. 4, line 4, and Eq. 5: how much more each patch attends to the past than to the present.
+    """Eq. 4, line 4, and Eq. 5: how much more the past query attends to each patch than the current one.
 
     I (B, n), k (B, H, n, d)       importance and keys of one modality
     query, past_query (B, H, d)    q̂ and q̂ᵖ of the other modality, current and from the memory
@@ -79,10 +79,10 @@ def select_video(weight, P, kappa):
     weight, P (B, N) → S̃_v (B, κ), distinct positions
     If too few are left, pruned patches fill up the end (N19).
     """
-    N = weight.shape[1]
     pruned = sample_pruned(P)
-    key = pruned * N + inverse_permutation(draw_order(weight))         # every unpruned patch before every pruned one
-    return key.argsort(1)[:, :kappa]
+    order = draw_order(weight)
+    unpruned_first = pruned.gather(1, order).argsort(dim=1, stable=True)   # otherwise in the order drawn
+    return order.gather(1, unpruned_first)[:, :kappa]
 
 
 # ------------------------------------------------------------------- Algorithm 2: select audio
@@ -123,7 +123,7 @@ def select_audio(weight, P, kappa, grid, chunk):
     place = torch.arange(size, device=weight.device).expand(B, num_chunks, size)
     place = torch.where(drop_head[:, :, None], size - 1 - place, place)
 
-    # 5. one integer per patch sorts them
+    # 5. one integer per patch sorts them: pruned last, then by the turn of the chunk, then by place in the chunk
     key = pruned * M + (turn[:, :, None] * size + place).reshape(B, M)
     return key.argsort(1)[:, :kappa]
 
@@ -144,28 +144,24 @@ def select_patches(cfg, I_a, I_v, P_a, P_v):
 
 def draw_weights(cfg, I_a, I_v, P_a, P_v):
     """`--selection`: what patches are drawn by, and what prunes them → weight_a, P_a (B, M), weight_v, P_v (B, N)"""
-    no_P_a, no_P_v = torch.zeros_like(P_a), torch.zeros_like(P_v)
-    if cfg.selection == 'both':                        # FLAVA
-        return I_a, P_a, I_v, P_v
-    # Table 3
-    if cfg.selection == 'importance':                  # LAVA: nothing is pruned
-        return I_a, no_P_a, I_v, no_P_v
-    if cfg.selection == 'forget-robust':               # FRS: uniform weights (N21)
-        return torch.ones_like(I_a), P_a, torch.ones_like(I_v), P_v
-    # Ours, not in the paper
-    if cfg.selection == 'excess':
-        return I_a, excess(P_a), I_v, excess(P_v)
-    weight_v = rank_weights(I_v, cfg.rank_share, cfg.rank_weight)
-    if cfg.selection == 'rank':
-        return I_a, no_P_a, weight_v, no_P_v
-    if cfg.selection == 'rank-excess':
-        return I_a, excess(P_a), weight_v, excess(P_v)
-    raise ValueError(f'no selection {cfg.selection!r}')
+    # by what patches are drawn: by importance, as FLAVA ('both') and LAVA ('importance') do, unless …
+    weight_a, weight_v = I_a, I_v
+    if cfg.selection == 'forget-robust':               # FRS of Table 3: uniform weights (N21)
+        weight_a, weight_v = torch.ones_like(I_a), torch.ones_like(I_v)
+    if cfg.selection in ('rank', 'rank-excess'):       # ours
+        weight_v = rank_weights(I_v, cfg.rank_share, cfg.rank_weight)
+
+    # what prunes them: P, as in FLAVA and FRS, unless …
+    if cfg.selection in ('importance', 'rank'):        # nothing, as in LAVA of Table 3
+        P_a, P_v = torch.zeros_like(P_a), torch.zeros_like(P_v)
+    if cfg.selection in ('excess', 'rank-excess'):     # ours
+        P_a, P_v = excess(P_a), excess(P_v)
+    return weight_a, P_a, weight_v, P_v
 
 
 def excess(P):
-    """Ours. P is about ½ where a patch attends to past and present alike, and Eq. 6 then prunes half of what I prefers.
-    This prunes a patch only as far as it attends more to the past.  P (B, n) → (B, n)"""
+    """Ours. P is about ½ where past and current query attend to a patch alike, and Eq. 6 then prunes half of what I
+    prefers. This prunes a patch only as far as the past query attends to it more.  P (B, n) → (B, n)"""
     return (2 * P - 1).clamp(min=0)
 
 

@@ -31,7 +31,7 @@ from flava import InitialPretraining, build_method
 from memory import reshard
 from model import AudioVideoMAE, compile_blocks
 from streams.catalogue import open_stream
-from streams.common import ConcatClips, check_batches
+from streams.common import ConcatClips, check_batches, data_changes, describe
 from streams.loading import Loader, count_workers, timed
 from streams.prepare import advice
 from utils.checkpoint import (StopRequest, rank_checkpoint, rank_state, read_checkpoint, remove_old, restore_rank_state,
@@ -39,7 +39,7 @@ from utils.checkpoint import (StopRequest, rank_checkpoint, rank_state, read_che
 from utils.cli import cli_errors, parse, unused_flags
 from utils.distributed import (autocast, barrier, broadcast_object, cleanup, get_rank, get_world_size,
                                init_distributed, print_rank0)
-from utils.logging import Progress, SkippedClips, truncate_log
+from utils.logging import NAMED, Progress, SkippedClips, check_tensorboard, event_writer, print_summary, truncate_log
 from utils.weights import load_weights, pretraining_cache
 
 
@@ -47,7 +47,7 @@ from utils.weights import load_weights, pretraining_cache
 
 def train_stream(run, stream, checkpoint):
     """Train on each task in turn. The method never sees task boundaries. Evaluate after each task."""
-    cfg, tasks = run.cfg, list_tasks(run.cfg, stream)
+    cfg, tasks = run.cfg, run.tasks
     run.start_phase('stream', build_method(cfg, run.backbone, run.avm), cfg.lr, checkpoint)
     if not checkpoint:
         run.rows = [evaluate(run, stream)]             # row 0: before the first task
@@ -73,7 +73,7 @@ def train_task(run, clips, batches, title):
         method = DistributedDataParallel(method, broadcast_buffers=False)
     loader = Loader(clips, dataclasses.replace(batches, start_step=run.step), count_workers(cfg.dataset, cfg.workers),
                     pin=run.device.type == 'cuda')
-    with Progress(run, title, len(batches)) as progress:
+    with Progress(run, title, batches) as progress:
         for batch in timed(loader, progress.waits):
             run.skipped.add(batch['bad'])
             batch = {name: batch[name].to(run.device, non_blocking=True) for name in ('audio', 'video')}
@@ -90,25 +90,35 @@ def train_task(run, clips, batches, title):
             progress.update(len(batch['audio']), loss, log)
 
 
-def pretrain(run, stream, checkpoint):
+def plan_pretraining(run, stream, checkpoint):
+    """→ Batches of the initial pre-training, None if there is nothing to train; its file in the cache, or None; what is
+    done and why, for the user"""
+    cfg, clips = run.cfg, len(stream.pretrain)
+    if cfg.pretrain_steps == 0:
+        return None, None, f'none: {cfg.init} has initial weights' if cfg.init else 'none: --pretrain-steps 0'
+    if clips == 0:
+        return None, None, 'none: every class belongs to a task (--init reads initial weights)'
+    if checkpoint and checkpoint['phase'] == 'stream':
+        return None, None, 'done'
+    path = pretraining_cache(cfg, run.device, stream.initial)
+    if not checkpoint and broadcast_object(path.exists()):
+        return None, path, f'{path} of an earlier run has it'
+    batches = make_batches(clips, cfg.pretrain_batch_size, cfg.pretrain_epochs, cfg.pretrain_steps, cfg.seed)
+    return batches, path, (f'{len(batches):,} steps on the {clips:,} training clips of classes in no task, as in the '
+                           'paper (App. B); --pretrain-steps 0 leaves it out')
+
+
+def pretrain(run, stream, checkpoint, batches, path):
     """Initial pre-training on the clips of classes of no task (App. B). Later runs read it from the cache."""
     cfg = run.cfg
-    if cfg.pretrain_steps == 0:
-        return
-    if len(stream.pretrain) == 0:
-        print_rank0('no initial pre-training: every class belongs to a task (--init gives initial weights, '
-                    '--pretrain-data further clips)')
-        return
-    path = pretraining_cache(cfg, run.device, len(stream.pretrain))
-    if not checkpoint and broadcast_object(path.exists()):
-        print_rank0(f'initial pre-training: {load_weights(path, run.backbone, run.avm)}')
+    if batches is None:
+        if path:
+            print_rank0(f'initial pre-training: {load_weights(path, run.backbone, run.avm)}')
         return
     # the same loop without selection and with the options of the pre-training; ℓ^r is kept here in Fig. 11 too (N36)
     own = dataclasses.replace(cfg, method='finetune', selection='both', mask_ratio=cfg.pretrain_mask_ratio,
                               mae_weight=1.0)
     run.start_phase('pretrain', InitialPretraining(own, run.backbone, run.avm), cfg.pretrain_lr, checkpoint)
-    batches = make_batches(len(stream.pretrain), cfg.pretrain_batch_size, cfg.pretrain_epochs, cfg.pretrain_steps,
-                           cfg.seed)
     train_task(run, stream.pretrain, batches, 'initial pre-training')
     run.check_finite()
     if get_rank() == 0:
@@ -120,7 +130,7 @@ def pretrain(run, stream, checkpoint):
 # ---------------------------------------------------------------------------------- tasks and batches
 
 def list_tasks(cfg, stream):
-    """[(name, clips, number of steps)], in order. Multitask trains on all tasks at once, for as many steps (N26)."""
+    """[(name, clips, number of steps)], in order. Multitask trains on all tasks at once, for at most as many steps (N26)."""
     steps = [len(make_batches(len(clips), cfg.batch_size, cfg.epochs, cfg.steps, 0)) for clips in stream.train]
     if cfg.method == 'multitask':
         return [('all tasks', ConcatClips(stream.train), sum(steps))]
@@ -149,9 +159,12 @@ class Batches:
     def __len__(self):
         return self.steps - self.start_step
 
+    @property
+    def steps_per_epoch(self):
+        return self.clips // self.batch_size
+
     def __iter__(self):
-        generator = torch.Generator().manual_seed(self.seed)
-        steps_per_epoch = self.clips // self.batch_size
+        generator, steps_per_epoch = torch.Generator().manual_seed(self.seed), self.steps_per_epoch
         for first in range(0, self.steps, steps_per_epoch):
             order = torch.randperm(self.clips, generator=generator)
             seeds = torch.randint(2 ** 62, (self.clips,), generator=generator)
@@ -165,7 +178,8 @@ def check_batch_sizes(cfg):
     """Every rank must get an equal share, and the AVM at least 3 pairs: with fewer, none is mismatched. Raises
     UserError."""
     world_size = get_world_size()
-    for flag, size, has_avm in (('--batch-size', cfg.batch_size, cfg.method in ('flava', 'flava+')),
+    stream_has_avm = cfg.method in ('flava', 'flava+') and cfg.selection not in ('random', 'mats')
+    for flag, size, has_avm in (('--batch-size', cfg.batch_size, stream_has_avm),
                                 ('--pretrain-batch-size', cfg.pretrain_batch_size, cfg.pretrain_steps != 0)):
         least = 3 * world_size if has_avm else world_size
         if size % world_size or size < least:
@@ -184,9 +198,11 @@ class Run:
         if cfg.compile:
             print_rank0(compile_blocks(self.backbone))
         self.phase, self.task, self.step, self.global_step = 'pretrain', 0, 0, 0
+        self.tasks = []                                # [(name, clips, number of steps)], see list_tasks
+        self.data = {}                                 # the tasks and a digest of their clips, see `describe`
         self.rows = []                                 # retrieval: before the first task, and after each
         self.method, self.optimizer = None, None
-        self.skipped, self.stop = SkippedClips(), StopRequest()
+        self.skipped, self.stop, self.events = SkippedClips(), StopRequest(), None
 
     def start_phase(self, phase, method, lr, checkpoint=None):
         """Start the initial pre-training or the stream, from its beginning or from a checkpoint."""
@@ -195,7 +211,8 @@ class Run:
         self.method = method.to(self.device)
         self.optimizer = torch.optim.Adam(method.parameters(), lr=lr, betas=(cfg.beta1, cfg.beta2),
                                           weight_decay=cfg.weight_decay, fused=self.device.type == 'cuda')
-        # a seed per phase and rank: a cached pre-training and a computed one lead to the same stream
+        # a seed per phase and rank (2 phases, up to 10,007 ranks), so that a stream after a cached pre-training is the
+        # same as after a computed one
         torch.manual_seed((cfg.seed * 2 + (phase == 'stream')) * 10_007 + get_rank())
         if checkpoint:
             self.restore(checkpoint)
@@ -221,7 +238,7 @@ class Run:
         if get_rank() == 0:
             save_atomically(dict(
                 config=dataclasses.asdict(self.cfg), processes=get_world_size(), phase=self.phase, task=self.task,
-                step=self.step, global_step=self.global_step, rows=self.rows, skipped=list(self.skipped.lines),
+                step=self.step, global_step=self.global_step, rows=self.rows, data=self.data, skipped=list(self.skipped.lines),
                 weights=self.weights(), method=self.method.state_dict(), optimizer=self.optimizer.state_dict(),
                 rank_state=rank_state(self.method, self.device)), self.out / 'last.pt')
             remove_old(self.out, 'last.process*.pt', keep=files)
@@ -231,6 +248,7 @@ class Run:
         """The reverse of `save`, after the same phase has started."""
         self.task, self.step, self.global_step = state['task'], state['step'], state['global_step']
         self.rows, self.skipped = state['rows'], SkippedClips(state['skipped'])
+        # CLS-ER: `weights` holds the stable copy; the method's state then restores the backbone itself
         torch.nn.ModuleDict({'backbone': self.backbone, 'avm': self.avm}).load_state_dict(state['weights'])
         self.method.load_state_dict(state['method'])
         self.optimizer.load_state_dict(state['optimizer'])
@@ -238,7 +256,7 @@ class Run:
                   for rank in range(1, state['processes'])]
         if state['processes'] == get_world_size():
             own = state['rank_state'] if get_rank() == 0 else read_checkpoint(others[get_rank() - 1])
-            restore_rank_state(own, self.method, self.device)
+            restore_rank_state(own, self.method, self.device, self.global_step)
         else:                                          # another number of processes: new seeds, memory split anew
             torch.manual_seed(torch.initial_seed() + 1_000_003 * self.global_step)
             memories = [state['rank_state']['memory']] + [read_checkpoint(file)['memory'] for file in others]
@@ -262,6 +280,7 @@ class Run:
             for file in self.out.rglob('*.tmp'):
                 file.unlink()
             write_text(self.out / 'config.json', json.dumps(dataclasses.asdict(self.cfg), indent=1))
+            write_text(self.out / 'data.json', json.dumps(self.data, indent=1))
             truncate_log(self.out / 'log.jsonl', checkpoint['global_step'] if checkpoint else 0)
 
 
@@ -317,7 +336,8 @@ def write_results(run, stream):
     results = evaluation.summarize(run.rows[1:], stream.names, run.rows[-1]['candidates'])
     skipped = sorted(run.skipped.lines)
     results['initial'] = {direction: run.rows[0][direction] for direction in evaluation.DIRECTIONS}
-    results |= dict(method=run.cfg.method, clips_left_out=len(skipped), left_out=skipped)
+    results |= dict(method=run.cfg.method, clips_left_out=len(skipped), left_out=skipped[:NAMED])
+    run.skipped.write(run.out)
     table = evaluation.results_table(run.cfg.method, results)
     write_text(run.out / 'results.json', json.dumps(results, indent=1))
     write_text(run.out / 'table.md', table + '\n')
@@ -328,7 +348,7 @@ def write_results(run, stream):
     for path in report.write(run.out):
         print(f'report: {path}')
     if skipped:
-        print(f'{len(skipped)} clips were skipped')
+        print(f'{len(skipped)} clips were skipped: {run.out / "skipped.txt"}')
 
 
 # --------------------------------------------------------------------------------------------- main
@@ -337,16 +357,25 @@ def train(run, checkpoint):
     """Data → initial pre-training → stream → results, from the checkpoint on."""
     cfg = run.cfg
     stream = open_stream(cfg, count_workers(cfg.dataset, cfg.workers))
-    check_batches(cfg, dict(zip(stream.names, map(len, stream.train))), len(stream.pretrain))
+    check_batches(cfg, dict(zip(stream.names, map(len, stream.train))), len(stream.pretrain) if stream.scanned else 0)
+    run.data = describe(stream)
+    changes = data_changes(checkpoint.get('data', {}), run.data) if checkpoint else ''
+    if changes:
+        raise UserError(f'{cfg.out} was started with other data: {changes}')
     run.open_folder(checkpoint)
+    run.tasks = list_tasks(cfg, stream)
+    run.events = event_writer(cfg, checkpoint['global_step'] if checkpoint else 0)
+    batches, path, initial = plan_pretraining(run, stream, checkpoint)
+    print_summary(run, stream, initial)
     if get_rank() == 0:
         for note in [*stream.notes, *advice(stream.train)]:
             print_rank0(note)
         run.skipped.add(stream.bad)
+        run.skipped.write(run.out)
     if cfg.init and not checkpoint:
         print_rank0(f'--init {load_weights(cfg.init, run.backbone, run.avm)}')
     if not checkpoint or checkpoint['phase'] == 'pretrain':
-        pretrain(run, stream, checkpoint)
+        pretrain(run, stream, checkpoint, batches, path)
         checkpoint = None
     train_stream(run, stream, checkpoint)
     run.skipped.gather()
@@ -362,6 +391,7 @@ def main(arguments=None):
         for line in unused_flags(arguments, cfg):
             print_rank0(line)
         check_batch_sizes(cfg)
+        check_tensorboard(cfg)
         with run_lock(cfg.out, cfg.cache):
             checkpoint = load_checkpoint(cfg, resume)
             train(Run(cfg, device), checkpoint)

@@ -9,15 +9,13 @@ import torch.nn.functional as F
 from sklearn.metrics import average_precision_score
 
 from config import UserError
-from downstream.heads import given_options, joint_embedding, new_probe, predict, probe_batches, schedule_for
-from downstream.heads import spec_augment, train_probes
-from downstream.markdown import markdown_table, number
+from downstream.heads import joint_tokens, new_probe, predict, probe_batches, schedule_for, spec_augment, train_probes
+from downstream.maps import mean, to_device
+from downstream.markdown import markdown_table, number, table_over_stream
 from downstream.multi_model import group_models
 from downstream.pictures import BESIDE, plot_over_stream
-from patches import normalize_frames
 from streams.common import ConcatClips
 from streams.loading import Loader
-from utils.distributed import autocast
 
 
 def evaluate(run, args):
@@ -29,8 +27,7 @@ def evaluate(run, args):
     One head covers the classes of all tasks, because the evaluation uses no task boundaries (§5.1, App. B). It trains
     on all tasks' clips, so tasks that the backbone has not learned yet are measured too.
     """
-    stream, schedule = run.stream, schedule_for(run.cfg.dataset, args)
-    models = [model for model in run.models() if model[0] > 0]
+    stream, models = run.stream, [model for model in run.models() if model[0] > 0]
     if not models:
         raise UserError(f'{run.folder}: no task has been learned yet')
     labels = [names for dataset in (*stream.train, *stream.evaluate) for names in dataset.labels]
@@ -40,14 +37,14 @@ def evaluate(run, args):
     groups = [[model] for model in models] if args.finetune else group_models(run, models)
     scores, left_out = [], set()
     for group in groups:
-        rows, bad = probe_models(run, group, schedule, multi_label, args)
+        rows, bad = probe_models(run, group, multi_label, args)
         scores += rows
         left_out.update(bad)
 
     results = dict(metric='mAP' if multi_label else 'accuracy', tasks=stream.names,
                    after=[name for _, name, _ in models],
                    acc=[[task['metric'] for task in row] for row in scores], finetune=args.finetune,
-                   options=given_options(args), chance=[task['chance'] for task in scores[-1]],
+                   options=schedule_for(run.cfg.dataset, args)[1], chance=[task['chance'] for task in scores[-1]],
                    left_out=sorted(left_out))
     if not multi_label:
         results['top5'] = {'acc': [[task['top5'] for task in row] for row in scores]}
@@ -55,57 +52,60 @@ def evaluate(run, args):
 
 
 def report(run, results):
-    """results of `evaluate`, with A and F (§5.1) of each acc → Markdown table, figure"""
-    return table(run.cfg.method, results), plot(run.cfg.method, results)
+    """results of `evaluate`, with A and F (§5.1) of each acc → Markdown table in the form of Table 4, figure"""
+    kind = 'fine-tuned' if results['finetune'] else 'linear head on the frozen backbone'
+    parts = {results['metric']: results}
+    if 'top5' in results:
+        parts['top-5 accuracy'] = results['top5']              # Table 4 lacks it
+    header = ['method', *(f'{name} {cell}' for name in parts for cell in ('A ↑', 'F ↓'))]
+    summary = [run.cfg.method, *(number(part[key], 2) for part in parts.values() for key in 'AF')]
+    chance = ['chance', number(mean(results['chance']), 2), *['–'] * (len(header) - 2)]
+    tables = [f'{results["metric"]} in percent, {kind}, one for all tasks', markdown_table(header, [summary, chance]),
+              table_over_stream(results['acc'], results, 2)]
+
+    # each task over the stream, as in Fig. 11 (b)
+    figure, axis = plt.subplots(figsize=(7.5, 4.2), layout='constrained')
+    plot_over_stream(axis, results['acc'], results['tasks'], results['after'], mean(results['chance']))
+    axis.set(ylim=(0, None), ylabel=f'{results["metric"]} in %', title=f'Classification: {run.cfg.method}, {kind}')
+    axis.legend(title='task', **BESIDE)
+    return '\n\n'.join(tables), figure
 
 
 # ---------------------------------------------------------------------------- one head and its score
 
-def probe_models(run, models, schedule, multi_label, args):
-    """Train a head for each model on the same batches, and test it on each task.
-
-    → [model][task] {metric: accuracy or mAP; top5, unless clips have several labels; chance level of the metric}, in
-    percent; clips left out. With args.finetune the backbones train too. Raises UserError.
-    """
-    stream, clips = run.stream, ConcatClips(run.stream.train)
+def probe_models(run, models, multi_label, args):
+    """Train a head for each model on the same batches, and test it on each task → [model][task]: what `task_scores`
+    returns; clips left out. With args.finetune the backbones train too. Raises UserError."""
+    stream, clips, (schedule, _) = run.stream, ConcatClips(run.stream.train), schedule_for(run.cfg.dataset, args)
     classes = [name for names in stream.classes for name in names]                             # C of them
     target = multi_hot(clips.labels, classes)                                                  # clips,C
-    probes = [new_probe(run, model, len(classes), args) for model in models]
+    probes = [new_probe(run, model, len(classes), joint_embedding, args) for model in models]
 
-    def logits_fn(probe, batch):                               # B,C
-        audio, video = batch['audio'].to(run.device), normalize_frames(batch['video'].to(run.device))
-        with autocast(run.device):
-            x = joint_embedding(probe.backbone, audio, video)
-        return probe.head(x)                                   # in float32
-
-    def prepare(batch):
-        return dict(audio=spec_augment(batch['audio'].to(run.device)), video=batch['video'].to(run.device),
+    def prepare(batch):                                        # SpecAugment is drawn once for all probes
+        moved = to_device(batch, run.device)
+        return dict(audio=spec_augment(moved['audio']), video=moved['video'],
                     target=target[batch['clip']].to(run.device))
 
-    def loss_fn(probe, batch):
-        logits, own = logits_fn(probe, batch), batch['target']
+    def loss_fn(logits, batch):
+        own = batch['target']
         return probe_loss(logits, own, multi_label), own.gather(1, logits.argmax(1, keepdim=True)).mean().item()
 
     # train
-    batches = probe_batches([len(dataset) for dataset in stream.train], schedule, args.seed, args.clips)
-    loader = Loader(clips, batches, run.workers, pin=run.device.type == 'cuda')
-    train_probes(probes, loader, schedule, prepare, loss_fn, f'{len(probes)} × {probes[-1].title}')
+    keys = probe_batches([len(dataset) for dataset in stream.train], schedule, args.seed, args.clips)
+    loader = Loader(clips, keys, run.workers, pin=run.device.type == 'cuda')
+    train_probes(probes, map(prepare, loader), len(keys), schedule, loss_fn)
 
     # test
-    outputs, bad = predict(run, probes, stream.evaluate, stream.names, logits_fn, schedule.batch_size, 'clip')
+    outputs, bad = predict(run, probes, stream.evaluate, stream.names, schedule.batch_size, 'clip')
     targets = [multi_hot(dataset.labels, classes) for dataset in stream.evaluate]
-    scores = [[task_scores(logits, own[clip], multi_label) for (logits, clip), own in zip(row, targets)]
-              for row in outputs]
-    return scores, bad
+    return [[task_scores(logits, own[clip], multi_label) for (logits, clip), own in zip(row, targets)]
+            for row in outputs], bad
 
 
-def task_scores(logits, target, multi_label):
-    """Scores on one task's clips, in percent.  logits, target (n, C) → {metric, top5, chance}"""
-    if multi_label:
-        present = target[:, target.any(0)]
-        return dict(metric=mean_average_precision(logits, target), chance=100 * present.mean().item())   # about
-    return dict(metric=accuracy(logits, target), top5=accuracy(logits, target, min(5, target.shape[1])),
-                chance=100 / target.shape[1])
+def joint_embedding(backbone, batch):
+    """The means of both modalities' joint tokens, audio first.  audio (B, t, f), video (B, T, 3, H, W) → (B, 2D)"""
+    joint_a, joint_v = joint_tokens(backbone, batch['audio'], batch['video'])
+    return torch.cat([joint_a.float().mean(1), joint_v.float().mean(1)], 1)
 
 
 def multi_hot(labels, classes):
@@ -122,41 +122,22 @@ def probe_loss(logits, target, multi_label):
     return F.binary_cross_entropy_with_logits(logits, target) if multi_label else F.cross_entropy(logits, target)
 
 
+def task_scores(logits, target, multi_label):
+    """Scores on one task's clips, in percent.  logits, target (n, C) → {metric; top5 of single labels; chance}
+
+    mAP is the mean of the average precision over the classes that have a clip.
+    """
+    if multi_label:
+        present = target.any(0)
+        logits, target = logits[:, present], target[:, present]
+        precision = average_precision_score(target.numpy(), logits.numpy())
+        return dict(metric=100 * float(precision), chance=100 * target.mean().item())
+    return dict(metric=accuracy(logits, target), top5=accuracy(logits, target, min(5, target.shape[1])),
+                chance=100 / target.shape[1])
+
+
 def accuracy(logits, target, k=1):
     """Top-k accuracy in percent.  logits, target (n, C). Ties and NaN count as wrong (scikit-learn counts ties as
     right)."""
     own = logits.gather(1, target.argmax(1, keepdim=True))                       # n,1
     return 100 * ((~(logits < own)).sum(1) <= k).double().mean().item()
-
-
-def mean_average_precision(logits, target):
-    """mAP in percent: the mean of the average precision over the classes that have a clip.  logits, target (n, C)"""
-    present = target.any(0)
-    return 100 * float(average_precision_score(target[:, present].numpy(), logits[:, present].numpy()))
-
-
-# ------------------------------------------------------------------------------- table and figure
-
-def table(method, results):
-    """Markdown: a row in the form of Table 4 (with top-5 accuracy, which Table 4 lacks), and acc[t][i] below"""
-    parts = {results['metric']: results}
-    if 'top5' in results:
-        parts['top-5 accuracy'] = results['top5']
-    kind = 'fine-tuned' if results['finetune'] else 'linear head on the frozen backbone'
-    header = ['method', *(f'{name} {cell}' for name in parts for cell in ('A ↑', 'F ↓'))]
-    summary = [method, *(number(part[key], 2) for part in parts.values() for key in 'AF')]
-    rows = [[after, *(number(value, 2) for value in row)] for after, row in zip(results['after'], results['acc'])]
-    return '\n\n'.join([f'{results["metric"]} in percent, {kind}, one for all tasks', markdown_table(header, [summary]),
-                        markdown_table(['after learning', *results['tasks']], rows)])
-
-
-def plot(method, results):
-    """Each task over the stream, as in Fig. 11 (b)"""
-    figure, axis = plt.subplots(figsize=(7.5, 4.2), layout='constrained')
-    plot_over_stream(axis, results['acc'], results['tasks'], results['after'])
-    chance = results['chance']
-    axis.axhline(sum(chance) / len(chance), color='gray', linestyle='--', linewidth=1, label='chance (mean)')
-    axis.set(ylim=(0, None), ylabel=f'{results["metric"]} in %')
-    axis.legend(title='task', **BESIDE)
-    axis.set_title(f'Classification over the stream: {method}' + (', fine-tuned' if results['finetune'] else ''))
-    return figure

@@ -12,13 +12,11 @@ from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 
 from config import UserError
-from downstream.heads import given_options, joint_tokens, new_probe, predict, probe_batches, schedule_for, train_probes
+from downstream.heads import joint_tokens, new_probe, predict, probe_batches, schedule_for, train_probes
 from downstream.markdown import markdown_table, number
 from downstream.pictures import OKABE_ITO
-from patches import normalize_frames
 from streams.ave import AVE_LAYOUT, AVE_SECONDS, ave, window_of_second
 from streams.loading import Loader
-from utils.distributed import autocast
 
 SHOWN = 8     # clips in the figure, at most
 COLOURS = {'background': '#DDDDDD', 'the event': OKABE_ITO[4], 'another event': OKABE_ITO[5]}
@@ -31,25 +29,18 @@ def evaluate(run, args):
              first; finetune, options; left_out: clips that are not used; shown: target and guess of some clips
     """
     sets, names = open_ave(run, args.data)
-    schedule, model, classes = schedule_for('ave', args), run.models()[-1], ['background', *names]
-    probe = new_probe(run, model, len(classes), args)          # Table 8 evaluates the last model
+    (schedule, options), model, classes = schedule_for('ave', args), run.models()[-1], ['background', *names]
+    probes = [new_probe(run, model, len(classes), second_embedding, args)]       # Table 8 evaluates the last model
 
-    def logits_fn(probe, batch):                               # B,10,29
-        audio, audio_start = batch['audio'].to(run.device), batch['audio_start'].to(run.device)
-        video = normalize_frames(batch['video'].to(run.device))
-        with autocast(run.device):
-            x = second_embedding(probe.backbone, audio, video, audio_start)
-        return probe.head(x)                                   # in float32
-
-    def loss_fn(probe, batch):
-        logits, target = logits_fn(probe, batch).flatten(0, 1), batch['target'].to(run.device).flatten()
+    def loss_fn(logits, batch):
+        logits, target = logits.flatten(0, 1), batch['target'].to(run.device).flatten()
         return F.cross_entropy(logits, target), (logits.argmax(1) == target).double().mean().item()
 
     # train and test the head
-    batches = probe_batches([len(sets['train'])], schedule, args.seed, args.clips)
-    loader = Loader(sets['train'], batches, run.workers, pin=run.device.type == 'cuda')
-    train_probes([probe], loader, schedule, dict, loss_fn, f'AVE: {probe.title}')
-    outputs, bad = predict(run, [probe], [sets['test']], ['AVE, test'], logits_fn, schedule.batch_size, 'target')
+    keys = probe_batches([len(sets['train'])], schedule, args.seed, args.clips)
+    loader = Loader(sets['train'], keys, run.workers, pin=run.device.type == 'cuda')
+    train_probes(probes, loader, len(keys), schedule, loss_fn)
+    outputs, bad = predict(run, probes, [sets['test']], ['AVE, test'], schedule.batch_size, 'target')
     logits, target = outputs[0][0]                                               # n,10,29 and n,10
 
     # accuracy over all seconds, and over the seconds of each class
@@ -58,17 +49,28 @@ def evaluate(run, args):
     per_class = [100 * right[target == c].mean().item() if seconds[c] else None for c in range(len(classes))]
     return dict(after=model[1], accuracy=100 * right.mean().item(),
                 majority=100 * seconds.max().item() / target.numel(),
-                classes=classes, finetune=args.finetune, options=given_options(args),
+                classes=classes, finetune=args.finetune, options=options,
                 left_out=sorted({*bad, *sets['train'].bad, *sets['test'].bad}), per_class=per_class,
                 shown=[dict(target=target[n].tolist(), guess=guess[n].tolist()) for n in clips_to_show(target)])
 
 
 def report(run, results):
     """results of `evaluate` → Markdown table in the form of Table 8, figure"""
-    table = markdown_table(['method', 'Acc'], [
-        [run.cfg.method + (', fine-tuned' if results['finetune'] else ''), number(results['accuracy'], 2)],
-        ['always the most frequent class', number(results['majority'], 2)]])
-    return table, plot(run.cfg.method, results)
+    title = run.cfg.method + (', fine-tuned' if results['finetune'] else '')
+    table = markdown_table(['method', 'Acc'], [[title, number(results['accuracy'], 2)],
+                                               ['always the most frequent class', number(results['majority'], 2)]])
+
+    # left: the accuracy of each class; right: target and guess of some clips, second by second
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 6.5), layout='constrained')
+    bars = sorted((value, name) for name, value in zip(results['classes'], results['per_class']) if value is not None)
+    left.barh([name for _, name in bars], [value for value, _ in bars], color=OKABE_ITO[4])
+    left.axvline(results['accuracy'], color='black', linestyle='--', label=f'all seconds: {results["accuracy"]:.1f} %')
+    left.set_xlabel('accuracy over seconds, in %')
+    left.tick_params(axis='y', labelsize=8)
+    left.legend(loc='lower right')
+    plot_seconds(right, results['shown'], results['classes'])
+    figure.suptitle(f'Events in AVE: {title}, after {results["after"]}')
+    return table, figure
 
 
 def open_ave(run, folder):
@@ -83,7 +85,7 @@ def open_ave(run, folder):
     return sets, names
 
 
-def second_embedding(backbone, audio, video, audio_start):
+def second_embedding(backbone, batch):
     """The embedding of each of AVE's ten seconds: the mean joint token of the second's frame and of its audio patches.
 
     audio (B, W, t, f), video (B, W, T, 3, H, W)   W windows per clip, normalized
@@ -94,6 +96,7 @@ def second_embedding(backbone, audio, video, audio_start):
     the length that the model is trained on are our choice. An audio patch belongs to the second of its middle. A second
     without any patch takes the nearest one.
     """
+    audio, video, audio_start = batch['audio'], batch['video'], batch['audio_start']
     s, (B, W) = backbone.sizes, audio.shape[:2]
     joint_a, joint_v = joint_tokens(backbone, audio.flatten(0, 1), video.flatten(0, 1))
     steps = joint_a.float().reshape(B, W, *s.grid_a, -1).mean(3)                    # B,W,⌊t/p⌋,D
@@ -114,25 +117,9 @@ def second_embedding(backbone, audio, video, audio_start):
     return torch.cat([(weight[..., None] * steps[:, window]).sum(2), frames[:, window, frame]], -1)
 
 
-# -------------------------------------------------------------------------------------- the figure
-
 def clips_to_show(target):
     """target (n, 10) → rows of up to SHOWN clips in which an event begins or ends; without any, the first clips"""
     return (target != target[:, :1]).any(1).nonzero()[:, 0][:SHOWN].tolist() or list(range(min(SHOWN, len(target))))
-
-
-def plot(method, results):
-    """Left: the accuracy of each class. Right: target and guess of some clips, second by second."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 6.5), layout='constrained')
-    bars = sorted((value, name) for name, value in zip(results['classes'], results['per_class']) if value is not None)
-    left.barh([name for _, name in bars], [value for value, _ in bars], color=OKABE_ITO[4])
-    left.axvline(results['accuracy'], color='black', linestyle='--', label=f'all seconds: {results["accuracy"]:.1f} %')
-    left.set_xlabel('accuracy over seconds, in %')
-    left.tick_params(axis='y', labelsize=8)
-    left.legend(loc='lower right')
-    plot_seconds(right, results['shown'], results['classes'])
-    figure.suptitle(f'Events in AVE: {method}, after {results["after"]}')
-    return figure
 
 
 def plot_seconds(axis, clips, classes):

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from sklearn.decomposition import PCA
 
-from downstream.markdown import markdown_table, number
-from downstream.multi_model import concat_batches, group_models, run_models
+from downstream.markdown import table_over_stream
+from downstream.multi_model import concat_batches, right_after, run_models
 from downstream.pictures import BESIDE, OKABE_ITO, plot_over_stream
 from patches import normalize_frames
 from utils.distributed import autocast
@@ -27,12 +27,9 @@ def evaluate(run, args):
              difference    mean over tasks i < T of |gap at the end − gap right after task i| (Fig. 13 a), or None
              clouds        of each task, by the last model
     """
-    models, names = run.models(), run.stream.names
-    tasks_learned, rows = [t for t, _, _ in models], []
-    for group in group_models(run, models):
-        embeddings = embed_tasks(run, group)
-        rows += [[modality_gap(c_a, c_v) for c_a, c_v in by_task] for by_task in embeddings]
-    return {'tasks': list(names), 'after': [name for _, name, _ in models], 'gap': rows,
+    tasks_learned, embeddings = [t for t, _, _ in run.models()], embed_tasks(run, run.models())
+    rows = [[modality_gap(c_a, c_v) for c_a, c_v in by_task] for by_task in embeddings]
+    return {'tasks': list(run.stream.names), 'after': [name for _, name, _ in run.models()], 'gap': rows,
             'over_stream': [sum(row[:t]) / t for t, row in zip(tasks_learned, rows) if t],
             'difference': mean_difference(rows, tasks_learned),
             'clouds': [pca_clouds(c_a, c_v) for c_a, c_v in embeddings[-1]]}
@@ -40,23 +37,36 @@ def evaluate(run, args):
 
 def report(run, results):
     """results of `evaluate` → Markdown table, figure"""
-    table = markdown_table(['after', *results['tasks']],
-                           [[name, *(number(value, 3) for value in row)]
-                            for name, row in zip(results['after'], results['gap'])])
+    table = table_over_stream(results['gap'], results, 3)
     if results['difference'] is not None:
         table += f'\n\nMean difference between the end and right after each task: {results["difference"]:.3f}'
-    return table, plot(results, [t for t, _, _ in run.models()])
+
+    # left: the gap of each task and their mean (Fig. 5 a)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12.5, 4.6), layout='constrained', width_ratios=[1.35, 1])
+    plot_over_stream(left, results['gap'], results['tasks'], results['after'])
+    learned = [k for k, (t, _, _) in enumerate(run.models()) if t]
+    left.plot(learned, results['over_stream'], color='black', linewidth=2.5, marker='x', label='mean of learned tasks')
+    left.set(ylabel='modality gap', ylim=(0, None))
+    left.legend(title='clips of task', **BESIDE)
+
+    # right: the clouds of the first task by the last model (Fig. 5 b)
+    for (name, points), colour, marker in zip(results['clouds'][0].items(), (OKABE_ITO[4], OKABE_ITO[0]), 'o^'):
+        right.scatter(*zip(*points), s=16, color=colour, marker=marker, alpha=0.7, linewidths=0, label=name)
+    right.set(xlabel='first principal component', ylabel='second', aspect='equal',
+              title=f'{results["tasks"][0]}, model: {results["after"][-1]}')
+    right.legend(fontsize=8)
+    figure.suptitle('Distance between the centres of audio and video embeddings')
+    return table, figure
 
 
 def embed_tasks(run, models):
     """→ [model][task]: c_a, c_v (n, D), L2-normalized, on the CPU. Clips that cannot be read are left out."""
-    def embed(backbone, task, batch):
+    def embed(model, task, batch):
         with autocast(run.device):
-            c_a, c_v = backbone.embed(batch['audio'].to(run.device), normalize_frames(batch['video'].to(run.device)))
-        return c_a.float().cpu(), c_v.float().cpu()
+            c = model[0].embed(batch['audio'].to(run.device), normalize_frames(batch['video'].to(run.device)))
+        return tuple(x.float().cpu() for x in c)
 
-    backbones = [run.load_model(file)[0] for _, _, file in models]
-    outputs, bad = run_models(run, run.stream.evaluate, run.cfg.batch_size, backbones, embed, 'modality gap')
+    outputs, bad = run_models(run, models, run.stream.evaluate, embed, 'modality gap')
     return concat_batches(outputs, run.stream.names, bad)
 
 
@@ -87,32 +97,8 @@ def pca_clouds(c_a, c_v):
 
 def mean_difference(rows, tasks_learned):
     """Fig. 13 (a): the mean over i < T of |gap_{T,i} − gap_{i,i}|, "the modality gap estimated at the completion of the
-    last task and […] of each task". None if a model is missing.
-
-    rows [model][task]; tasks_learned: the number of tasks that each model has learned
-    """
-    T = tasks_learned[-1]
-    if T < 2 or not set(range(1, T + 1)) <= set(tasks_learned):          # Multitask has no model after each task
+    last task and […] of each task". None for T < 2, or if a model is missing.  rows [model][task]"""
+    own = right_after(rows, tasks_learned)
+    if own is None or len(own) < 2:
         return None
-    return sum(abs(rows[-1][i] - rows[tasks_learned.index(i + 1)][i]) for i in range(T - 1)) / (T - 1)
-
-
-def plot(results, tasks_learned):
-    """Left: the gap of each task and their mean (Fig. 5 a). Right: the clouds of the first task by the last model
-    (Fig. 5 b)."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(12.5, 4.6), layout='constrained', width_ratios=[1.35, 1])
-    # the gap over the stream
-    plot_over_stream(left, results['gap'], results['tasks'], results['after'])
-    learned = [k for k, tasks in enumerate(tasks_learned) if tasks]
-    left.plot(learned, results['over_stream'], color='black', linewidth=2.5, marker='x', label='mean of learned tasks')
-    left.set(ylabel='modality gap', ylim=(0, None))
-    left.legend(title='clips of task', **BESIDE)
-
-    # the two clouds
-    for (name, points), colour, marker in zip(results['clouds'][0].items(), (OKABE_ITO[4], OKABE_ITO[0]), 'o^'):
-        right.scatter(*zip(*points), s=16, color=colour, marker=marker, alpha=0.7, linewidths=0, label=name)
-    right.set(xlabel='first principal component', ylabel='second', aspect='equal',
-              title=f'{results["tasks"][0]}, model: {results["after"][-1]}')
-    right.legend(fontsize=8)
-    figure.suptitle('Distance between the centres of audio and video embeddings')
-    return figure
+    return sum(abs(end - value) for end, value in zip(rows[-1], own[:-1])) / (len(own) - 1)

@@ -5,20 +5,24 @@ Out: what `classification` and `events` share.
 
 The heads of all models of a run train side by side on the same batches, so each clip is decoded once for all of them.
 A head gets the *joint* embedding: the output of E_f on both modalities together, after the last LayerNorm. Retrieval
-compares another embedding, where each modality goes through E_f alone. Heads are float32; the backbone may run in bf16.
+compares another embedding, where each modality goes through E_f alone.
 """
 import math
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 from torchaudio.transforms import FrequencyMasking, TimeMasking
 from tqdm import tqdm
 
 from config import UserError
 from data import AUDIO_MEAN, AUDIO_STD
-from downstream.multi_model import concat_batches, run_models
-from patches import patchify
+from downstream.maps import to_device
+from downstream.multi_model import concat_batches, run_loaded
+from patches import normalize_frames, patchify
+from utils.cli import flag_name
+from utils.distributed import autocast
 
 
 # ------------------------------------------------------------------------- the schedule of Table 6
@@ -34,15 +38,11 @@ SCHEDULES = {'vggsound': Schedule(5e-4, 15, 48), 'shapes': Schedule(5e-4, 15, 48
 
 
 def schedule_for(name, args):
-    """The numbers of Table 6 for a data set; options of the command line replace them."""
-    given = {field: getattr(args, field) for field in Schedule._fields if getattr(args, field) is not None}
-    return SCHEDULES[name]._replace(**given)
-
-
-def given_options(args):
-    """What differs from Table 6, as on the command line: "--clips 300 --lr 0.005"; usually ''"""
+    """→ the Schedule of a data set, changed by options of the command line; these options: '--clips 300 --lr 0.005'"""
     given = {name: getattr(args, name) for name in ('clips', *Schedule._fields) if getattr(args, name) is not None}
-    return ' '.join(f'--{name.replace("_", "-")} {value}' for name, value in given.items())
+    options = ' '.join(f'{flag_name(name)} {value}' for name, value in given.items())
+    given.pop('clips', None)                                   # not of the schedule
+    return SCHEDULES[name]._replace(**given), options
 
 
 def lr_factor(step, steps, warmup):
@@ -90,7 +90,7 @@ def spec_augment(audio):
     return TimeMasking(min(192, 192 * t // 1024), iid_masks=True)(audio, zero).mT
 
 
-# ------------------------------------------------------------------------------- the head's input
+# ----------------------------------------------------------------------------------------- probes
 
 def joint_tokens(backbone, audio, video):
     """audio (B, t, f), video (B, T, 3, H, W), normalized → õ_a (B, M, D), õ_v (B, N, D) after the last LayerNorm. No
@@ -100,28 +100,22 @@ def joint_tokens(backbone, audio, video):
     return backbone.norm['joint'](joint_a), backbone.norm['joint'](joint_v)
 
 
-def joint_embedding(backbone, audio, video):
-    """The input of classification: the means of both modalities' joint tokens, audio first.
-
-    audio (B, t, f), video (B, T, 3, H, W), normalized → (B, 2D) float32
-    """
-    joint_a, joint_v = joint_tokens(backbone, audio, video)
-    return torch.cat([joint_a.float().mean(1), joint_v.float().mean(1)], 1)
-
-
-# ----------------------------------------------------------------------------------------- probes
-
 class Probe(NamedTuple):
     """A linear head on a backbone. The backbone is frozen unless it is fine-tuned."""
     title: str
     backbone: nn.Module
-    head: nn.Module
+    head: nn.Linear
+    embed: Callable            # embed(backbone, batch) → (B, …, 2D) float32
 
-    def trainable_parameters(self):
-        return [x for module in (self.head, self.backbone) for x in module.parameters() if x.requires_grad]
+    def logits(self, batch):
+        """A batch on any device → (B, …, C) float32. The backbone may run in bf16."""
+        batch = to_device(batch, self.head.weight.device)
+        with autocast(self.head.weight.device):
+            x = self.embed(self.backbone, batch | {'video': normalize_frames(batch['video'])})
+        return self.head(x)
 
 
-def new_probe(run, model, outputs, args):
+def new_probe(run, model, outputs, embed, args):
     """A random linear head (2D → outputs) on a model (t, name, file) of the run. Raises UserError for a bad file.
 
     The seed is set for each model, so all heads start alike, and later random numbers do not depend on the number of
@@ -131,27 +125,26 @@ def new_probe(run, model, outputs, args):
     torch.manual_seed(args.seed)
     backbone, _ = run.load_model(file)
     backbone.requires_grad_(args.finetune)
-    return Probe(f'head after {after}', backbone, nn.Linear(2 * run.cfg.embed_dim, outputs).to(run.device))
+    return Probe(f'head after {after}', backbone, nn.Linear(2 * run.cfg.embed_dim, outputs).to(run.device), embed)
 
 
-def train_probes(probes, loader, schedule, prepare, loss_fn, title):
-    """Train all probes on the batches of a loader, one step each per batch.
+def train_probes(probes, batches, steps, schedule, loss_fn):
+    """Train all probes on the same batches, of which there are `steps`.
 
-    prepare(batch)         → the batch that all probes see; random augmentation is drawn once for all
-    loss_fn(probe, batch)  → loss (a scalar), accuracy in [0, 1]
+    loss_fn(logits, batch) → loss (a scalar), accuracy in [0, 1]
 
     AdamW with cosine decay and two warm-up epochs; with fewer than ten epochs, a fifth is warm-up. Raises UserError.
     """
-    steps = len(loader)
     warmup = round(steps / schedule.epochs * min(2, schedule.epochs / 5))
-    optimizers = [torch.optim.AdamW(probe.trainable_parameters(), lr=schedule.lr, betas=(0.95, 0.999),
-                                    weight_decay=5e-6) for probe in probes]
-    schedulers = [torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, steps, warmup))
-                  for optimizer in optimizers]
-    with tqdm(total=steps, desc=title, unit='step', leave=False, disable=None) as bar:
-        for batch in map(prepare, loader):
+    optimizers, schedulers = [], []
+    for probe in probes:
+        trained = [x for module in (probe.head, probe.backbone) for x in module.parameters() if x.requires_grad]
+        optimizers.append(torch.optim.AdamW(trained, lr=schedule.lr, betas=(0.95, 0.999), weight_decay=5e-6))
+        schedulers.append(LambdaLR(optimizers[-1], lambda step: lr_factor(step, steps, warmup)))
+    with tqdm(total=steps, desc=f'{len(probes)} × {probes[-1].title}', unit='step', leave=False, disable=None) as bar:
+        for batch in batches:
             for probe, optimizer, scheduler in zip(probes, optimizers, schedulers):
-                loss, accuracy = loss_fn(probe, batch)
+                loss, accuracy = loss_fn(probe.logits(batch), batch)
                 if not torch.isfinite(loss):
                     raise UserError(f'{probe.title}, step {bar.n}: the loss is {loss.item()}; try a smaller --lr')
                 optimizer.zero_grad(set_to_none=True)
@@ -162,14 +155,11 @@ def train_probes(probes, loader, schedule, prepare, loss_fn, title):
             bar.update()
 
 
-def predict(run, probes, datasets, names, logits_fn, batch_size, target):
+def predict(run, probes, datasets, names, batch_size, target):
     """The logits of all probes for all clips, in one pass → [probe][task]: logits (n, …), batch[target] (n, …), on the
-    CPU; and 'name: reason' of each clip that is left out. Raises UserError if no clip of a task can be read.
+    CPU; and 'name: reason' of each clip that is left out. Raises UserError if no clip of a task can be read."""
+    def logits_and_target(probe, task, batch):
+        return probe.logits(batch).cpu(), batch[target]
 
-    logits_fn(probe, batch): for a batch on the CPU
-    """
-    def fn(probe, task, batch):
-        return logits_fn(probe, batch).cpu(), batch[target]
-
-    outputs, bad = run_models(run, datasets, batch_size, probes, fn, 'evaluating')
+    outputs, bad = run_loaded(run, probes, datasets, batch_size, logits_and_target, 'evaluating')
     return concat_batches(outputs, names, bad), bad

@@ -6,10 +6,10 @@ Out: four maps per clip (`downstream/maps.py`). With a known source (shapes), al
 import matplotlib.pyplot as plt
 import torch
 
-from downstream.maps import METRICS, SYMBOLS, TITLES, UNKNOWN, ClipSubset, Maps, compute_maps, copy_row, load_record
-from downstream.maps import mean, mean_scores, metric_row, score_maps, source_area, sources, to_device
+from downstream.maps import METRICS, SYMBOLS, TITLES, UNKNOWN, Maps, compute_maps, make_batch, mean, mean_scores
+from downstream.maps import metric_row, score_maps, source_area, source_of_clip, sources, to_device
 from downstream.markdown import markdown_table
-from downstream.multi_model import group_models, run_models
+from downstream.multi_model import right_after, run_models
 from downstream.pictures import BESIDE, plot_maps, plot_over_stream
 
 
@@ -21,72 +21,61 @@ def evaluate(run, args):
               tasks and after
     RUN/eval/localization.pt   the first and the last clip of each task, with the maps of all models
     """
-    models, tests, names = run.models(), run.stream.test, run.stream.names
+    models, tests = run.models(), run.stream.test
+    results = {'tasks': list(run.stream.names), 'after': [name for _, name, _ in models]}
+    torch.save(dict(results, clips=clips_with_maps(run)), run.eval_path('localization', 'pt'))
     source = [sources(dataset, run.cfg) for dataset in tests]
-    known = source[0][0] is not None
-    saved_indices = [sorted({0, len(dataset) - 1}) for dataset in tests]
-    clips = {}                                                 # (task, index) → a saved clip with its maps
+    if source[0][0] is None:
+        return results
 
     def score_batch(model, task, batch):
         m = Maps(*(x.float().cpu() for x in compute_maps(run.cfg, *model, to_device(batch, run.device))))
-        source_a, source_v = source[task]
-        # save two clips of the task
-        for row, index in enumerate(batch['clip'].tolist()):
-            if index in saved_indices[task]:
-                clip = clips.setdefault((task, index), dict(
-                    task=task, clip=index, frames=copy_row(batch['video'], row), audio=copy_row(batch['audio'], row),
-                    truth_a=copy_row(source_a, index), truth_v=copy_row(source_v, index), maps=[]))
-                clip['maps'].append([copy_row(x, row) for x in m])
-        if not known:
-            return {}
-        source_a, source_v = source_a[batch['clip']], source_v[batch['clip']]
-        return {'avm': score_maps('avm', m.I_a, m.I_v, source_a, source_v),
-                'backbone': score_maps('backbone', m.cosine_a, m.cosine_v, source_a, source_v)}
-
-    # without a known source, only the saved clips are read
-    datasets = tests if known else [ClipSubset(*pair) for pair in zip(tests, saved_indices)]
-    rows = []
-    for group in group_models(run, models):
-        loaded = [run.load_model(file) for _, _, file in group]
-        rows += run_models(run, datasets, run.cfg.batch_size, loaded, score_batch, 'localization')[0]
-
-    # save the clips: each map is (models, patches)
-    results = {'tasks': list(names), 'after': [name for _, name, _ in models]}
-    for clip in clips.values():
-        clip |= Maps(*map(torch.stack, zip(*clip.pop('maps'))))._asdict()
-    torch.save(dict(results, clips=list(clips.values())), run.eval_path('localization', 'pt'))
-    if not known:
-        return results
+        own = [x[batch['clip']] for x in source[task]]
+        return {'avm': score_maps('avm', m.I_a, m.I_v, *own),
+                'backbone': score_maps('backbone', m.cosine_a, m.cosine_v, *own)}
 
     # the mean over each task's clips
+    rows, _ = run_models(run, models, tests, score_batch, 'localization')
     for which in METRICS:
         cells = [[mean_scores([batch[which] for batch in batches]) for batches in row] for row in rows]
-        results[which] = {name: [[cell.get(name) for cell in row] for row in cells] for name in cells[0][0]}
+        results[which] = {name: [[cell[name] for cell in row] for row in cells] for name in cells[0][0]}
     results['chance'] = {'area_v': [source_area(v) for _, v in source], 'area_a': [source_area(a) for a, _ in source]}
     return results
+
+
+def clips_with_maps(run):
+    """→ [{task, clip, frames, audio, truth_a, truth_v; and each map, (models, patches)}]"""
+    clips, items = [], []
+    for task, dataset in enumerate(run.stream.test):
+        for index in sorted({0, len(dataset) - 1}):
+            item, (truth_a, truth_v) = dataset[index, 0], source_of_clip(dataset, run.cfg, index)
+            items.append(item)
+            clips.append(dict(task=task, clip=index, frames=item['video'], audio=item['audio'], truth_a=truth_a,
+                              truth_v=truth_v))
+    batch = make_batch(items, run.device)
+    by_model = [compute_maps(run.cfg, *run.load_model(file), batch) for _, _, file in run.models()]
+    for name, maps in zip(Maps._fields, zip(*by_model)):
+        for clip, own in zip(clips, torch.stack(maps, 1).float().cpu()):
+            clip[name] = own.clone()                           # torch.save would write the whole tensor behind a view
+    return clips
 
 
 def report(run, results):
     """results of `evaluate` → Markdown table, figure. Without a known source, the figure shows the saved maps."""
     if 'avm' not in results:
-        return UNKNOWN, plot_saved_maps(run.cfg, load_record(run, 'localization')['clips'], results['tasks'])
+        return UNKNOWN, plot_last_maps(run, results)
     return table(results, [t for t, _, _ in run.models()]), plot_metrics(results)
 
 
 def table(results, tasks_learned):
     """Markdown: each metric's mean over the tasks learned, right after each task's own training and at the end.
 
-    tasks_learned: the number of tasks that each model has learned. "Right after" needs a model after every task.
-    Multitask has none.
+    tasks_learned: the number of tasks that each model has learned
     """
     T = tasks_learned[-1] or len(results['tasks'])             # an untrained model is measured on all tasks
-    complete = set(range(1, T + 1)) <= set(tasks_learned)
     chance = {name: mean(values[:T]) for name, values in results['chance'].items()}
-    rows = []
-    for which in METRICS:
-        for name, matrix in results[which].items():
-            right_after = mean(matrix[tasks_learned.index(i + 1)][i] for i in range(T)) if complete else None
-            rows.append(metric_row(which, name, right_after, mean(matrix[-1][:T]), chance))
+    rows = [metric_row(which, name, mean(right_after(matrix, tasks_learned) or []), mean(matrix[-1][:T]), chance)
+            for which in METRICS for name, matrix in results[which].items()]
     return markdown_table([f'mean over {T} tasks', 'right after its own task', 'at the end', 'drop', 'chance'], rows)
 
 
@@ -95,10 +84,8 @@ def plot_metrics(results):
     figure, axes = plt.subplots(2, 4, figsize=(15, 6.6), sharex=True, sharey='row', layout='constrained')
     for column, (which, modality) in enumerate(SYMBOLS):
         for axis, metric in zip(axes[:, column], ('auc', 'pointing')):
-            plot_over_stream(axis, results[which][f'{metric}_{modality}'], results['tasks'], results['after'])
             chance = 0.5 if metric == 'auc' else mean(results['chance'][f'area_{modality}'])
-            if chance is not None:
-                axis.axhline(chance, color='gray', linestyle='--', linewidth=1.2, label='chance')
+            plot_over_stream(axis, results[which][f'{metric}_{modality}'], results['tasks'], results['after'], chance)
         axes[0, column].set(title=SYMBOLS[which, modality], xlabel='')
     axes[0, 0].set_ylabel(TITLES['auc'])
     axes[1, 0].set_ylabel(TITLES['pointing'])
@@ -107,10 +94,12 @@ def plot_metrics(results):
     return figure
 
 
-def plot_saved_maps(cfg, clips, names):
+def plot_last_maps(run, results):
     """Fig. 12: importance and cosine maps of the last model, for the last saved clip of each task."""
-    rows = {clip['task']: (names[clip['task']], clip | {name: clip[name][-1] for name in Maps._fields})
+    clips = torch.load(run.eval_path('localization', 'pt'), weights_only=True)['clips']
+    rows = {clip['task']: (results['tasks'][clip['task']], clip | {name: clip[name][-1] for name in Maps._fields})
             for clip in clips}
     columns_v = [(SYMBOLS['avm', 'v'], 'I_v'), (SYMBOLS['backbone', 'v'], 'cosine_v')]
     columns_a = [(SYMBOLS['avm', 'a'], 'I_a'), (SYMBOLS['backbone', 'a'], 'cosine_a')]
-    return plot_maps(cfg, list(rows.values()), columns_v, columns_a, 'Importance of the AVM and cosine of the backbone')
+    return plot_maps(run.cfg, list(rows.values()), columns_v, columns_a,
+                     'Importance of the AVM and cosine of the backbone')

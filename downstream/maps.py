@@ -13,7 +13,6 @@ from typing import NamedTuple
 import scipy.stats
 import torch
 import torch.nn.functional as F
-from torch.utils.data import Dataset
 
 from avm import attend
 from downstream.markdown import number
@@ -44,6 +43,17 @@ def compute_maps(cfg, backbone, avm, batch):
     c_a, c_v = a.mean(1, keepdim=True), v.mean(1, keepdim=True)                          # B,1,D
     cosine_a, cosine_v = F.cosine_similarity(a, c_v, dim=-1), F.cosine_similarity(v, c_a, dim=-1)
     return Maps(out.importance_a, out.importance_v, cosine_a, cosine_v)
+
+
+def to_device(batch, device):
+    """The tensors of a batch, on the device"""
+    return {name: x.to(device) for name, x in batch.items() if torch.is_tensor(x)}
+
+
+def make_batch(items, device):
+    """Items of a data set → their tensors as a batch, on the device"""
+    return {name: torch.stack([item[name] for item in items]).to(device)
+            for name, x in items[0].items() if torch.is_tensor(x)}
 
 
 # ------------------------------------------------------------------------------- the true source
@@ -133,11 +143,12 @@ def score_maps(which, map_a, map_v, source_a, source_v):
 
 def mean_scores(batches):
     """Scores of several batches [{'auc_v': (clips,), …}] → {'auc_v': mean over all clips, or None without clips}"""
-    means = {}
-    for name in batches[0] if batches else ():
-        values = torch.cat([scores[name] for scores in batches]).double()
-        means[name] = values.mean().item() if len(values) else None
-    return means
+    return {name: mean_or_none(torch.cat([scores[name] for scores in batches])) for name in batches[0]}
+
+
+def mean_or_none(values):
+    """values (n,) → their mean in float64; None if n = 0"""
+    return values.double().mean().item() if len(values) else None
 
 
 def mean(values):
@@ -155,11 +166,9 @@ TITLES = {'auc': 'ROC-AUC', 'share': 'attention on the source, %', 'pointing': '
 
 
 def metric_row(which, name, first, last, chance):
-    """→ the cells of a table's row: map and metric, two values, the drop between them, and chance
+    """→ the cells of a table's row: map and metric, two values or None, the drop between them, and chance
 
-    which, name   as in `score_maps`: 'avm', 'auc_v'
-    first, last   values, or None
-    chance        {'area_v', 'area_a'} by `source_area`
+    which, name: as in `score_maps`, 'avm' and 'auc_v'; chance: {'area_v', 'area_a'} by `source_area`
     """
     metric, modality = name.split('_')
     digits = 3 if metric == 'auc' else 1
@@ -167,33 +176,3 @@ def metric_row(which, name, first, last, chance):
     by_chance = 0.5 if metric == 'auc' else chance[f'area_{modality}']
     label = f'{SYMBOLS[which, modality].replace("$", "")}: {TITLES[metric]}'
     return [label] + [number(value, digits) for value in (first, last, drop, by_chance)]
-
-
-# ------------------------------------------------------------------------------ clips and records
-
-class ClipSubset(Dataset):
-    """Some clips of a data set. torch's Subset takes no (index, seed) keys."""
-
-    def __init__(self, dataset, indices):
-        self.dataset, self.indices = dataset, indices
-
-    def __len__(self):
-        return len(self.indices)
-
-    def __getitem__(self, key):
-        return self.dataset[self.indices[key[0]], key[1]]
-
-
-def to_device(batch, device):
-    """The tensors of a batch, on the device"""
-    return {name: x.to(device) for name, x in batch.items()}
-
-
-def copy_row(x, row):
-    """A copy of one row. torch.save would write the whole batch behind a view. None stays None."""
-    return None if x is None else x[row].clone()
-
-
-def load_record(run, name):
-    """The tensors that `evaluate` saved in RUN/eval/name.pt for the same models"""
-    return torch.load(run.eval_path(name, 'pt'), map_location='cpu', weights_only=True)

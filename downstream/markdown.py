@@ -11,3 +11,9 @@ def markdown_table(header, rows):
     lines = ['| ' + ' | '.join(cells) + ' |' for cells in [header, *rows]]
     lines.insert(1, '| --- ' * len(header) + '|')
     return '\n'.join(lines)
+
+
+def table_over_stream(matrix, results, digits):
+    """matrix [model][task] of the results' `after` and `tasks` → Markdown"""
+    rows = [[name, *(number(value, digits) for value in row)] for name, row in zip(results['after'], matrix)]
+    return markdown_table(['after learning', *results['tasks']], rows)

@@ -14,28 +14,35 @@ from streams.common import tasks_in_order
 
 
 def group_models(run, models):
-    """Split the models into lists that fit into memory together. Each list needs one pass over the clips.
-
-    models: [(t, name, file)] of `FinishedRun.models`. A list takes at most half of the free memory. Usually one list
-    is enough: a model of the paper's size has 0.75 GB.
-    """
+    """Split the models [(t, name, file)] into lists that fit into memory together. Each list needs one pass over the
+    clips. A list takes at most half of the free memory; a model of the paper's size has 0.75 GB."""
     if run.device.type == 'cuda':
         free = torch.cuda.mem_get_info(run.device)[0]
     else:
         free = psutil.virtual_memory().available
-    largest = max(file.stat().st_size for _, _, file in models)
-    size = max(1, free // 2 // largest)
+    size = max(1, free // 2 // max(file.stat().st_size for _, _, file in models))
     return [models[start:start + size] for start in range(0, len(models), size)]
 
 
-@torch.no_grad()
-def run_models(run, datasets, batch_size, models, fn, title):
-    """Apply a function to each batch of each task, once per model.
+def run_models(run, models, datasets, fn, title):
+    """Load the models [(t, name, file)] and apply a function to each batch of each task, once per model.
 
-    fn(model, task, batch)   gets a batch on the CPU. All its clips are of one task. Its result must be on the CPU
-    returns                  outputs[model][task]: a list with one result of fn per batch; and 'name: reason' of each
-                             clip that cannot be read and is left out
+    fn((backbone, avm), task, batch)  gets a batch on the CPU. All its clips are of one task. Its result must be on the
+                                      CPU
+    returns                           outputs[model][task]: a list with one result of fn per batch; and 'name: reason'
+                                      of each clip that cannot be read and is left out
     """
+    outputs = []
+    for group in group_models(run, models):
+        loaded = [run.load_model(file) for _, _, file in group]
+        rows, bad = run_loaded(run, loaded, datasets, run.cfg.batch_size, fn, title)
+        outputs += rows
+    return outputs, bad
+
+
+@torch.no_grad()
+def run_loaded(run, models, datasets, batch_size, fn, title):
+    """`run_models` for models in memory, of any type: fn gets them as they are."""
     outputs, bad = [[[] for _ in datasets] for _ in models], []
     with tqdm(total=sum(map(len, datasets)), desc=title, unit='clip', leave=False, disable=None) as bar:
         for task, batch in tasks_in_order(datasets, batch_size, run.workers, bad):
@@ -54,3 +61,14 @@ def concat_batches(outputs, names, bad):
         if not batches:
             raise UserError(f'{name}: none of the clips can be read. The first errors: {bad[:3]}')
     return [[tuple(map(torch.cat, zip(*batches))) for batches in by_task] for by_task in outputs]
+
+
+def right_after(matrix, tasks_learned):
+    """matrix [model][task] → the value of each task by the model that has just learned it; None without these models.
+
+    tasks_learned: the number of tasks that each model has learned. Multitask has no model after each task.
+    """
+    T = tasks_learned[-1]
+    if not set(range(1, T + 1)) <= set(tasks_learned):
+        return None
+    return [matrix[tasks_learned.index(i + 1)][i] for i in range(T)]

@@ -12,13 +12,12 @@ import matplotlib
 
 matplotlib.use('Agg')   # no display needed
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.collections import LineCollection
 
-from avm import attend
-from downstream.maps import source_of_clip
-from patches import patchify
+from downstream.maps import compute_maps, make_batch, source_of_clip
 
 OKABE_ITO = ('#E69F00', '#56B4E9', '#009E73', '#CC79A7', '#0072B2', '#D55E00', '#000000', '#999999')   # no yellow: gray
 MARKERS = 'osD^vPX*'
@@ -112,15 +111,13 @@ def plot_attention(backbone, avm, stream, cfg, device, clips=4):
 
     A method without selection does not train its AVM. It shows the AVM of the initial pre-training.
     """
-    rows = []
-    for task in torch.linspace(0, len(stream.test) - 1, min(clips, len(stream.test))).round().int().tolist():
-        item = stream.test[task][0, 0]
-        batch = {name: item[name][None].to(device) for name in ('audio', 'video')}
-        out = attend(cfg, backbone, avm, patchify(batch, cfg.patch_size))
+    tasks = torch.linspace(0, len(stream.test) - 1, min(clips, len(stream.test))).round().int().tolist()
+    items, rows = [stream.test[task][0, 0] for task in tasks], []
+    maps = compute_maps(cfg, backbone, avm, make_batch(items, device))
+    for task, item, I_a, I_v in zip(tasks, items, maps.I_a.cpu(), maps.I_v.cpu()):
         source_a, source_v = source_of_clip(stream.test[task], cfg)
-        rows.append((stream.names[task], dict(
-            frames=item['video'], audio=item['audio'], truth_a=source_a, truth_v=source_v,
-            I_a=out.importance_a[0].cpu(), I_v=out.importance_v[0].cpu())))
+        rows.append((stream.names[task], dict(frames=item['video'], audio=item['audio'], truth_a=source_a,
+                                              truth_v=source_v, I_a=I_a, I_v=I_v)))
     return plot_maps(cfg, rows, [('$I_v$', 'I_v')], [('$I_a$', 'I_a')], 'Importance scores of the AVM (Eq. 3)')
 
 
@@ -131,11 +128,10 @@ def recalls(results):
     figure, axes = plt.subplots(1, 2, figsize=(12, 3.8), sharey=True, layout='constrained')
     for axis, direction in zip(axes, DIRECTIONS):
         for j, (recall, colour, hatch) in enumerate(zip(('R@1', 'R@5', 'R@10'), OKABE_ITO, ('', '//', '..'))):
-            places = [i + (j - 1) * 0.27 for i in range(len(results['tasks']))]
+            places = np.arange(len(results['tasks'])) + (j - 1) * 0.27
             axis.bar(places, results[direction][recall]['acc'][-1], 0.27, label=recall, color=colour, hatch=hatch,
                      edgecolor='white')
-            for x in places:
-                axis.hlines(results['chance'][recall], x - 0.135, x + 0.135, color='black', linewidth=1.5)
+            axis.hlines([results['chance'][recall]] * len(places), places - 0.135, places + 0.135, color='black')
         axis.set_xticks(range(len(results['tasks'])), results['tasks'], rotation=20)
         axis.set_title(direction.replace('_', ' '))
     axes[0].set_ylabel(f'recall in %, {results["candidates"]} candidates; black: chance')
@@ -150,8 +146,7 @@ def recall_over_stream(results):
     for axis, direction in zip(axes, DIRECTIONS):
         acc = [results['initial'][direction]['R@10']] + results[direction]['R@10']['acc']
         after = results['tasks'] if len(acc) == len(results['tasks']) + 1 else ['all tasks']      # Multitask
-        plot_over_stream(axis, acc, results['tasks'], ['initial', *after])
-        axis.axhline(results['chance']['R@10'], color='gray', linestyle='--', linewidth=1, label='chance')
+        plot_over_stream(axis, acc, results['tasks'], ['initial', *after], results['chance']['R@10'])
         axis.set_title(direction.replace('_', ' '))
     axes[0].set_ylim(bottom=0)                                 # both panels share it
     axes[0].set_ylabel(f'R@10 in %, {results["candidates"]} candidates')
@@ -160,18 +155,20 @@ def recall_over_stream(results):
     return figure
 
 
-def plot_over_stream(axis, matrix, tasks, after):
-    """One line per task. It is dotted until the task is learned; there it has a large marker.
+def plot_over_stream(axis, matrix, tasks, after, chance=None):
+    """One line per task, dotted until the task is learned; there it has a large marker. And a line for chance.
 
     matrix [model][task], None where nothing was measured; after: the name of each model
     """
     for i, task in enumerate(tasks):
-        line = [float('nan') if row[i] is None else row[i] for row in matrix]
+        line = np.array([row[i] for row in matrix], float)     # None becomes NaN
         learned = after.index(task) if task in after else len(after) - 1
         style = task_style(i)
         axis.plot(range(learned + 1), line[:learned + 1], ':', alpha=0.5, color=style['color'])
         axis.plot(range(learned, len(line)), line[learned:], label=task, markersize=5, **style)
         axis.plot(learned, line[learned], markersize=10, **style)
+    if chance is not None:
+        axis.axhline(chance, color='gray', linestyle='--', linewidth=1, label='chance')
     axis.set_xticks(range(len(after)), after, rotation=30, ha='right')
     axis.set_xlabel('after learning')
     axis.grid(alpha=0.25)
@@ -179,12 +176,14 @@ def plot_over_stream(axis, matrix, tasks, after):
 
 def draw(out, backbone, avm, stream, cfg, device):
     """Write the figures of a finished run to out/figures, from out/results.json and its model → their paths"""
-    folder = out / 'figures'
-    folder.mkdir(exist_ok=True)
-    results = json.loads((out / 'results.json').read_text())
-    figures = {'stream.png': recall_over_stream(results),
-               'attention.png': plot_attention(backbone, avm, stream, cfg, device)}
-    for name, figure in figures.items():
-        figure.savefig(folder / name, dpi=130, bbox_inches='tight')
-        plt.close(figure)
-    return [folder / name for name in figures]
+    (out / 'figures').mkdir(exist_ok=True)
+    results = json.loads((out / 'results.json').read_text('utf-8'))
+    return [save_figure(recall_over_stream(results), out / 'figures' / 'stream.png'),
+            save_figure(plot_attention(backbone, avm, stream, cfg, device), out / 'figures' / 'attention.png')]
+
+
+def save_figure(figure, path):
+    """Write and close a figure → its path"""
+    figure.savefig(path, dpi=130, bbox_inches='tight')
+    plt.close(figure)
+    return path

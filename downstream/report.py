@@ -10,10 +10,12 @@ import shlex
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.ticker import LogLocator
 
 from config import PRETRAINED, Config, preset
 from downstream.markdown import markdown_table
-from downstream.pictures import BESIDE, task_style
+from downstream.pictures import BESIDE, save_figure, task_style
 from eval import read_config
 from utils.checkpoint import write_text
 from utils.cli import flag_name
@@ -21,27 +23,38 @@ from utils.cli import flag_name
 TERMS = {'loss': 'total loss', 'mae_a': 'ℓ^r, audio', 'mae_v': 'ℓ^r, video', 'contrastive': 'ℓ^c', 'avm': 'L^avm',
          'penalty': 'ℓ^p'}
 COSTS = {'samples_per_s': 'samples/s', 'memory_gb': 'peak, GB'}
-NO_TERMS = {'phase', 'task', 'step', 'global_step', 'waited', *COSTS}
+NO_TERMS = {'time', 'phase', 'task', 'task_name', 'step', 'global_step', 'epoch', 'lr', 'mean_loss', 'waited', *COSTS}
+A_AND_F = ('A is the average accuracy: the mean of all tasks after the last one. F is the average forgetting: how far '
+           'each earlier task has fallen from its best value, on average (§5.1). A high A and a low F are good. ')
+CAPTIONS = {   # by the first word of a picture's name
+    'stream': 'R@10 of each task after each task. The large marker is where the task was learned; a line that falls '
+              'after it is forgetting.',
+    'attention': 'One test clip per row: frames, and the importance I_v of their patches; sound, and its I_a. Bright '
+                 'patches are important. A white line is around the true source, where it is known.',
+    'training': 'Each term of the loss at each step. Below: clips per second, and peak memory.',
+    'retrieval': 'Recall of each task by the last model, in both directions. Black lines are chance.',
+    'classification': 'Accuracy of a classifier on the model after each task. The dashed line is chance.',
+    'ave': 'Left: accuracy on each kind of event. Right: target and prediction of some clips, second by second.',
+    'localization': 'Where the model looks: how well each map finds the source after each task or, where the source is '
+                    'not known, the maps themselves.',
+    'selection': 'How much of the source each selection keeps after each task or, where the source is not known, what '
+                 'is selected.',
+    'gap': 'Left: distance between audio and video embeddings of each task. Right: both, projected onto a plane.',
+    'spurious': 'Where the model looks with the sound or the frames of the clip itself, and of another task.',
+}
 
 
 def write(folder):
     """Write figures/training.png and report.md of a run → their paths. Raises UserError if there is no run."""
-    folder = Path(folder)
-    cfg, entries = read_config(folder), read_log(folder / 'log.jsonl')
-    (folder / 'figures').mkdir(exist_ok=True)
-    picture, page = folder / 'figures' / 'training.png', folder / 'report.md'
+    folder, written = Path(folder), []
+    cfg, log = read_config(folder), folder / 'log.jsonl'
+    lines = log.read_text('utf-8').splitlines() if log.exists() else []
+    entries = [json.loads(line) for line in lines if line.endswith('}')]       # a killed run may leave half a line
     if entries:
-        figure = plot_training(entries)
-        figure.savefig(picture, dpi=130, bbox_inches='tight')
-        plt.close(figure)
-    write_text(page, page_text(folder, cfg))
-    return [picture, page] if entries else [page]
-
-
-def read_log(path):
-    """The complete lines of log.jsonl. A killed run may leave half a line."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith('}')]
+        (folder / 'figures').mkdir(exist_ok=True)
+        written.append(save_figure(plot_training(entries), folder / 'figures' / 'training.png'))
+    write_text(folder / 'report.md', page_text(folder, cfg))
+    return [*written, folder / 'report.md']
 
 
 # ----------------------------------------------------------------------------------- training.png
@@ -50,56 +63,46 @@ def plot_training(entries):
     """Entries of log.jsonl → figure"""
     logged = {name for entry in entries for name in entry}
     terms = [name for name in TERMS if name in logged] + sorted(logged - set(TERMS) - NO_TERMS)
-    costs = [name for name in COSTS if name in logged]
-    figure, axes = plt.subplots(1 + len(costs), 1, sharex=True, squeeze=False, layout='constrained',
-                                figsize=(8, 3.6 + 1.1 * len(costs)), height_ratios=[3.6] + [1.1] * len(costs))
-    top, *below = axes[:, 0]
+    steps = [entry['global_step'] for entry in entries]
+    curves = {name: np.array([entry.get(name) for entry in entries], float) for name in [*terms, *COSTS]}
+    figure, axes = plt.subplots(3, 1, sharex=True, layout='constrained', figsize=(8, 5.8), height_ratios=[3.3, 1, 1])
 
     # terms of the loss
     for i, name in enumerate(terms):
-        steps, values = curve(entries, name)
-        top.plot(steps, values, label=TERMS.get(name, name), markevery=max(1, len(steps) // 12), markersize=4,
-                 linewidth=1.2, **task_style(i + 6))                       # the total is black
-    if min(min(curve(entries, name)[1]) for name in terms) > 0:
-        top.set_yscale('log')
-        top.yaxis.set_major_formatter('{x:g}')
-        top.yaxis.set_minor_formatter('{x:g}')
-    top.set_ylabel('terms of the loss, unweighted')
-    top.legend(**BESIDE)
+        axes[0].plot(steps, curves[name], label=TERMS.get(name, name), markevery=max(1, len(steps) // 12),
+                     markersize=4, linewidth=1.2, **task_style(i + 6))                  # the total is black
+    if min(np.nanmin(curves[name]) for name in terms) > 0:
+        axes[0].set_yscale('log')
+        axes[0].yaxis.set_major_formatter('{x:g}')
+        axes[0].yaxis.set_minor_formatter('{x:g}')
+        axes[0].yaxis.set_minor_locator(LogLocator(subs=(1.5, 2, 3, 5, 7)))             # their labels do not overlap
+    axes[0].set_ylabel('terms of the loss, unweighted')
+    axes[0].legend(**BESIDE)
 
     # samples/s and memory
-    for axis, name in zip(below, costs):
-        axis.plot(*curve(entries, name), color='black', linewidth=1)
-        axis.set_ylabel(COSTS[name])
-        axis.set_ylim(bottom=0)
+    for axis, name in zip(axes[1:], COSTS):
+        axis.plot(steps, curves[name], color='black', linewidth=1)
+        axis.set(ylabel=COSTS[name], ylim=(0, 1.2 * np.nanmax(curves[name])))
 
     # where each phase or task starts
     for start, name in phase_starts(entries):
-        top.annotate(name, (start, 1), (3, 3), xycoords=('data', 'axes fraction'), textcoords='offset points',
-                     fontsize=8)
-        for axis in axes[:, 0]:
+        axes[0].annotate(name, (start, 1), (3, 3), xycoords=('data', 'axes fraction'), textcoords='offset points',
+                         fontsize=8)
+        for axis in axes:
             axis.axvline(start, color='black', linestyle='--', linewidth=0.9)
-    for axis in axes[:, 0]:
+    for axis in axes:
         axis.grid(alpha=0.25)
-    axes[-1, 0].set_xlabel('step')
+    axes[-1].set_xlabel('step')
     return figure
-
-
-def curve(entries, name):
-    """→ steps and values of all entries with this name"""
-    found = [entry for entry in entries if name in entry]
-    return [entry['global_step'] for entry in found], [entry[name] for entry in found]
 
 
 def phase_starts(entries):
     """→ [(step, name)]: the last step before each phase or task"""
-    starts, current, last = [], None, 0
+    starts, last = {}, 0
     for entry in entries:
-        phase = 'initial' if entry['phase'] == 'pretrain' else f'task {entry["task"] + 1}'
-        if phase != current:
-            starts.append((last, phase))
-        current, last = phase, entry['global_step']
-    return starts
+        starts.setdefault('initial' if entry['phase'] == 'pretrain' else f'task {entry["task"] + 1}', last)
+        last = entry['global_step']
+    return [(step, name) for name, step in starts.items()]
 
 
 # -------------------------------------------------------------------------------------- report.md
@@ -107,39 +110,35 @@ def phase_starts(entries):
 def page_text(folder, cfg):
     """→ report.md"""
     changed, command = changed_options(cfg), train_command(cfg)
-    meaning = {field.name: field.metadata['help'] for field in dataclasses.fields(Config)}
-    rows = [[f'`{flag_name(name)}`', str(value), meaning[name]] for name, value in changed.items()]
-    parts = [f'# {folder.resolve().name}: {cfg.method} on {cfg.dataset}', 'Command:', f'    {command}',
-             'Resume an interrupted run:', f'    {command} --resume', '## Options that differ from the defaults',
-             markdown_table(['option', 'value', 'meaning'], rows) if rows else 'None.', '## Retrieval']
+    rows = [[f'`{flag_name(field.name)}`', str(changed[field.name]), field.metadata['help']]
+            for field in dataclasses.fields(Config) if field.name in changed]
+    parts = [f'# {folder.resolve().name}: {cfg.method} on {cfg.dataset}', f'Command:\n\n    {command}',
+             f'Resume an interrupted run:\n\n    {command} --resume', '## Options that differ from the defaults',
+             markdown_table(['option', 'value', 'meaning'], rows), '## Retrieval']
 
     # the table and the skipped clips
     if (folder / 'results.json').exists():
-        results = json.loads((folder / 'results.json').read_text())
-        skipped = '\n'.join(f'- {line}' for line in results.get('left_out', []))
+        results = json.loads((folder / 'results.json').read_text('utf-8'))
+        named, number = results.get('left_out', []), results.get('clips_left_out', 0)
+        skipped = [f'- {line}' for line in named]
+        if number > len(named):
+            skipped.append(f'- and {number - len(named)} more, in skipped.txt')
         chance = f'{results["candidates"]} candidates, so chance is R@10 {results["chance"]["R@10"]:.1f} %.'
-        parts += [(folder / 'table.md').read_text().strip(), 'In percent. ' + chance, '## Skipped clips',
-                  skipped or 'None.']
+        parts += [(folder / 'table.md').read_text('utf-8').strip(), A_AND_F + 'In percent. ' + chance,
+                  '## Skipped clips', '\n'.join(skipped) or 'None.']
     else:
         parts.append('The run is not finished. It writes its table at the end.')
 
     # figures, and the results of eval.py
-    for title, name in (('Figures', 'figures'), ('Evaluations', 'eval')):
-        files = [file for file in sorted((folder / name).glob('*')) if file.suffix in ('.png', '.md', '.mp4')]
-        parts += [f'## {title}'] if files else []
+    for title, name in (('## Figures', 'figures'), ('## Evaluations', 'eval')):
+        files = sorted((folder / name).glob('*'))
+        parts += [title] if files else []
         for file in files:
-            path = file.relative_to(folder).as_posix()
             if file.suffix == '.md':
-                parts.append(f'### {file.stem}\n\n{file.read_text().strip()}')
-            else:
-                parts.append(f'![{file.stem}]({path})' if file.suffix == '.png' else f'[{file.name}]({path})')
-    return '\n\n'.join(parts) + '\n'
-
-
-def main_options(cfg):
-    """The words of the command line for data set, size, method and seed"""
-    options = {'dataset': cfg.dataset, 'size': cfg.size, 'method': cfg.method, 'seed': cfg.seed}
-    return [word for name, value in options.items() if value != '' for word in (flag_name(name), str(value))]
+                parts.append(f'### {file.stem}\n\n' + file.read_text('utf-8').strip())
+            if file.suffix in ('.png', '.mp4'):
+                parts += [f'![{file.stem}]({name}/{file.name})', CAPTIONS.get(file.stem.split('-')[0], '')]
+    return '\n\n'.join(filter(None, parts)) + '\n'
 
 
 def changed_options(cfg):
@@ -153,7 +152,6 @@ def changed_options(cfg):
 
 def train_command(cfg):
     """→ the shortest command that starts this run"""
-    words = main_options(cfg)
-    for name, value in changed_options(cfg).items():
-        words += [flag_name(name), str(value)]
+    options = {name: getattr(cfg, name) for name in ('dataset', 'size', 'method', 'seed')} | changed_options(cfg)
+    words = [word for name, value in options.items() for word in (flag_name(name), str(value))]
     return shlex.join(['python', 'train.py', *words])

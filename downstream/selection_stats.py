@@ -1,22 +1,24 @@
 """How much of the source does each selection keep, and does the pruning probability P know the past? (ours)
 
-In:  the models of a run, one after each task, and the retrieval clips of its stream. Their sources are known (shapes).
+In:  the models of a run, one after each task, and the retrieval clips of its stream, whose sources are known (shapes).
 Out: for each selection, the percentage of source patches that it keeps; ρ is chance. P of Eq. 5 on and off the source,
      and by the past pair's class: the same class, the same task, or another task.
 
-The past pair of a clip is a random clip of the tasks learned so far, as if from a full memory.
+The past pair of a clip is a random clip of the tasks learned so far, as if from a full memory. Without a known source
+there are only pictures: I, P and the selected patches of one clip per task.
 """
 import copy
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 
 from avm import attend
-from config import SELECTIONS, UserError
-from downstream.maps import mean, measurable, source_area, sources, to_device
+from config import SELECTIONS
+from downstream.maps import UNKNOWN, make_batch, mean, mean_or_none, measurable, source_area, sources, to_device
 from downstream.markdown import markdown_table, number
-from downstream.multi_model import concat_batches, group_models, run_models
-from downstream.pictures import BESIDE, task_style
+from downstream.multi_model import concat_batches, run_models
+from downstream.pictures import BESIDE, plot_maps, task_style
 from patches import patchify
 from selection import discriminative_query, prune_probability, select_patches
 
@@ -26,7 +28,8 @@ PARTNERS = ('same class', 'same task', 'other task')           # of the past pai
 
 
 def evaluate(run, args):
-    """What each selection keeps of each task's clips, for every model → results. Raises UserError for unknown sources.
+    """What each selection keeps of each task's clips, for every model → results. Without a known source, only tasks and
+    after.
 
     results   {tasks, after, chance: {selected_v, selected_a, area_v, area_a}, selected_v, selected_a: {selection:
               [model][task]}, P: {on_v, beside_v, on_a, beside_a, and each of PARTNERS: [model][task]}}. Percent; P is
@@ -35,14 +38,16 @@ def evaluate(run, args):
     cfg, tests = run.cfg, run.stream.test
     source = [sources(dataset, cfg) for dataset in tests]
     if source[0][0] is None:
-        raise UserError('the sources in these clips are not known; --eval selection needs them')
+        model = run.models()[-1]
+        results = {'tasks': list(run.stream.names), 'after': [model[1]]}
+        torch.save(dict(results, clips=clips_with_selection(run, model)), run.eval_path('selection', 'pt'))
+        return results
     classes = [class_labels(dataset) for dataset in tests]
     models, rows = [model for model in run.models() if model[0] > 0], []
-    for group in group_models(run, models):
-        for (t, _, _), attention in zip(group, attend_clips(run, group)):
-            past = PastQueries(attention[:t], classes[:t])
-            rows.append([task_statistics(cfg, clips, source[i], classes[i], i, past)
-                         for i, clips in enumerate(attention)])
+    for (t, _, _), attention in zip(models, attend_clips(run, models)):
+        past = PastQueries(attention[:t], classes[:t])
+        rows.append([task_statistics(cfg, clips, source[task], classes[task], task, past)
+                     for task, clips in enumerate(attention)])
 
     results = dict(tasks=list(run.stream.names), after=[name for _, name, _ in models])
     for part in ('P', 'selected_v', 'selected_a'):
@@ -55,18 +60,37 @@ def evaluate(run, args):
 
 def attend_clips(run, models):
     """→ [model][task]: I_a (n, M), I_v (n, N), k_a (n, H, M, d), k_v, and q̂_a, q̂_v (n, H, d) of Eq. 4 of all clips"""
-    cfg = run.cfg
+    def score_batch(model, task, batch):
+        return attend_batch(run.cfg, model, to_device(batch, run.device))
 
-    def attend_batch(model, task, batch):
-        out = attend(cfg, *model, patchify(to_device(batch, run.device), cfg.patch_size))
-        query_a = discriminative_query(out.importance_a, out.q_a, cfg.kappa_a)
-        query_v = discriminative_query(out.importance_v, out.q_v, cfg.kappa_v)
-        tensors = out.importance_a, out.importance_v, out.k_a, out.k_v, query_a, query_v
-        return tuple(x.float().cpu() for x in tensors)
-
-    loaded = [run.load_model(file) for _, _, file in models]
-    outputs, bad = run_models(run, run.stream.test, cfg.batch_size, loaded, attend_batch, 'selection')
+    outputs, bad = run_models(run, models, run.stream.test, score_batch, 'selection')
     return concat_batches(outputs, run.stream.names, bad)
+
+
+def attend_batch(cfg, model, batch):
+    """What `attend_clips` returns for one task, of one batch"""
+    out = attend(cfg, *model, patchify(batch, cfg.patch_size))
+    query_a = discriminative_query(out.importance_a, out.q_a, cfg.kappa_a)
+    query_v = discriminative_query(out.importance_v, out.q_v, cfg.kappa_v)
+    tensors = out.importance_a, out.importance_v, out.k_a, out.k_v, query_a, query_v
+    return tuple(x.float().cpu() for x in tensors)
+
+
+def clips_with_selection(run, model):
+    """→ [{task, frames, audio, truth_a, truth_v: None, I_a, P_a, selected_a, I_v, P_v, selected_v}]: the first clip of
+    each task with FLAVA's selection. Its past pair is the first clip of the task before; or of the last task."""
+    cfg, items = copy.copy(run.cfg), [dataset[0, 0] for dataset in run.stream.test]
+    cfg.selection, cfg.audio_selection = 'both', 'time'
+    I_a, I_v, k_a, k_v, query_a, query_v = attend_batch(cfg, run.load_model(model[2]), make_batch(items, run.device))
+    P_a = prune_probability(I_a, k_a, query_v, query_v.roll(1, 0), cfg.kappa_a)
+    P_v = prune_probability(I_v, k_v, query_a, query_a.roll(1, 0), cfg.kappa_v)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        ids_a, ids_v = select_patches(cfg, I_a, I_v, P_a, P_v)
+    maps = dict(I_a=I_a, P_a=P_a, selected_a=torch.zeros_like(I_a).scatter(1, ids_a, 1),
+                I_v=I_v, P_v=P_v, selected_v=torch.zeros_like(I_v).scatter(1, ids_v, 1))
+    return [dict(task=task, frames=item['video'], audio=item['audio'], truth_a=None, truth_v=None,
+                 **{name: x[task].clone() for name, x in maps.items()}) for task, item in enumerate(items)]
 
 
 def class_labels(dataset):
@@ -105,24 +129,20 @@ def task_statistics(cfg, attention, source, classes, task, past):
             result['selected_a'][name] = coverage(ids_a, source_a)
             result['selected_v'][name] = coverage(ids_v, source_v)
 
-    # P on and off the source
+    # P on and off the source, and by the past pair
     for x, I, P, own, kappa in (('a', I_a, P_a, source_a, cfg.kappa_a), ('v', I_v, P_v, source_v, cfg.kappa_v)):
         result['P'][f'on_{x}'], result['P'][f'beside_{x}'] = mean_on_and_off(I, P, own, kappa)
-    # P by the past pair; only κ patches have P > 0
     P = (P_a.sum(1) / cfg.kappa_a + P_v.sum(1) / cfg.kappa_v) / 2
-    result['P'] |= mean_by_partner(P, classes, task, partners)
+    for kind, rows in partner_kinds(classes, task, partners).items():
+        result['P'][kind] = mean_or_none(P[rows])
     return result
 
 
 def coverage(ids, source):
     """Percent of the source's patches that are selected, the mean over measurable clips.  ids (n, κ), source (n, M)"""
     selected, rows = torch.zeros_like(source).scatter(1, ids, True), measurable(source)
-    return 100 * ((selected & source).sum(1) / source.sum(1))[rows].double().mean().item() if rows.any() else None
-
-
-def mean_or_none(values):
-    """values (n,) → their mean in float64; None if n = 0"""
-    return values.double().mean().item() if len(values) else None
+    share = (selected & source).sum(1) / source.sum(1)
+    return 100 * share[rows].double().mean().item() if rows.any() else None
 
 
 def mean_on_and_off(I, P, source, kappa):
@@ -131,43 +151,44 @@ def mean_on_and_off(I, P, source, kappa):
     return mean_or_none(P[top & source]), mean_or_none(P[top & ~source])
 
 
-def mean_by_partner(P, classes, task, partners):
-    """→ {each of PARTNERS: mean P}.  P (n,) of clips of these classes and this task; partners: [(task, class)]"""
-    kinds = []
-    for own, (other_task, other) in zip(classes, partners):
-        if other == own:
-            kinds.append('same class')
-        else:
-            kinds.append('same task' if other_task == task else 'other task')
-    return {kind: mean_or_none(P[torch.tensor([one == kind for one in kinds])]) for kind in PARTNERS}
+def partner_kinds(classes, task, partners):
+    """→ {each of PARTNERS: (n,) bool, the clips with such a past pair}
+
+    classes: of the n clips of a task; partners: [(task, class)] of their past pairs
+    """
+    same_class = torch.tensor([other == own for own, (_, other) in zip(classes, partners)])
+    same_task = torch.tensor([other_task == task for other_task, _ in partners])
+    return dict(zip(PARTNERS, (same_class, same_task & ~same_class, ~same_task & ~same_class)))
 
 
 # ------------------------------------------------------------------------------- table and figure
 
 def report(run, results):
     """results of `evaluate` → Markdown table of the last model, figure"""
-    chance = results['chance']
+    if 'P' not in results:                                     # no known source
+        clips = torch.load(run.eval_path('selection', 'pt'), weights_only=True)['clips']
+        rows = [(results['tasks'][clip['task']], clip) for clip in clips]
+        columns_v, columns_a = ([(f'$I_{x}$', f'I_{x}'), (f'$P_{x}$', f'P_{x}'), ('selected', f'selected_{x}')]
+                                for x in MODALITIES)
+        return UNKNOWN, plot_maps(run.cfg, rows, columns_v, columns_a,
+                                  f'Importance, pruning probability, selected patches (model: {results["after"][-1]})')
+    chance, P = results['chance'], {name: number(mean(matrix[-1]), 3) for name, matrix in results['P'].items()}
     rows = [[name, *(number(mean(results[f'selected_{x}'][name][-1]), 1) for x in MODALITIES)]
             for name in results['selected_v']]
     rows.append(['chance', *(number(chance[f'selected_{x}'], 1) for x in MODALITIES)])
     table = markdown_table([f'source patches selected, %; model: {results["after"][-1]}', *MODALITIES.values()], rows)
-    P = {name: number(mean(matrix[-1]), 3) for name, matrix in results['P'].items()}
-    return (f'{table}\n\nP on and off the source: frames {P["on_v"]}, {P["beside_v"]}; sound {P["on_a"]}, '
-            f'{P["beside_a"]}. By the past pair: ' + ', '.join(f'{kind} {P[kind]}' for kind in PARTNERS) + '.',
-            plot(results))
+    table += (f'\n\nP on and off the source: frames {P["on_v"]}, {P["beside_v"]}; sound {P["on_a"]}, {P["beside_a"]}. '
+              'By the past pair: ' + ', '.join(f'{kind} {P[kind]}' for kind in PARTNERS) + '.')
 
-
-def plot(results):
-    """The share of the source that each selection keeps over the stream, mean over all tasks' clips"""
+    # the share of the source that each selection keeps over the stream, mean over all tasks' clips
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout='constrained')
     for axis, (x, title) in zip(axes, MODALITIES.items()):
         for i, (name, matrix) in enumerate(results[f'selected_{x}'].items()):
-            line = [mean(row) for row in matrix]
-            axis.plot([float('nan') if value is None else value for value in line], label=name, **task_style(i))
-        axis.axhline(results['chance'][f'selected_{x}'], color='gray', linestyle='--', linewidth=1.2, label='chance')
+            axis.plot(np.array([mean(row) for row in matrix], float), label=name, **task_style(i))
+        axis.axhline(chance[f'selected_{x}'], color='gray', linestyle='--', linewidth=1, label='chance')
         axis.set_xticks(range(len(results['after'])), results['after'], rotation=30)
         axis.set(title=title, xlabel='after learning')
         axis.grid(alpha=0.25)
     axes[0].set_ylabel('source patches selected, %')
     axes[1].legend(title='selection', **BESIDE)
-    return figure
+    return table, figure

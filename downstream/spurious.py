@@ -8,8 +8,8 @@ from torch.utils.data import Dataset
 
 from avm import attend
 from config import UserError
-from downstream.maps import UNKNOWN, ClipSubset, copy_row, load_record, mean_scores, metric_row, score_maps
-from downstream.maps import source_area, sources, to_device
+from downstream.maps import UNKNOWN, make_batch, mean_scores, metric_row, score_maps, source_area, source_of_clip
+from downstream.maps import sources, to_device
 from downstream.markdown import markdown_table
 from downstream.multi_model import run_models
 from downstream.pictures import plot_maps
@@ -23,49 +23,49 @@ def evaluate(run, args):
               tasks and after
     RUN/eval/spurious.pt   the first clip of each task, with its maps
     """
-    tests, names = run.stream.test, run.stream.names
+    tests, model = run.stream.test, run.models()[-1]
     if len(tests) < 2:
         raise UserError('spurious attention compares clips of two tasks, and this stream has one')
-    _, after, file = run.models()[-1]
+    pairs = [SwappedPairs(tests, task) for task in range(len(tests))]
+    results = {'tasks': list(run.stream.names), 'after': model[1]}
+    torch.save(dict(results, clips=clips_with_maps(run, model, pairs)), run.eval_path('spurious', 'pt'))
     source = [sources(dataset, run.cfg) for dataset in tests]
-    known = source[0][0] is not None
-    own, other, clips = [], [], {}
+    if source[0][0] is None:
+        return results
 
     def score_batch(model, task, batch):
         I_a, I_v, I_a_other, I_v_other = attend_swapped(run.cfg, *model, to_device(batch, run.device))
-        source_a, source_v = (x[batch['clip']] if known else None for x in source[task])
-        if known:
-            own.append(score_maps('avm', I_a, I_v, source_a, source_v))
-            other.append(score_maps('avm', I_a_other, I_v_other, source_a, source_v))
-        # save the first clip of the task
-        if task not in clips:
-            tensors = dict(frames=batch['video'], audio=batch['audio'], other_frames=batch['other_video'],
-                           other_audio=batch['other_audio'], truth_a=source_a, truth_v=source_v, I_a=I_a, I_v=I_v,
-                           I_a_other=I_a_other, I_v_other=I_v_other)
-            clips[task] = dict(task=task, other_task=batch['other_task'][0].item(),
-                               **{name: copy_row(x, 0) for name, x in tensors.items()})
+        own = [x[batch['clip']] for x in source[task]]
+        return score_maps('avm', I_a, I_v, *own), score_maps('avm', I_a_other, I_v_other, *own)
 
-    # without a known source, only the first pair of each task is read
-    pairs = [SwappedPairs(tests, task) for task in range(len(tests))]
-    datasets = pairs if known else [ClipSubset(dataset, [0]) for dataset in pairs]
-    run_models(run, datasets, run.cfg.batch_size, [run.load_model(file)], score_batch, 'spurious attention')
-
-    results = {'tasks': list(names), 'after': after}
-    torch.save(dict(results, clips=list(clips.values())), run.eval_path('spurious', 'pt'))
-    if not known:
-        return results
-    with_own, with_other = mean_scores(own), mean_scores(other)
-    results['avm'] = {name: {'own': with_own[name], 'other': with_other[name]} for name in with_own}
+    # the mean over all tasks' clips
+    (by_task,), _ = run_models(run, [model], pairs, score_batch, 'spurious attention')
+    own, other = (mean_scores(scores) for scores in zip(*(batch for batches in by_task for batch in batches)))
+    results['avm'] = {name: {'own': own[name], 'other': other[name]} for name in own}
     results['chance'] = {'area_v': source_area(torch.cat([v for _, v in source])),
                          'area_a': source_area(torch.cat([a for a, _ in source]))}
     return results
 
 
+def clips_with_maps(run, model, pairs):
+    """→ [{task, other_task, frames, audio and those of the other clip, truth_a, truth_v, and the four maps}]"""
+    items = [dataset[0, 0] for dataset in pairs]
+    maps = attend_swapped(run.cfg, *run.load_model(model[2]), make_batch(items, run.device))
+    clips = []
+    for task, item in enumerate(items):
+        truth_a, truth_v = source_of_clip(run.stream.test[task], run.cfg)
+        own = {name: x[task].clone() for name, x in zip(('I_a', 'I_v', 'I_a_other', 'I_v_other'), maps)}
+        clips.append(dict(task=task, other_task=item['other_task'], frames=item['video'], audio=item['audio'],
+                          other_frames=item['other_video'], other_audio=item['other_audio'],
+                          truth_a=truth_a, truth_v=truth_v, **own))
+    return clips
+
+
 def report(run, results):
     """results of `evaluate` → Markdown table, figure of the saved clips"""
     names, after = results['tasks'], results['after']
-    rows = [(f'{names[clip["task"]]}\nwith {names[clip["other_task"]]}', clip)
-            for clip in load_record(run, 'spurious')['clips']]
+    clips = torch.load(run.eval_path('spurious', 'pt'), weights_only=True)['clips']
+    rows = [(f'{names[clip["task"]]}\nwith {names[clip["other_task"]]}', clip) for clip in clips]
     figure = plot_maps(run.cfg, rows, [('$I_v$, own sound', 'I_v'), ('$I_v$, other sound', 'I_v_other')],
                        [('$I_a$, own frames', 'I_a'), ('$I_a$, other frames', 'I_a_other')],
                        f'Attention with the own and with another task\'s clip (model: {after})')
@@ -97,15 +97,15 @@ class SwappedPairs(Dataset):
         return other, index % len(self.tests[other])
 
     def __getitem__(self, key):
-        """audio (t, f), video (T, 3, H, W) uint8 of the clip; other_audio, other_video, other_task of its partner; clip
-        and bad as in VideoClips"""
+        """audio, video, clip, bad of a clip as in VideoClips; other_audio, other_video, other_task of its partner"""
         index, seed = key
         other_task, other_index = self.partner(index)
         own, other = self.tests[self.task][index, seed], self.tests[other_task][other_index, seed]
-        return dict(audio=own['audio'], video=own['video'], clip=own['clip'], other_audio=other['audio'],
-                    other_video=other['video'], other_task=other_task, bad=own['bad'] or other['bad'])
+        return dict(own, other_audio=other['audio'], other_video=other['video'], other_task=other_task,
+                    bad=own['bad'] or other['bad'])
 
 
+@torch.no_grad()
 def attend_swapped(cfg, backbone, avm, batch):
     """A batch of SwappedPairs → I_a (B, M), I_v (B, N) of each pair; then I_a with the other video, and I_v with the
     other audio. On the CPU."""

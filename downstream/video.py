@@ -2,7 +2,7 @@
 
 In:  a video with sound, of any length; one or several models of a run.
 Out: an mp4 file (H.264, AAC) with the clip's own frames and sound. It shows the clip; for each model, the frames under
-     I_v; below, for each model, the spectrogram under I_a, with a moving cursor.
+     I_v; below, for each model, the spectrogram under I_a; over these, a moving cursor.
 
 A model sees T frames, one second apart. So it gets one window every half second, with a frame at just this moment; maps
 in between are interpolated. The colours of a map go from its minimum to its maximum over the whole clip.
@@ -16,20 +16,24 @@ from typing import NamedTuple
 import av
 import numpy as np
 import torch
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image, ImageDraw
 
 from avm import attend
 from config import UserError
 from data import SAMPLE_RATE, audio_around, centre_crop, spectrogram
 from patches import patchify
-from utils.video import WHOLE, BadClip, decode_audio, decode_frames, decode_packets, frames_at, open_clip
+from utils.video import WHOLE, BadClip, decode_audio, decode_frames, decode_sound, display_size, frames_at, open_clip
+from utils.video import upright
 
-PER_SECOND = 2      # windows of a model
-TILE = 320          # pixels of the longer side of a frame
-COLUMNS = 4         # frames in a row
-AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)   # Hz
-TICK = Fraction(1, 90000)                                                     # seconds: the unit of frame times
+PER_SECOND = 2                          # windows of a model
+TILE, TITLE, STRIP = 320, 26, 84        # pixels: longer side of a frame, height of its title, height of a spectrogram
+GAP, LEFT, BELOW = 12, 96, 40           # pixels: between frames; left of the spectrograms and below them
+COLUMNS = 4                             # frames in a row
+SOUND_RATE = 48000                      # Hz
+TICK = Fraction(1, 90000)               # seconds: the unit of frame times
 
 
 def make(run, file, out):
@@ -63,17 +67,15 @@ class Windows(NamedTuple):
     ids: torch.Tensor           # K, T    which of the K frames are in the window, a second apart
     own: list                   # K       which of these is the moment's own
     audio: torch.Tensor         # K, t, f
-    audio_start: list           # K       second of the sound at which the spectrogram begins
+    audio_start: tuple          # K       second of the sound at which the spectrogram begins
     spectrogram: torch.Tensor   # steps, f  of the whole clip
-    step: float                 # seconds of one of its steps
-    offset: float               # seconds from the first frame to the first sound
+    sound: tuple                # its first and last second, from the first frame on
     seconds: float              # from the first frame to the end of the last
 
 
 def read_windows(clip, cfg):
     """A Demuxed clip → Windows"""
-    T, first = cfg.num_frames, clip.times[0]
-    seconds = (clip.times[-1] - first) * len(clip.times) / (len(clip.times) - 1)       # the last frame lasts, too
+    T, first, seconds = cfg.num_frames, clip.start, clip.end - clip.start
     waveform, audio_start = decode_audio(clip)
     K = int(seconds * PER_SECOND) + 1
     frames = decode_frames(clip, [first + k / PER_SECOND for k in range(K)], cfg.image_size)
@@ -85,10 +87,11 @@ def read_windows(clip, cfg):
     # the sound around the middle of each window
     middles = [first + k / PER_SECOND + (T - 1) / 2 - own[k] - audio_start for k in range(K)]
     audio, starts = zip(*(audio_around(waveform, middle, cfg) for middle in middles))
-    sizes = copy.copy(cfg)
-    sizes.audio_frames = max(1, int(len(waveform) / (SAMPLE_RATE // 1000) / cfg.frame_shift))     # the whole clip
-    return Windows(centre_crop(frames, cfg.image_size), ids.clamp(0, K - 1), own, torch.stack(audio), list(starts),
-                   spectrogram(waveform, sizes), cfg.frame_shift / 1000, audio_start - first, seconds)
+    whole = copy.copy(cfg)
+    whole.audio_frames = max(1, int(len(waveform) / (SAMPLE_RATE // 1000) / cfg.frame_shift))
+    sound = audio_start - first, audio_start - first + whole.audio_frames * cfg.frame_shift / 1000
+    return Windows(centre_crop(frames, cfg.image_size), ids.clamp(0, K - 1), own, torch.stack(audio), starts,
+                   spectrogram(waveform, whole), sound, seconds)
 
 
 @torch.no_grad()
@@ -125,63 +128,55 @@ def map_at(maps, time):
 
 # ---------------------------------------------------------------------------------------- pictures
 
-class Screen:
-    """What the video shows, drawn by matplotlib. Only frames, maps and cursors are drawn anew for each picture."""
+class Page(NamedTuple):
+    """What does not move: titles and spectrograms. And where frames and cursor go, in pixels."""
+    image: Image.Image
+    corners: list       # (left, top) of the clip's frame, and of each model's
+    top: int            # of the spectrograms
 
-    def __init__(self, names, size, windows, maps_a):
-        """size: (h, w) of the frames; maps_a: one (steps, ⌊f/p⌋) per model"""
-        (h, w), columns = size, min(COLUMNS, 1 + len(names))
-        rows = -(-(1 + len(names)) // columns)
-        heights = rows * (h + 30), len(names) * 95 + 30
-        width, height = even(max(columns * (w + 12), 640)), even(sum(heights))
-        figure = Figure(figsize=(width / 100, height / 100), dpi=100, layout='constrained')
-        self.canvas = FigureCanvasAgg(figure)
-        top, bottom = figure.subfigures(2, 1, height_ratios=heights)
 
-        # frames: the clip's own, then those of each model in gray with a map over the square that the model sees
-        tiles = top.subplots(rows, columns, squeeze=False).flatten()
-        self.tiles = tiles[:1 + len(names)]
-        for axis in tiles:
-            axis.axis('off')
-        for axis, name in zip(self.tiles, ['the clip', *(f'$I_v$, {name}' for name in names)]):
-            axis.set_title(name, fontsize=9)
-        self.frames = [axis.imshow(np.zeros((h, w, 3), np.uint8), animated=True) for axis in self.tiles]
-        side = min(h, w)
-        left, upper = (w - side) / 2 - 0.5, (h - side) / 2 - 0.5
-        square = (left, left + side, upper + side, upper)
-        self.maps = [axis.imshow([[0]], extent=square, alpha=0.6, vmin=0, vmax=1, animated=True)
-                     for axis in self.tiles[1:]]
-        for axis in self.tiles:
-            axis.set(xlim=(-0.5, w - 0.5), ylim=(h - 0.5, -0.5))
+def draw_page(names, size, windows, maps_a):
+    """size (width, height) of the frames; maps_a: one (steps, ⌊f/p⌋) in [0, 1] per model → Page"""
+    (w, h), columns = size, min(COLUMNS, 1 + len(names))
+    corners = [(k % columns * (w + GAP), TITLE + k // columns * (h + TITLE)) for k in range(1 + len(names))]
+    top = corners[-1][1] + h + GAP
+    width, height = even(max(columns * (w + GAP), 2 * TILE)), even(top + len(names) * STRIP + BELOW)
+    figure = Figure(figsize=(width / 100, height / 100), dpi=100)
+    canvas = FigureCanvasAgg(figure)
+    for (x, y), title in zip(corners, ['the clip', *(f'$I_v$, {name}' for name in names)]):
+        figure.text((x + w / 2) / width, 1 - (y - 7) / height, title, fontsize=9, ha='center')
 
-        # sound: the spectrogram in gray, I_a over it, a cursor
-        self.strips = bottom.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
-        extent = (windows.offset, windows.offset + len(maps_a[0]) * windows.step, 0, 1)
-        for axis, name, I_a in zip(self.strips, names, maps_a):
-            axis.imshow(windows.spectrogram.numpy().T, origin='lower', aspect='auto', cmap='gray', extent=extent)
-            axis.imshow(I_a.T, origin='lower', aspect='auto', alpha=0.6, extent=extent)
-            axis.set(xlim=(0, windows.seconds), yticks=[])
-            axis.set_ylabel('$I_a$\n' + name.replace(' ', '\n'), rotation=0, ha='right', va='center', fontsize=8)
-        self.strips[-1].set_xlabel('seconds', fontsize=8)
-        self.cursors = [axis.axvline(0, color=colour, linewidth=width, animated=True)
-                        for axis in self.strips for colour, width in (('black', 3.6), ('white', 2.2))]
+    # the spectrogram in gray, I_a over it
+    borders = dict(left=LEFT / width, right=1 - GAP / width, top=1 - top / height, bottom=BELOW / height)
+    axes = figure.subplots(len(names), 1, sharex=True, squeeze=False, gridspec_kw=borders)[:, 0]
+    extent = (*windows.sound, 0, 1)
+    for axis, name, I_a in zip(axes, names, maps_a):
+        axis.imshow(windows.spectrogram.numpy().T, origin='lower', aspect='auto', cmap='gray', extent=extent)
+        axis.imshow(I_a.T, origin='lower', aspect='auto', alpha=0.6, extent=extent)
+        axis.set(xlim=(0, windows.seconds), yticks=[])
+        axis.set_ylabel('$I_a$\n' + name.replace(' ', '\n'), rotation=0, ha='right', va='center', fontsize=8)
+    axes[-1].set_xlabel('seconds', fontsize=8)
+    canvas.draw()
+    return Page(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]), corners, top)
 
-        self.canvas.draw()
-        self.background = self.canvas.copy_from_bbox(figure.bbox)
 
-    def draw(self, time, pixels, maps):
-        """time in seconds, pixels (h, w, 3) uint8, maps [(rows, columns)] in [0, 1] → (height, width, 3) uint8"""
-        self.canvas.restore_region(self.background)
-        gray = pixels.mean(-1, keepdims=True).repeat(3, -1).astype(np.uint8)
-        for k, image in enumerate(self.frames):
-            image.set_data(gray if k else pixels)
-        for image, heat in zip(self.maps, maps):
-            image.set_data(heat)
-        for line in self.cursors:
-            line.set_xdata([time, time])
-        for artist in (*self.frames, *self.maps, *self.cursors):
-            artist.axes.draw_artist(artist)
-        return np.asarray(self.canvas.buffer_rgba())[..., :3].copy()
+def draw_moment(page, share, frame, maps):
+    """The page at a share of the clip's seconds: frame, an image; maps [(rows, columns)] in [0, 1] → image"""
+    image, (w, h) = page.image.copy(), frame.size
+    image.paste(frame, page.corners[0])
+    # each map covers the square that the model sees
+    side = min(w, h)
+    left, upper = (w - side) // 2, (h - side) // 2
+    gray = frame.convert('L').convert('RGB')
+    square = gray.crop((left, upper, left + side, upper + side))
+    for (x, y), heat in zip(page.corners[1:], maps):
+        colours = Image.fromarray(colormaps['viridis'](heat, bytes=True)[..., :3]).resize((side, side), Image.NEAREST)
+        image.paste(gray, (x, y))
+        image.paste(Image.blend(square, colours, 0.6), (x + left, y + upper))
+    # the cursor: white, with a black border
+    x, bottom = LEFT + round(share * (image.width - LEFT - GAP)), image.height - BELOW
+    ImageDraw.Draw(image).rectangle((x - 2, page.top, x + 2, bottom), 'white', 'black')
+    return image
 
 
 def even(x):
@@ -189,30 +184,29 @@ def even(x):
     return int(x) + int(x) % 2
 
 
-def upright(frame):
-    """An av.VideoFrame → pixels (h, w, 3) uint8, the longer side TILE, rotated as its file says"""
-    scale = TILE / max(frame.width, frame.height)
-    size = even(frame.width * scale), even(frame.height * scale)
-    return np.rot90(frame.reformat(*size, 'rgb24', interpolation='BILINEAR').to_ndarray(), round(frame.rotation / 90))
+def tile(clip, frame):
+    """An av.VideoFrame → an upright image, the longer side TILE"""
+    size = display_size(clip, frame)
+    return Image.fromarray(upright(frame, [even(side * TILE / max(size)) for side in size]))
 
 
 # --------------------------------------------------------------------------------------- the file
 
 def write(clip, windows, names, maps_v, maps_a, out):
     """Write the video frame by frame, with the clip's sound."""
-    first, screen = clip.times[0], None
+    first, page = clip.times[0], None
     with av.open(str(out), 'w', format='mp4', options={'movflags': '+faststart'}) as file:
         rate = Fraction((len(clip.times) - 1) / (clip.times[-1] - first)).limit_denominator(1001)
         video = file.add_stream('libx264', rate=rate, options={'crf': '20', 'preset': 'veryfast'})
         packets = encode_sound(file, clip, first)
         for time, frame in zip(clip.times, frames_at(clip, clip.times)):
-            pixels = upright(frame)
-            if screen is None:
-                screen = Screen(names, pixels.shape[:2], windows, maps_a)
-                video.width, video.height = screen.canvas.get_width_height()
+            pixels = tile(clip, frame)
+            if page is None:
+                page = draw_page(names, pixels.size, windows, maps_a)
+                video.width, video.height = page.image.size
                 video.pix_fmt, video.codec_context.time_base = 'yuv420p', TICK
-            picture = screen.draw(time - first, pixels, [map_at(maps, time - first) for maps in maps_v])
-            encoded = av.VideoFrame.from_ndarray(picture, format='rgb24')
+            maps = [map_at(maps, time - first) for maps in maps_v]
+            encoded = av.VideoFrame.from_image(draw_moment(page, (time - first) / windows.seconds, pixels, maps))
             encoded.pts, encoded.time_base = round((time - first) / TICK), TICK
             packets += video.encode(encoded)
         packets += video.encode()
@@ -224,17 +218,11 @@ def write(clip, windows, names, maps_v, maps_a, out):
 def encode_sound(file, clip, first):
     """Add the clip's sound to the file as AAC → its packets. They begin with the first frame: earlier sound is cut, and
     silence is put before later sound."""
-    context = clip.audio.codec_context
-    rate = context.sample_rate if context.sample_rate in AAC_RATES else 48000
-    layout = 'mono' if context.layout.nb_channels == 1 else 'stereo'
-    frames = list(decode_packets(context, clip.audio_packets))
-    late = round((float(frames[0].pts * frames[0].time_base) - first) * rate)         # samples
-    resampler = av.AudioResampler('fltp', layout, rate)
-    blocks = [block.to_ndarray() for frame in [*frames, None] for block in resampler.resample(frame)]
-    samples = np.concatenate(blocks, 1)
+    samples, start = decode_sound(clip, 'fltp', 'stereo', SOUND_RATE)
+    late = round((start - first) * SOUND_RATE)                 # samples
     samples = np.pad(samples, ((0, 0), (max(0, late), 0)))[:, max(0, -late):]
 
-    stream = file.add_stream('aac', rate=rate, layout=layout)
-    sound = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format='fltp', layout=layout)
-    sound.sample_rate, sound.pts, sound.time_base = rate, 0, Fraction(1, rate)
+    stream = file.add_stream('aac', rate=SOUND_RATE, layout='stereo')
+    sound = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format='fltp', layout='stereo')
+    sound.sample_rate, sound.pts, sound.time_base = SOUND_RATE, 0, Fraction(1, SOUND_RATE)
     return stream.encode(sound) + stream.encode()

@@ -115,18 +115,10 @@ class Bench:
         synchronize(self.device)
         return steps * self.cfg.batch_size / (time.perf_counter() - start)
 
-    @torch.compiler.set_stance('force_eager')
-    def counts(self):
-        """What is counted instead of timed: the same on every machine."""
-        memory = self.method.memory
-        memory_bytes = 0 if memory is None else memory.bytes * self.memory_size / self.cfg.memory_size
-        return dict(operations=[self.operations(self.step)], scoring=[self.operations(self.score)],
-                    kept=[self.kept_bytes()], memory_bytes=[memory_bytes])
-
     def operations(self, part):
         """Floating-point operations per sample of part(). Attention counts as plain matrix products, because the
         counter does not know every fused kernel."""
-        with sdpa_kernel(SDPBackend.MATH), OperationCounter() as counter:
+        with torch.compiler.set_stance('force_eager'), sdpa_kernel(SDPBackend.MATH), OperationCounter() as counter:
             part()
         return counter.total / self.cfg.batch_size
 
@@ -135,9 +127,9 @@ class Bench:
         if isinstance(self.method, FLAVA):
             attend(self.cfg, self.method.backbone, self.method.avm, patchify(self.batch, self.cfg.patch_size))
 
+    @torch.compiler.set_stance('force_eager')
     def kept_bytes(self):
         """Bytes per sample that autograd keeps after the forward pass, without the weights."""
-        weights = {parameter.untyped_storage().data_ptr() for parameter in self.method.parameters()}
         kept = weakref.WeakSet()
 
         def pack(x):
@@ -149,21 +141,16 @@ class Bench:
             loss = self.forward()
         gc.collect()
         storages = [saved.tensor.untyped_storage() for saved in kept]
-        sizes = {storage.data_ptr(): storage.nbytes() for storage in storages if storage.data_ptr() not in weights}
+        sizes = {storage.data_ptr(): storage.nbytes() for storage in storages}
+        for parameter in self.method.parameters():
+            sizes.pop(parameter.untyped_storage().data_ptr(), None)
         del loss
         return sum(sizes.values()) / self.cfg.batch_size
 
-    def profile(self):
-        """The five operations that take most of a step → [(name, share of the device's time)]"""
-        gpu = self.device.type == 'cuda'
-        activities = [torch.profiler.ProfilerActivity.CUDA if gpu else torch.profiler.ProfilerActivity.CPU]
-        with torch.profiler.profile(activities=activities, acc_events=True) as profiler:
-            self.step()
-            synchronize(self.device)
-        times = {event.key: event.self_device_time_total if gpu else event.self_cpu_time_total
-                 for event in profiler.key_averages()}
-        total = max(1, sum(times.values()))
-        return [(key, times[key] / total) for key in sorted(times, key=times.get, reverse=True)[:5]]
+    def memory_bytes(self):
+        """Bytes of the rehearsal memory, at the size of the options."""
+        memory = self.method.memory
+        return 0 if memory is None else memory.bytes * self.memory_size / self.cfg.memory_size
 
 
 # -------------------------------------------------------------------------------- time and memory
@@ -192,16 +179,17 @@ def measure(args, device, precision):
     idle = peak_memory(device)                          # on a CPU: Python and torch
     jobs = [(round_number, name) for round_number in range(args.rounds) for name in args.methods]
     for round_number, name in tqdm(jobs, unit='method', leave=False, disable=None):
+        # timed: in every round
         reset_peak(device)
         bench = Bench(name, args.size, args.batch, device, precision, args.compile)
         found[name]['samples_per_s'].append(bench.samples_per_s(args.steps))
         found[name]['peak_gb'].append(peak_memory(device) - idle)
+        # counted, the same on every machine: once
         if round_number == 0:
-            found[name] |= bench.counts()
-            lines = [bench.note] if args.compile else []
-            lines += [', '.join(f'{100 * share:.0f} % {key}' for key, share in bench.profile())] if args.profile else []
-            for line in lines:
-                tqdm.write(f'{name}: {line}')
+            found[name] |= dict(operations=[bench.operations(bench.step)], scoring=[bench.operations(bench.score)],
+                                kept=[bench.kept_bytes()], memory_bytes=[bench.memory_bytes()])
+            if args.compile:
+                tqdm.write(f'{name}: {bench.note}')
         del bench
     return found
 
@@ -239,32 +227,25 @@ def paper_ratio(name, key):
     return '–'
 
 
-def ratio(costs, reference, key):
-    """Median over rounds of the ratio to DER++; '–' if it was not measured"""
-    if reference is None:
-        return '–'
-    return f'{statistics.median(own / other for own, other in zip(costs[key], reference[key])):.2f}'
+COLUMNS = {   # quantity: (title, unit, digits)
+    'samples_per_s': ('samples/s', 1, 2), 'peak_gb': ('peak GB', 1, 2), 'operations': ('Gop/sample', 1e9, 3),
+    'kept': ('kept for backward, MB/sample', 1e6, 1), 'memory_bytes': ('rehearsal memory, GB', 1e9, 3)}
 
 
 def table(found, paper):
     """Markdown: medians over rounds (minimum … maximum), and ratios to DER++. paper: whether to show its ratios"""
-    header, rows = ['method'], []
-    for title in ('samples/s', 'peak GB'):
-        header += [title, '÷ DER++', 'paper'] if paper else [title, '÷ DER++']
-    for title in ('Gop/sample', 'kept for backward, MB/sample', 'rehearsal memory, GB'):
-        header += [title, '÷ DER++']
-    for name, costs in found.items():
-        row = [name]
-        # one value a round
-        for key in ('samples_per_s', 'peak_gb'):
-            values = costs[key]
-            row.append(f'{statistics.median(values):.2f} ({min(values):.2f} … {max(values):.2f})')
-            row.append(ratio(costs, found.get('der++'), key))
-            row += [paper_ratio(name, key)] if paper else []
-        # counts
-        for key, unit, digits in (('operations', 1e9, 3), ('kept', 1e6, 1), ('memory_bytes', 1e9, 3)):
-            row += [f'{costs[key][0] / unit:.{digits}f}', ratio(costs, found.get('der++'), key)]
-        rows.append([*row, f'{costs["scoring"][0] / 1e9:.3f}'])
+    header, rows = ['method'], [[name] for name in found]
+    for key, (title, unit, digits) in COLUMNS.items():
+        timed = key in ('samples_per_s', 'peak_gb')     # one value a round; the others are counted once
+        header += [title, '÷ DER++'] + (['paper'] if paper and timed else [])
+        for row, (name, costs) in zip(rows, found.items()):
+            middle, low, high = (f'{pick(costs[key]) / unit:.{digits}f}' for pick in (statistics.median, min, max))
+            row.append(f'{middle} ({low} … {high})' if timed else middle)
+            ratios = [own / other for own, other in zip(costs[key], found.get('der++', {}).get(key, ()))]
+            row.append(f'{statistics.median(ratios):.2f}' if ratios else '–')
+            row += [paper_ratio(name, key)] if paper and timed else []
+    for row, costs in zip(rows, found.values()):
+        row.append(f'{costs["scoring"][0] / 1e9:.3f}')
     note = '\n\npaper: the ratio in Table 2, or in Table 3 for a selection; one V100, batches of 9.' if paper else ''
     return markdown([*header, 'of Gop/sample: scoring'], rows) + note
 
@@ -291,7 +272,6 @@ def read_options(arguments):
     parser.add_argument('--compile', action='store_true', help='compile the transformer blocks with torch.compile')
     parser.add_argument('--methods', nargs='+', choices=NAMES, metavar='NAME',
                         help=f'default: all; with --data: flava. Of {", ".join(NAMES)}')
-    parser.add_argument('--profile', action='store_true', help='name the five slowest operations of a step')
     parser.add_argument('--rounds', type=positive, default=5, help='rounds, each with all methods (default 5)')
     parser.add_argument('--steps', type=positive, default=10, help='timed steps per round (default 10)')
     parser.add_argument('--data', help='folder of clips (streams/README.md): measure how fast they load')

@@ -8,6 +8,7 @@ Out: figures/figure_05.png … and table_01.md …; and a line for each one that
 
 Figures of the modality gap are in `gap_figures.py`, figures of attention in `attention_figures.py`.
 """
+import math
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -17,7 +18,7 @@ from downstream.pictures import task_style
 from paper import attention_figures, gap_figures
 from paper.groups import (METHOD_TITLES, Missing, classification, comparable, group_runs, over_seeds, retrieval,
                           with_evaluation, with_value)
-from paper.plot_style import (HATCHES, PRINT, STYLES, bars, error_bars, legend_below, line_style, line_with_errors,
+from paper.plot_style import (HATCHES, PRINT, STYLES, bars, error_bars, legend_below, line_style, lines,
                               ticks_of_tasks)
 from paper.tables import TABLES
 from utils.checkpoint import check_writable, write_text
@@ -26,29 +27,10 @@ from utils.cli import cli_errors, Parser
 
 # ----------------------------------------------------------------------------- memory size: Figure 9
 
-def plot_by_memory_size(axis, methods, value):
-    """One line a method over the memory sizes. methods: {name: its groups, by size}. Horizontal without a memory."""
-    for k, (method, groups) in enumerate(methods.items()):
-        groups = with_value(groups, value)
-        numbers = [over_seeds(group, value) for group in groups]
-        style = dict(line_style(STYLES[method]), label=METHOD_TITLES[method])
-        if numbers and method in ('finetune', 'multitask'):
-            axis.axhline(numbers[0][0], **(style | dict(marker='')))
-        elif numbers:
-            # shift the lines a little, so that error bars do not cover each other
-            sizes = [group.cfg.memory_size * 2 ** (0.03 * (k - 4.5)) for group in groups]
-            line_with_errors(axis, sizes, numbers, **style)
-    sizes = sorted({group.cfg.memory_size for groups in methods.values() for group in groups})
-    axis.set_xscale('log', base=2)
-    axis.set_xticks(sizes, sizes)
-    axis.minorticks_off()
-    axis.set_xlabel('pairs in the memory')
-    axis.grid(alpha=0.25)
-
-
 def figure_9(groups):
-    """Downstream performance by memory size, one line a method."""
+    """Downstream performance by memory size, one line a method. Methods without a memory get a horizontal line."""
     found = comparable(groups, 'method', 'memory_size')
+    sizes = sorted({group.cfg.memory_size for group in found})
     methods = {name: sorted((group for group in found if group.cfg.method == name), key=lambda g: g.cfg.memory_size)
                for name in METHOD_TITLES}
     if max(map(len, methods.values())) < 2:
@@ -59,8 +41,18 @@ def figure_9(groups):
         panels['classification: A, %'] = classification('A')
     figure, axes = plt.subplots(1, len(panels), figsize=(7, 2.9), layout='constrained')
     for axis, (title, value) in zip(axes, panels.items()):
-        plot_by_memory_size(axis, methods, value)
-        axis.set_title(title)
+        series = []
+        for method, own in methods.items():
+            own = with_value(own, value)
+            if method in ('finetune', 'multitask'):
+                numbers = {None: over_seeds(group, value) for group in own[:1]}
+            else:
+                numbers = {math.log2(group.cfg.memory_size): over_seeds(group, value) for group in own}
+            if numbers:
+                series.append((METHOD_TITLES[method], line_style(STYLES[method]), numbers))
+        lines(axis, series)
+        axis.set_xticks([math.log2(size) for size in sizes], sizes)
+        axis.set(title=title, xlabel='pairs in the memory')
     legend_below(figure, axes[0])
     return figure
 

@@ -6,20 +6,34 @@ Out: matplotlib figures.
 import matplotlib.pyplot as plt
 import numpy as np
 
-from paper.groups import (DATASET_TITLES, SELECTION_TITLES, Missing, comparable, labels, over_seeds, with_evaluation,
-                          with_value)
-from paper.plot_style import (SELECTION_STYLES, STYLES, bars, legend_below, line_style, line_styles, line_with_errors,
+from paper.groups import (SELECTION_TITLES, Missing, by_dataset, comparable, dataset_title, labels, over_seeds,
+                          with_evaluation, with_value)
+from paper.plot_style import (SELECTION_STYLES, STYLES, bars, legend_below, line_style, line_styles, lines,
                               ticks_of_tasks)
 
 
 # ------------------------------------------------------------------------------- what figures share
 
 def gap_by_task(run):
-    """→ {index of the last learned task: mean gap of the tasks learned so far}. Multitask has one value, at the end."""
+    """→ {place of the last learned task: mean gap of the tasks learned so far}. Multitask has one value, at the end."""
     record = run.load('gap')
     tasks, after = record['tasks'], [name for name in record['after'] if name != 'initial']
     places = [tasks.index(name) if name in tasks else len(tasks) - 1 for name in after]
     return dict(zip(places, record['over_stream']))
+
+
+def gap_over_stream(axis, groups, names, styles):
+    """Fig. 5 a, 13 b, 15 a: one line a group. A group with one value gets a horizontal line."""
+    tasks, series = groups[0].runs[0].load('gap')['tasks'], []
+    for group, name, style in zip(groups, names, styles):
+        places = sorted({place for run in group.runs for place in gap_by_task(run)})
+        numbers = {place: over_seeds(group, lambda run: gap_by_task(run).get(place)) for place in places}
+        if len(places) == 1 < len(tasks):
+            numbers = {None: numbers[places[0]]}
+        series.append((name, style, numbers))
+    lines(axis, series)
+    ticks_of_tasks(axis, tasks)
+    axis.set_ylabel('modality gap')
 
 
 def gap_difference(run):
@@ -27,21 +41,9 @@ def gap_difference(run):
     return run.load('gap')['difference']
 
 
-def gap_over_stream(axis, groups, names, styles):
-    """Fig. 5 a, 13 b, 15 a: one line a group. A group with a single value gets a horizontal line."""
-    tasks = groups[0].runs[0].load('gap')['tasks']
-    for k, (group, name, style) in enumerate(zip(groups, names, styles)):
-        gaps = [gap_by_task(run) for run in group.runs]
-        places = sorted({place for gap in gaps for place in gap})
-        numbers = [over_seeds(group, lambda run: gap_by_task(run).get(place)) for place in places]
-        if len(places) == 1 < len(tasks):
-            axis.axhline(numbers[0][0], label=name, **(style | dict(marker='')))
-        else:
-            # shift the lines a little, so that error bars do not cover each other
-            shift = 0.05 * (k - (len(groups) - 1) / 2) if len(group.runs) > 1 else 0
-            line_with_errors(axis, [place + shift for place in places], numbers, label=name, **style)
-    ticks_of_tasks(axis, tasks)
-    axis.set_ylabel('modality gap')
+def difference_bars(axis, groups, names, colours):
+    """Fig. 13 a, 15 b: gap_difference, one bar a group."""
+    bars(axis, names, [over_seeds(group, gap_difference) for group in groups], colours, 'modality gap difference', 3)
 
 
 def axis_limit(groups, task):
@@ -50,7 +52,7 @@ def axis_limit(groups, task):
 
 
 def cloud(axis, run, task, title, limit):
-    """Audio and video embeddings of a task's clips in 2-D by the last model (Fig. 5 b, 14), and both centres."""
+    """Fig. 5 b, 14: audio and video embeddings of a task's clips in 2-D by the last model, and both centres."""
     points = {name: np.array(xy) for name, xy in run.load('gap')['clouds'][task].items()}
     for (name, xy), colour, marker in zip(points.items(), ('#0072B2', '#E69F00'), 'o^'):
         axis.scatter(*xy.T, s=7, color=colour, marker=marker, alpha=0.6, linewidths=0, label=name)
@@ -59,25 +61,23 @@ def cloud(axis, run, task, title, limit):
     axis.set(title=title, aspect='equal', xlim=(-limit, limit), ylim=(-limit, limit))
 
 
-def by_dataset(groups):
+def gaps_by_dataset(groups):
     """Comparable groups with a gap: [those of the main dataset], or [those of the main dataset, those of AudioSet]"""
     found = with_evaluation(groups, 'gap')
-    audioset = [group for group in found if group.cfg.dataset == 'audioset']
-    main = [group for group in found if group.cfg.dataset != 'audioset']
-    return [comparable(part, 'method') for part in (main, audioset) if part]
+    parts = by_dataset([g for g in found if g.cfg.dataset != 'audioset'])[:1]
+    return parts + by_dataset([g for g in found if g.cfg.dataset == 'audioset'])
 
 
 # ------------------------------------------------------------------------------------- the figures
 
 def figure_5(groups):
-    """Modality gap: (a) over the stream; (b) embeddings of the second task, by FLAVA and CLS-ER, as in the paper.
-
-    Without these methods, (b) shows the first ones.
-    """
-    found = by_dataset(groups)[0]
-    own = [group for group in found if group.cfg.method == 'flava'] or found[:1]
-    others = [group for group in found if group is not own[0] and group.cfg.method != 'multitask']
-    pair = sorted(others, key=lambda group: group.cfg.method != 'cls-er')[:1] + own[:1]
+    """Modality gap: (a) over the stream; (b) embeddings of the second task, by CLS-ER and FLAVA, as in the paper, or
+    by the first and the last group."""
+    found = gaps_by_dataset(groups)[0]
+    by_method = {group.cfg.method: group for group in reversed(found)}
+    pair = [by_method.get('cls-er', found[0])]
+    if by_method.get('flava', found[-1]) is not pair[0]:
+        pair.append(by_method.get('flava', found[-1]))
     figure, axes = plt.subplots(1, 1 + len(pair), figsize=(7, 3), layout='constrained',
                                 width_ratios=[1.9] + [1] * len(pair))
     gap_over_stream(axes[0], found, labels(found), line_styles(found))
@@ -94,18 +94,18 @@ def figure_5(groups):
 
 def figure_13(groups):
     """Modality gap: (a) difference between the end and each task's own end; (b) over the stream of AudioSet."""
-    main, audioset = by_dataset(groups)[0], by_dataset(groups)[-1]
-    found = with_value(main, gap_difference)
+    parts = gaps_by_dataset(groups)
+    audioset = [part for part in parts if part[0].cfg.dataset == 'audioset']
+    found = with_value(parts[0], gap_difference)
     if not found:
         raise Missing('`python eval.py RUN --eval gap` of a run with a model after each task, without --last')
-    panels = 2 if audioset[0].cfg.dataset == 'audioset' else 1
+    panels = 1 + len(audioset)
     figure, axes = plt.subplots(1, panels, squeeze=False, layout='constrained',
                                 figsize=(3.5 * panels, 1.4 + 0.2 * max(len(found), 5)))
-    bars(axes[0, 0], labels(found), [over_seeds(group, gap_difference) for group in found],
-         [STYLES[group.cfg.method][0] for group in found], 'modality gap difference', 3)
-    axes[0, 0].set_title(f'(a) {DATASET_TITLES.get(found[0].cfg.dataset, found[0].cfg.dataset)}')
-    if panels == 2:
-        gap_over_stream(axes[0, 1], audioset, labels(audioset), line_styles(audioset))
+    difference_bars(axes[0, 0], found, labels(found), [STYLES[group.cfg.method][0] for group in found])
+    axes[0, 0].set_title(f'(a) {dataset_title(found)}')
+    for part in audioset:
+        gap_over_stream(axes[0, 1], part, labels(part), line_styles(part))
         axes[0, 1].set_title('(b) AudioSet')
         legend_below(figure, axes[0, 1])
     return figure
@@ -113,7 +113,7 @@ def figure_13(groups):
 
 def figure_14(groups):
     """Embeddings of the first task by the last model, one panel a method: (a) main dataset, (b) AudioSet."""
-    parts = by_dataset(groups)
+    parts = gaps_by_dataset(groups)
     columns = min(5, max(map(len, parts)))
     rows = [-(-len(part) // columns) for part in parts]
     figure, axes = plt.subplots(sum(rows), columns, squeeze=False, layout='constrained',
@@ -122,8 +122,7 @@ def figure_14(groups):
     for letter, part, top in zip('ab', parts, (0, rows[0])):
         for axis, group, name in zip(axes[top:].flat, part, labels(part)):
             cloud(axis, group.runs[0], 0, name, limit)
-        dataset, task = part[0].cfg.dataset, part[0].runs[0].load('gap')['tasks'][0]
-        axes[top, 0].set_ylabel(f'({letter}) {DATASET_TITLES.get(dataset, dataset)}: {task}')
+        axes[top, 0].set_ylabel(f'({letter}) {dataset_title(part)}: {part[0].runs[0].load("gap")["tasks"][0]}')
     for axis in axes.flat:
         axis.label_outer()
         if not axis.has_data():
@@ -138,13 +137,14 @@ def figure_15(groups):
     if len(selections) < 2:
         raise Missing('runs of `python train.py --method flava --selection importance`, forget-robust, and their gaps')
     found = comparable(with_evaluation(selections, 'gap'), 'selection')
-    figure, axes = plt.subplots(1, 2, figsize=(7, 3.1), layout='constrained', width_ratios=[1.4, 1])
     names = [SELECTION_TITLES[group.cfg.selection] for group in found]
-    gap_over_stream(axes[0], found, names, [line_style(SELECTION_STYLES[group.cfg.selection]) for group in found])
+    styles = [line_style(SELECTION_STYLES[group.cfg.selection]) for group in found]
+    figure, axes = plt.subplots(1, 2, figsize=(7, 3.1), layout='constrained', width_ratios=[1.4, 1])
+    gap_over_stream(axes[0], found, names, styles)
     axes[0].set_title('(a)')
     legend_below(figure, axes[0])
     found = with_value(found, gap_difference)
-    bars(axes[1], [SELECTION_TITLES[g.cfg.selection] for g in found], [over_seeds(g, gap_difference) for g in found],
-         [SELECTION_STYLES[g.cfg.selection][0] for g in found], 'modality gap difference', 3)
+    difference_bars(axes[1], found, [SELECTION_TITLES[group.cfg.selection] for group in found],
+                    [SELECTION_STYLES[group.cfg.selection][0] for group in found])
     axes[1].set_title('(b)')
     return figure

@@ -41,7 +41,7 @@ class Run(FinishedRun):
     def results(self):
         """Raises UserError where the run has not finished."""
         try:
-            return json.loads((self.folder / 'results.json').read_text())
+            return json.loads((self.folder / 'results.json').read_text('utf-8'))
         except (OSError, ValueError):
             raise UserError(f'{self.folder} has no readable results.json: finish it with `python train.py … --resume`')
 
@@ -92,6 +92,17 @@ def comparable(groups, *varied):
                      if name not in varied and not name.startswith(OF_ONE_METHOD))
         sets.setdefault(same, []).append(group)
     return max(sets.values(), key=len, default=[])
+
+
+def by_dataset(groups):
+    """The groups of each dataset that are comparable but for their methods → [[group, …], …]"""
+    datasets = dict.fromkeys(group.cfg.dataset for group in groups)
+    return [comparable([group for group in groups if group.cfg.dataset == dataset], 'method') for dataset in datasets]
+
+
+def dataset_title(groups):
+    """The paper's name of the first group's dataset"""
+    return DATASET_TITLES.get(groups[0].cfg.dataset, groups[0].cfg.dataset)
 
 
 def differing(groups):

@@ -61,9 +61,18 @@ def error_bars(numbers):
     return None if np.isnan(lengths).all() else lengths
 
 
-def line_with_errors(axis, x, numbers, **style):
-    """A line through numbers [(mean, deviation)], with error bars."""
-    axis.errorbar(x, [mean for mean, _ in numbers], error_bars(numbers), capsize=1.5, elinewidth=0.7, **style)
+def lines(axis, series):
+    """series [(name, style, {x: (mean, deviation)})]: a line each, with error bars. {None: number}: the same at every x"""
+    for k, (name, style, numbers) in enumerate(series):
+        if None in numbers:
+            axis.axhline(numbers[None][0], label=name, **(style | dict(marker='')))
+            continue
+        errors = error_bars(numbers.values())
+        # shift the lines a little, so that error bars do not cover each other
+        shift = 0.05 * (k - (len(series) - 1) / 2) if errors else 0
+        axis.errorbar([x + shift for x in numbers], [mean for mean, _ in numbers.values()], errors, capsize=1.5,
+                      elinewidth=0.7, label=name, **style)
+    axis.grid(alpha=0.25)
 
 
 def bars(axis, names, numbers, colours, xlabel, digits):

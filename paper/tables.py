@@ -5,8 +5,9 @@ Out: Markdown: mean ± standard deviation over seeds. For runs of the paper's si
      brackets, and a line lists the options that differ from the paper's.
 """
 from paper import paper_numbers
-from paper.groups import (DATASET_TITLES, DIRECTIONS, METHOD_TITLES, SELECTION_TITLES, Missing, arrow, classification,
-                          comparable, labels, markdown, over_seeds, retrieval, text, with_evaluation, with_value)
+from paper.groups import (DIRECTIONS, METHOD_TITLES, SELECTION_TITLES, Missing, arrow, by_dataset, classification,
+                          comparable, dataset_title, labels, markdown, over_seeds, retrieval, text, with_evaluation,
+                          with_value)
 
 RECALLS = [(recall, which) for recall in ('R@1', 'R@5', 'R@10', 'Avg') for which in 'AF']      # columns of Tables 1, 7
 AVERAGES = [retrieval(direction, 'Avg', which) for direction in DIRECTIONS for which in 'AF']   # of Tables 3, 9, 10
@@ -20,10 +21,9 @@ def heading(table, title, groups, paper, *varied, **own):
 
     varied: options that the table varies; own: the paper's options for this table alone
     """
-    dataset = DATASET_TITLES.get(groups[0].cfg.dataset, groups[0].cfg.dataset)
     brackets = '; the paper\'s numbers in brackets' if paper else ''
     note = paper_numbers.differences(groups, *varied, **own) if paper else ''
-    return f'**Table {table}.** {title}; dataset {dataset}; percent{brackets}.\n' + (f'\n{note}' if note else '')
+    return f'**Table {table}.** {title}; dataset {dataset_title(groups)}; percent{brackets}.\n' + (f'\n{note}' if note else '')
 
 
 def candidates(groups):
@@ -57,12 +57,6 @@ def cells(group, columns, row):
         seeds = sum(columns[0](run) is not None for run in group.runs)
     paper = [*row, *[None] * (len(columns) - len(row))]
     return [seeds, *map(text, ours, paper)]
-
-
-def by_dataset(groups):
-    """The groups of each dataset that are comparable but for their methods → [[group, …], …]"""
-    datasets = dict.fromkeys(group.cfg.dataset for group in groups)
-    return [comparable([group for group in groups if group.cfg.dataset == dataset], 'method') for dataset in datasets]
 
 
 # ------------------------------------------------------------------------ retrieval: Tables 1 and 7

@@ -3,14 +3,13 @@
 In:  its folder, laid out as it is distributed (AUDIOSET_LAYOUT).
 Out: a Clip for each line of its lists; a Stream. UserError names the line that is wrong.
 """
-import os
 import re
 from pathlib import Path
 
 from config import Sizes
 from streams.common import Clip, make_stream
-from streams.tables import (TASKS, find_file, read_retrieval_list, read_tasks, require, require_files, require_id, rows,
-                            rows_below)
+from streams.tables import (TASKS, find_file, list_videos, read_retrieval_list, read_tasks, require, require_files,
+                            require_id, rows, rows_below)
 
 AUDIOSET_LAYOUT = """\
 Download AudioSet's lists from https://research.google.com/audioset/download.html, and the clips they list
@@ -29,7 +28,7 @@ def read_audioset(folder, tables):
     folder = Path(folder)
     videos = folder / 'video'
     require_files(AUDIOSET_LAYOUT, folder, [folder / MIDS, *(folder / table for table in tables), videos])
-    names, present = read_mids(folder), set(os.listdir(videos))
+    names, present = read_mids(folder), list_videos(videos)
     clips, lines = [], {}
     for table in (folder / name for name in tables):
         split = 'test' if table.name == TESTED else 'train'
@@ -37,12 +36,12 @@ def read_audioset(folder, tables):
             if row[0].startswith('#'):
                 continue
             name, start, end, mids = _read_segment(table, line, row, names)
-            path = find_file(
+            path, exists = find_file(
                 videos, present, f'{name}_{int(start):06d}', f'{name}_{start * 1000:.0f}_{end * 1000:.0f}', name)
             require(path not in lines, table, line, f'the same clip as in {lines.get(path)}')
             lines[path] = f'{table.name}:{line}'
             labels = tuple(dict.fromkeys(names[mid] for mid in mids))
-            clips.append(Clip(path, labels, name, start, split, end - start))
+            clips.append(Clip(path, labels, name, start, split, end - start, exists))
     return clips
 
 

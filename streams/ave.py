@@ -5,7 +5,6 @@ Out: a data set for each split, whose items are the tensors of `read_windows` an
      of its lists that is wrong.
 """
 import csv
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,8 +13,9 @@ import torch
 from config import Sizes
 from data import audio_around, centre_crop, multi_scale_crop
 from streams.common import VideoClips, filter_clips
-from streams.tables import find_file, require, require_files, require_id, rows
+from streams.tables import find_file, list_videos, require, require_files, require_id, rows
 from utils.cli import did_you_mean
+from utils.distributed import print_rank0
 from utils.video import decode_audio, decode_frames, open_clip
 
 AVE_LAYOUT = """Download AVE from https://github.com/YapengTian/AVE-ECCV18, and unpack it, so that it lies like this:
@@ -32,6 +32,8 @@ class Event(NamedTuple):
     label: str
     start: int
     end: int
+    exists: bool = True     # whether the file was there when the folder was listed
+    size: int = 0           # bytes, of a clip that was tested
 
     @property
     def labels(self):
@@ -45,28 +47,36 @@ class Event(NamedTuple):
 
 def read_ave(folder):
     """folder/Annotations.txt and those of trainSet.txt, valSet.txt, testSet.txt that exist (COLUMNS separated by &;
-    only the first file has a header) → {split: list of Event}, sorted names of the events. Raises UserError."""
+    only the first file may have a header) → {split: list of Event}, sorted names of the events, notes for the user.
+    Raises UserError."""
     folder = Path(folder)
     table, videos = folder / 'Annotations.txt', folder / 'AVE'
     files = {split: folder / f'{split}Set.txt' for split in ('train', 'val', 'test')}
     files = {split: path for split, path in files.items() if path.is_file()}
     require_files(AVE_LAYOUT, folder, [table, videos, *([] if files else [folder / 'trainSet.txt'])])
-    present = set(os.listdir(videos))
+    present = list_videos(videos)
 
     def read(path):
         return list(rows(path, delimiter='&', quoting=csv.QUOTE_NONE))
 
-    annotated = read(table)
-    header = '&'.join(COLUMNS)
-    require(annotated and annotated[0][1] == COLUMNS, table, 1, f'the first line must be the header: {header}')
-    classes = sorted({_read_event(table, line, row, videos, present).label for line, row in annotated[1:]})
-    events = {split: [_read_event(path, line, row, videos, present, classes) for line, row in read(path)]
-              for split, path in files.items()}
-    return events, classes
+    # GitHub's copy of Annotations.txt has no header
+    annotated = [(line, row) for line, row in read(table) if row != COLUMNS]
+    require(annotated, table, 1, 'lists no events')
+    classes = sorted({_read_event(table, line, row, videos, present).label for line, row in annotated})
+    events, notes = {}, []
+    for split, path in files.items():
+        events[split] = []
+        for line, row in read(path):
+            event = _read_event(path, line, row, videos, present, classes)
+            if event.start < event.end:
+                events[split].append(event)
+            else:                                      # AVE's own lists have one
+                notes.append(f'{path}:{line}: {row[1]} is left out: its event has no length')
+    return events, classes, notes
 
 
 def _read_event(path, line, row, videos, present, classes=None):
-    """A row of AVE's lists → Event. classes: the known ones; None: any. present: the files in the folder `videos`"""
+    """A row of AVE's lists → Event, perhaps of no length. classes: the known ones; None: any. present: `list_videos`"""
     require(len(row) == 5, path, line, f'{len(row)} columns, not 5 ({"&".join(COLUMNS)})')
     label, name, _, start, end = row
     require(label, path, line, 'the category is empty')
@@ -74,10 +84,11 @@ def _read_event(path, line, row, videos, present, classes=None):
         require(label in classes, path, line,
                 f'unknown category {label!r}{did_you_mean(label, classes)} It is not in Annotations.txt')
     require_id(name, path, line)
-    valid = start.isdecimal() and end.isdecimal() and int(start) < int(end) <= AVE_SECONDS
+    valid = start.isdecimal() and end.isdecimal() and int(start) <= int(end) <= AVE_SECONDS
     require(valid, path, line,
             f'the event is from {start!r} to {end!r}, not between two whole seconds of 0 … {AVE_SECONDS}')
-    return Event(find_file(videos, present, name), label, int(start), int(end))
+    path, exists = find_file(videos, present, name)
+    return Event(path, label, int(start), int(end), exists)
 
 
 class AVE(VideoClips):
@@ -103,7 +114,9 @@ class AVE(VideoClips):
 def ave(folder, sizes: Sizes, **scan):
     """AVE → {split: AVE} for those of train, val and test that have a list; the names of the events. Unusable clips are
     left out and named in `bad`. scan: further arguments of `filter_clips`. Raises UserError."""
-    lists, classes = read_ave(folder)
+    lists, classes, notes = read_ave(folder)
+    for note in notes:
+        print_rank0(note)
     sets = {}
     for split, events in lists.items():
         events, bad = filter_clips(folder, events, **scan)
@@ -139,7 +152,7 @@ def read_windows(path, sizes: Sizes, generator=None):
     seconds = max(AVE_SECONDS, starts[-1] + T)
     with open_clip(path, (0, AVE_SECONDS)) as clip:
         waveform, audio_start = decode_audio(clip)
-        begin = clip.times[0]
+        begin = clip.start
         frames = decode_frames(clip, [begin + second + 0.5 for second in range(seconds)], size)
     frames = centre_crop(frames, size) if generator is None else multi_scale_crop(frames, size, generator)
     windows = [audio_around(waveform, begin + start + T / 2 - audio_start, sizes) for start in starts]

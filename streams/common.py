@@ -21,12 +21,13 @@ from data import BadClip, check_clip, read_clip
 from streams.loading import Loader, run_jobs
 from utils.checkpoint import write_text
 from utils.cli import did_you_mean
-from utils.distributed import all_gather_object, broadcast_object, get_rank, get_world_size, print_once
+from utils.distributed import all_gather_object, broadcast_object, get_rank, get_world_size, print_once, print_rank0
 
 SHUFFLED = (                                                # Table 7
     ('music', 'others_part1', 'home_nature', 'sports', 'others_part2', 'vehicle', 'animals', 'people'),
     ('nature', 'human', 'home', 'vehicle', 'music', 'animal', 'others'))
 SAVE_EVERY = 60                                             # seconds between two writes of the scan's cache
+PRINT_EVERY = 30                                            # seconds between two lines without a terminal
 DECODER_CRASH = 'crashes the decoder, or takes too long', False     # a result of check_clip
 
 
@@ -40,6 +41,8 @@ class Stream(NamedTuple):
     notes: list         # sentences to print for the user
     evaluate: list      # a Dataset per task, not augmented: the whole test split, for classification
     classes: list       # per task, the names of its classes
+    initial: str = ''   # digest of the clips that are listed for the initial pre-training
+    scanned: bool = True     # whether these clips have been tested
 
 
 class Clip(NamedTuple):
@@ -51,6 +54,7 @@ class Clip(NamedTuple):
     split: str = ''     # train or test
     seconds: float = 0  # length of its segment; 0: unknown
     exists: bool = True # whether the file was there when the folder was listed
+    size: int = 0       # bytes, of a clip that was tested
 
     @property
     def segment(self):
@@ -151,7 +155,8 @@ def _readable(batch, bad):
 
 # ------------------------------------------------------------------------------- clips as tasks
 
-def make_stream(folder, clips, tasks, sizes, pretrain=None, listed=None, notes=(), max_roll=-1, **scan):
+def make_stream(folder, clips, tasks, sizes, pretrain=None, listed=None, notes=(), max_roll=-1, pretrained=False,
+                **scan):
     """Test the clips and divide them into tasks → Stream. A task without training or test clips is left out, with a
     note. Raises UserError.
 
@@ -160,14 +165,25 @@ def make_stream(folder, clips, tasks, sizes, pretrain=None, listed=None, notes=(
     pretrain  (folder, clips) of another data set, for the initial pre-training; None: none
     listed    paths of the retrieval clips; None: the whole test split
     max_roll  of training clips, see `data.augment_audio`
+    pretrained  whether the clips of the initial pre-training are not needed, so that they are not tested; or a function
+                of their `clips_digest`
     scan      further arguments of `filter_clips`
     """
-    clips, bad = filter_clips(folder, clips, **scan)
     initial = [clip for clip in clips if clip.labels[0] not in tasks]
-    if pretrain:
-        more, more_bad = filter_clips(*pretrain, **scan)
-        initial, bad = initial + more, bad + more_bad
-    stream = Stream([], VideoClips(initial, sizes, True, max_roll), [], [], bad, list(notes), [], [])
+    initial += pretrain[1] if pretrain else []
+    digest = ''
+    if callable(pretrained):
+        digest = clips_digest(clip._replace(size=file_size(clip)) for clip in initial)
+        pretrained = pretrained(digest)
+    if not pretrained:
+        clips, bad = filter_clips(folder, clips, **scan)
+        initial = [clip for clip in clips if clip.labels[0] not in tasks]
+        if pretrain:
+            more, more_bad = filter_clips(*pretrain, **scan)
+            initial, bad = initial + more, bad + more_bad
+    else:
+        clips, bad = filter_clips(folder, [clip for clip in clips if clip.labels[0] in tasks], **scan)
+    stream = Stream([], VideoClips(initial, sizes, True, max_roll), [], [], bad, list(notes), [], [], digest, not pretrained)
 
     for name in dict.fromkeys(tasks.values()):
         of_task = [clip for clip in clips if tasks.get(clip.labels[0]) == name]
@@ -186,6 +202,36 @@ def make_stream(folder, clips, tasks, sizes, pretrain=None, listed=None, notes=(
     if not stream.names:
         raise UserError(f'no task has both training and test clips in {folder}: ' + '; '.join(stream.notes))
     return stream
+
+
+def clips_digest(clips):
+    """A digest of the names, sizes and labels of clips: the same wherever their folder lies"""
+    facts = [(os.path.basename(clip.path), clip.size, clip.labels, clip.split) for clip in clips]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def file_size(clip):
+    """Bytes of a clip's file; 0 if it is missing"""
+    return os.path.getsize(clip.path) if clip.exists and os.path.isfile(clip.path) else 0
+
+
+def describe(stream):
+    """What a run is trained and evaluated on → {name of a task: digest of its clips}, in order. Built-in clips follow
+    from the options, so their digest is ''."""
+    described = {}
+    for name, *datasets in zip(stream.names, stream.train, stream.test, stream.evaluate):
+        clips = [clip for dataset in datasets for clip in getattr(dataset, 'clips', ())]
+        described[name] = clips_digest(clips) if clips else ''
+    return described
+
+
+def data_changes(was, now):
+    """Two results of `describe` → '', or how they differ. {}: not known"""
+    if not was or not now or list(was.items()) == list(now.items()):
+        return ''
+    if list(was) != list(now):
+        return f'the tasks were {", ".join(was)}, now {", ".join(now)}'
+    return 'there are other clips in ' + ', '.join(name for name in was if was[name] != now[name])
 
 
 def reordered(stream, order):
@@ -237,18 +283,36 @@ def filter_clips(folder, clips, workers=0, max_bad=0.1, cache=None):
     max_bad    share of clips that may be unusable: some always are, but many point to a mistake
     cache      JSON file that stores the results; None: none
     """
+    # missing files are known from the listing of the folder, before any worker starts
+    missing = {clip.path: 'file missing' for clip in clips if not clip.exists}
+    bad = [f'{os.path.basename(path)}: {reason}' for path, reason in missing.items()]
+    total = len({clip.path for clip in clips})
+    check_share(bad, total, max_bad, f'are missing in {folder}', names_there(missing))
+
+    clips = [clip._replace(size=file_size(clip)) for clip in clips]
     check_same_on_all_ranks(folder, clips)
-    reasons = _scan({clip.path: clip.segment for clip in clips}, workers, cache)
-    bad = [f'{os.path.basename(path)}: {reason}' for path, reason in reasons.items() if reason]
-    check_share(bad, len(reasons), max_bad, f'in {folder} cannot be used')
+    reasons = missing | _scan({clip.path: clip.segment for clip in clips if clip.exists}, workers, cache)
+    bad = [f'{os.path.basename(path)}: {reasons[path]}' for path in dict.fromkeys(clip.path for clip in clips)
+           if reasons[path]]
+    check_share(bad, total, max_bad, f'in {folder} cannot be used')
     return [clip for clip in clips if not reasons[clip.path]], bad
 
 
-def check_share(bad, total, max_bad, what):
+def check_share(bad, total, max_bad, what, hint=''):
     """Raises UserError if more than the share max_bad of the clips is bad."""
     if len(bad) > max_bad * total:
         raise UserError(f'{len(bad)} of {total} clips ({len(bad) / total:.0%}) {what}, more than --max-bad {max_bad:g} '
-                        'allows. The first of them:\n  ' + '\n  '.join(bad[:5]))
+                        'allows. The first of them:\n  ' + '\n  '.join(bad[:5]) + hint)
+
+
+def names_there(paths):
+    """A sentence about what lies in the folder of these paths, for names that do not match; '' if there are none"""
+    folder = os.path.dirname(next(iter(paths), ''))
+    if not os.path.isdir(folder):
+        return ''
+    names = sorted(set(os.listdir(folder)) - {os.path.basename(path) for path in paths})
+    examples = ', '.join(name + '/' if os.path.isdir(os.path.join(folder, name)) else name for name in names[:3])
+    return f'\n{folder} holds {len(names)} other names' + (f', such as {examples}' if names else '')
 
 
 def check_same_on_all_ranks(folder, clips):
@@ -256,17 +320,13 @@ def check_same_on_all_ranks(folder, clips):
     which one is incomplete."""
     if get_world_size() == 1:
         return
-    facts = [f'{os.path.basename(clip.path)} {_size(clip.path)} {clip.labels}' for clip in clips]
+    facts = [f'{os.path.basename(clip.path)} {clip.size or "missing"} {clip.labels}' for clip in clips]
     digest = hashlib.sha256('\n'.join(facts).encode()).digest()
     if len(set(all_gather_object(digest))) > 1:
         pairs = itertools.zip_longest(*all_gather_object(facts))
         first = next(pair for pair in pairs if len(set(pair)) > 1)
         raise UserError(f'the ranks see different clips in {folder}. The first difference (name, bytes, labels): '
                         + ' | '.join(map(str, first)))
-
-
-def _size(path):
-    return os.path.getsize(path) if os.path.isfile(path) else 'missing'
 
 
 def fingerprint(path, segment):
@@ -281,7 +341,7 @@ def fingerprint(path, segment):
 def _scan(segments, workers, cache):
     """check_clip on each file {path: segment} → {path: why it is bad, or None}. Each rank tests its share."""
     try:
-        known = dict(json.loads(Path(cache).read_text())) if cache else {}
+        known = dict(json.loads(Path(cache).read_text('utf-8'))) if cache else {}
     except (OSError, ValueError, TypeError):                   # no cache yet, or a damaged one
         known = {}
 
@@ -295,8 +355,7 @@ def _scan(segments, workers, cache):
     found, saved = {}, time.monotonic()
     results = run_jobs(_check, [jobs[n] for n in todo], workers, DECODER_CRASH)
     try:
-        for n, (reason, permanent) in zip(todo, tqdm(results, 'testing clips', len(todo), leave=False, unit='clip',
-                                                     disable=None)):
+        for n, (reason, permanent) in zip(todo, show_progress(results, 'testing clips', len(todo))):
             unchanged = fingerprint(*jobs[n]) == keys[n]       # no longer if the file is still being written
             found[n] = reason, permanent and unchanged
             if time.monotonic() - saved > SAVE_EVERY:
@@ -317,6 +376,18 @@ def _scan(segments, workers, cache):
 
 def _check(job):
     return check_clip(*job)
+
+
+def show_progress(results, title, total):
+    """Iterate over results with a progress bar or, where there is no terminal, a line every 30 s."""
+    printed = time.monotonic()
+    with tqdm(total=total, desc=title, unit='clip', leave=False, disable=None) as bar:
+        for done, result in enumerate(results):
+            if bar.disable and time.monotonic() - printed >= PRINT_EVERY:
+                print_rank0(f'{title}: {done} of {total}')
+                printed = time.monotonic()
+            bar.update()
+            yield result
 
 
 def _save_cache(cache, known, keys, found):

@@ -7,8 +7,10 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
+import types
 
 import joblib
 import torch
@@ -62,6 +64,22 @@ def start_worker(number=0):
         threading.Thread(target=watch_parent, daemon=True).start()
 
 
+class Spawned(multiprocessing.context.SpawnProcess):
+    """A process that does not import the script that started it again: all that it runs is in modules. So scripts and
+    notebooks need no `if __name__ == '__main__'`."""
+
+    def start(self):
+        script, sys.modules['__main__'] = sys.modules['__main__'], types.ModuleType('__main__')
+        try:
+            super().start()
+        finally:
+            sys.modules['__main__'] = script
+
+
+class SpawnContext(multiprocessing.context.SpawnContext):
+    Process = Spawned
+
+
 # ---------------------------------------------------------------------------------------- batches
 
 class Loader(DataLoader):
@@ -72,6 +90,8 @@ class Loader(DataLoader):
         # a generator of its own: seeding the workers must not advance torch's global random state
         super().__init__(dataset, batch_sampler=batches, num_workers=workers, pin_memory=pin,
                          timeout=TIMEOUT if workers else 0, worker_init_fn=start_worker, generator=torch.Generator())
+        if workers and multiprocessing.get_start_method() != 'fork':                   # macOS
+            self.multiprocessing_context = SpawnContext()
 
     def __iter__(self):
         with signals_blocked(signal.SIGINT, signal.SIGTERM):
@@ -119,7 +139,7 @@ def run_jobs(function, jobs, workers, crashed):
         return
     # spawn: a fork of a process with threads or a GPU may hang
     pool = ProcessPool(min(workers, len(jobs) or 1), initializer=start_worker,
-                       context=multiprocessing.get_context('spawn'))
+                       context=SpawnContext())
     try:
         for start in range(0, len(jobs), CHUNK):
             with signals_blocked(signal.SIGINT):                   # the pool starts its processes here

@@ -15,16 +15,16 @@ from pathlib import Path
 
 import av
 import numpy as np
-from tqdm import tqdm
 
 from config import Sizes, UserError
 from streams.audioset import BALANCED, MIDS, read_audioset
 from streams.ave import read_ave
-from streams.common import check_share
+from streams.common import check_share, names_there, show_progress
 from streams.loading import count_workers, run_jobs
 from streams.vggsound import read_vggsound
 from utils.cli import Parser, number
-from utils.video import SAMPLE_RATE, BadClip, decode_audio, frames_at, open_clip
+from utils.video import (SAMPLE_RATE, TOLERANCE, BadClip, decode_audio, display_size, frames_at, is_upright, open_clip,
+                         upright)
 
 FPS, SHORTER_SIDE, MAX_PIXELS = 8, 256, 2 ** 18  # frames a second; their shorter side and number of pixels, at most
 QUANTIZERS = (5, 6, 7, 9, 12, 16, 22, 31)        # of MJPEG; at 5, no difference is visible
@@ -41,8 +41,8 @@ def small_clip(path, segment=None):
     """A clip, or a segment (start, seconds) of a whole video → the bytes of its prepared file. Raises BadClip."""
     with open_clip(path, segment) as clip:
         waveform, audio_start = decode_audio(clip)
-        targets = frame_grid(clip.times)
-        pictures = _pictures(frames_at(clip, targets))
+        targets = frame_grid(clip.start, clip.end)
+        pictures = _pictures(clip, targets)
     delay = round(1000 * (audio_start - targets[0]))           # ms; below 0, the sound starts before the picture
     limit = MAX_BYTES * max(1, len(targets) / FPS / PER_SECONDS)
     for quantizer in QUANTIZERS:
@@ -52,40 +52,38 @@ def small_clip(path, segment=None):
     return content
 
 
-def frame_grid(times):
-    """The seconds at which the frames of a clip are shown → the seconds whose frames are kept, 1/8 s apart. Raises
-    BadClip for a long clip.
+def frame_grid(start, end):
+    """The seconds from start to end of a clip → the seconds whose frames are kept, 1/8 s apart. Raises BadClip for a
+    long clip.
 
     The grid is centred on the middle of the clip: `read_clip` takes its frames at half seconds from there in
     evaluation, and finds the same ones. Of a clip shorter than its window it takes them from the start, and holds the
     last frame."""
-    gap = (times[-1] - times[0]) / (len(times) - 1)
-    span = times[-1] + gap - times[0]
+    span = end - start
     if span > LONGEST:
         raise BadClip(f'{span:.0f} s, more than {LONGEST}, where a clip should be')
     n = max(2, 2 * round(span * FPS / 2))                          # even: as many before the middle as after it
     if span >= Sizes().num_frames:
-        first = times[0] + (span - n / FPS) / 2
+        first = start + (span - n / FPS) / 2
         return [first + k / FPS for k in range(n)]
-    targets = [times[0] + k / FPS for k in range(n)]
-    return [*targets[:-1], max(targets[-1], times[-1])]
+    targets = [start + k / FPS for k in range(n)]
+    return [*targets[:-1], max(targets[-1], end - TOLERANCE)]
 
 
-def _pictures(frames):
-    """Frames as stored → list of small ones, upright, in JPEG's colours"""
+def _pictures(clip, targets):
+    """The frames at the targets → list of small ones, upright, in JPEG's colours"""
     pictures, previous, size = [], None, None
     jpeg = dict(format='yuvj420p', dst_colorspace='ITU601', dst_color_range='JPEG')
-    for frame in frames:
-        size = size or _small_size(frame.width, frame.height)      # the first frame's: a video may change its size
+    for frame in frames_at(clip, targets):
+        size = size or _small_size(*display_size(clip, frame))     # the first frame's: a video may change its size
         if frame is not previous:
-            picture = frame.reformat(*size, interpolation='BICUBIC', **jpeg)
+            if is_upright(frame):
+                picture = frame.reformat(*size, interpolation='BICUBIC', **jpeg)
+            else:
+                pixels = np.ascontiguousarray(upright(frame, size, 'BICUBIC'))
+                picture = av.VideoFrame.from_ndarray(pixels, 'rgb24').reformat(**jpeg)
         pictures.append(picture)
         previous = frame
-    turns = round(previous.rotation / 90)                          # counterclockwise, as in rot90
-    if turns:
-        turned = (np.rot90(picture.to_ndarray(format='rgb24'), turns) for picture in pictures)
-        pictures = [av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), 'rgb24').reformat(**jpeg)
-                    for pixels in turned]
     return pictures
 
 
@@ -97,7 +95,7 @@ def _small_size(width, height):
     shorter = min(width, height)
     scale = min(1, SHORTER_SIDE / shorter, math.sqrt(MAX_PIXELS / (width * height)))
     if scale == 1:
-        return width, height
+        return round(width), round(height)
     return [max(2, round(round(side * 224 / shorter) * shorter * scale / 224)) for side in (width, height)]
 
 
@@ -146,7 +144,10 @@ def list_clips(folder):
     elif (folder / MIDS).is_file():
         clips = read_audioset(folder, sorted(path.name for path in folder.glob('*_segments.csv')) or [BALANCED])
     elif (folder / 'Annotations.txt').is_file():
-        clips = [event for events in read_ave(folder)[0].values() for event in events]
+        events, _, notes = read_ave(folder)
+        clips = [event for part in events.values() for event in part]
+        for note in notes:
+            print(note)
     else:
         raise UserError(f'{folder} is no known data set: it has neither vggsound.csv nor {MIDS} nor Annotations.txt '
                         '(streams/README.md)')
@@ -162,13 +163,15 @@ def find_jobs(clips, out):
     A prepared file has the time stamp of its source, so a source that was replaced is prepared again. A prepared clip
     whose source is gone stays."""
     jobs, done, missing = [], 0, []
+    folder = Path(next(iter(clips), '')).parent
+    present, prepared = (set(os.listdir(path)) if path.is_dir() else set() for path in (folder, out / folder.name))
     for source, segment in clips.items():
         source = Path(source)
-        target = out / source.parent.name / f'{source.stem}.mkv'
-        if not source.exists():
-            done += target.exists()
-            missing += [] if target.exists() else [f'{source.name}: file missing']
-        elif not target.exists():
+        target = out / folder.name / f'{source.stem}.mkv'
+        if source.name not in present:
+            done += target.name in prepared
+            missing += [] if target.name in prepared else [f'{source.name}: file missing']
+        elif target.name not in prepared:
             jobs.append((source, segment, target))
         elif abs(source.stat().st_mtime_ns - target.stat().st_mtime_ns) < 2e9:                 # FAT rounds to 2 s
             done += 1
@@ -214,7 +217,7 @@ def prepare(data, out, workers=-1, max_bad=0.1, shard=(1, 1)):
         raise UserError(f'--data {data} and --out {out} must be two folders')
     clips = dict(list(clips.items())[shard[0] - 1::shard[1]])
     jobs, done, bad = find_jobs(clips, out)
-    check_share(bad, len(clips), max_bad, f'are missing in {data}: is the copy complete?')
+    check_share(bad, len(clips), max_bad, f'are missing in {data}: is the copy complete?', names_there(clips))
 
     try:
         (out / folder).mkdir(parents=True, exist_ok=True)
@@ -223,7 +226,7 @@ def prepare(data, out, workers=-1, max_bad=0.1, shard=(1, 1)):
                 if path.suffix in ('.csv', '.txt', '.json') and path.is_file():
                     write_file(out / path.name, path.read_bytes())
         results = run_jobs(prepare_clip, jobs, count_workers('clips', workers), DECODER_CRASH)
-        results = tqdm(results, 'preparing clips', len(jobs), leave=False, unit='clip', disable=None)
+        results = show_progress(results, 'preparing clips', len(jobs))
         failed = [f'{source.name}: {reason}' for (source, _, _), reason in zip(jobs, results) if reason]
     except OSError as error:
         raise UserError(f'{error.filename or out}: {error.strerror}. Finished clips stay: the same command goes on')

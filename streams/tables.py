@@ -7,6 +7,7 @@ Out: rows with their line numbers; the task of each class; the retrieval clips. 
 import csv
 import io
 import json
+import os
 import re
 from pathlib import Path
 
@@ -67,13 +68,20 @@ def require_files(layout, folder, needed):
             raise UserError(f'{path} is missing. ' + layout.format(folder=folder))
 
 
+def list_videos(folder):
+    """{name with its suffix in lower case: name} of the files in a folder: one listing, not one look-up per clip, because
+    the disk may be far away"""
+    names = sorted(os.listdir(folder))
+    return {os.path.splitext(name)[0] + os.path.splitext(name)[1].lower(): name for name in names}
+
+
 def find_file(videos, present, *stems):
-    """The path of the first stem in the listing `present` of the folder, with any suffix; else of a missing file."""
+    """→ the path of the first stem in `list_videos`, with any suffix, and True; or of a missing file, and False"""
     for stem in stems:
         for suffix in SUFFIXES:
             if stem + suffix in present:
-                return str(videos / (stem + suffix))
-    return str(videos / (stems[0] + SUFFIXES[0]))
+                return str(videos / present[stem + suffix]), True
+    return str(videos / (stems[0] + SUFFIXES[0])), False
 
 
 # ------------------------------------------------------------------------ tasks, retrieval clips

@@ -3,14 +3,14 @@
 In:  its folder, laid out as it is distributed (VGGSOUND_LAYOUT).
 Out: a Clip for each line of its list; a Stream. UserError names the line that is wrong.
 """
-import os
 import re
 from collections import Counter
 from pathlib import Path
 
 from config import Sizes, UserError
 from streams.common import Clip, make_stream
-from streams.tables import TASKS, find_file, read_retrieval_list, read_tasks, require, require_files, require_id, rows
+from streams.tables import (TASKS, find_file, list_videos, read_retrieval_list, read_tasks, require, require_files,
+                            require_id, rows)
 
 VGGSOUND_LAYOUT = """\
 Download vggsound.csv from https://www.robots.ox.ac.uk/~vgg/data/vggsound, and the clips it lists (10 s of a
@@ -26,8 +26,7 @@ def read_vggsound(folder):
     folder = Path(folder)
     table, videos = folder / 'vggsound.csv', folder / 'video'
     require_files(VGGSOUND_LAYOUT, folder, [table, videos])
-    present = set(os.listdir(videos))   # one listing, not one look-up per clip: the disk may be far away
-    clips, lines = [], {}
+    clips, lines, present = [], {}, list_videos(videos)
     for line, row in rows(table):
         require(len(row) == 4, table, line, f'{len(row)} columns, not 4 (id, start second, label, split)')
         name, start, label, split = row
@@ -38,8 +37,8 @@ def read_vggsound(folder):
         stem = f'{name}_{int(start):06d}'
         require(stem not in lines, table, line, f'the same clip as in line {lines.get(stem)}')
         lines[stem] = line
-        path = find_file(videos, present, stem)
-        clips.append(Clip(path, (label,), name, float(start), split, SECONDS, os.path.basename(path) in present))
+        path, exists = find_file(videos, present, stem)
+        clips.append(Clip(path, (label,), name, float(start), split, SECONDS, exists))
     if not clips:
         raise UserError(f'{table}: lists no clips')
     return clips

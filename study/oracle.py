@@ -259,8 +259,8 @@ def main(train, arguments=None):
             raise UserError('--coverage counts from the first step: it cannot --resume')
         # a folder belongs to one variant
         file = Path(cfg.out) / 'oracle.json'
-        if file.exists() and json.loads(file.read_text()) != vars(args):
-            raise UserError(f'{cfg.out} was started with {file.read_text()}: use another --out')
+        if file.exists() and json.loads(file.read_text('utf-8')) != vars(args):
+            raise UserError(f'{cfg.out} was started with {file.read_text("utf-8")}: use another --out')
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, json.dumps(vars(args)))
         datasets = open_stream(cfg, 0).train

@@ -189,17 +189,31 @@ def plot_forgetting(runs):
     panels = {'methods': [name for name in MAIN if name in STYLES and name != 'multitask'],
               'selections': ['der++', 'random', 'mats', 'lava', 'frs', 'flava', 'excess']}
     for axis, (words, names) in zip(axes, panels.items()):
-        for name in names:
-            if name in runs:
-                plot_band(axis, runs[name], recall_over_stream, label=title(name), **style(name))
-        if 'multitask' in runs:
-            upper, _ = over_seeds(runs['multitask'], A)
-            axis.axhline(upper, color='black', linestyle='--', linewidth=1, label='Multitask')
-        ticks_of_tasks(axis, first_record(first_record(runs))['retrieval']['tasks'])
+        plot_recalls(axis, runs, names)
         axis.set_title(words)
         axis.legend(ncols=3, loc='upper center', bbox_to_anchor=(0.5, -0.25))
     axes[0].set_ylabel('R@10 of the tasks so far, %')
     return figure
+
+
+def plot_summary(runs):
+    """The README's figure: the bounds, DER++ and FLAVA on one axis."""
+    figure, axis = plt.subplots(figsize=(6, 3), layout='constrained')
+    plot_recalls(axis, runs, ('finetune', 'der++', 'flava', 'flava+'))
+    axis.set_ylabel('R@10 of the tasks so far, %')
+    axis.legend(loc='center left', bbox_to_anchor=(1.02, 0.5))
+    return figure
+
+
+def plot_recalls(axis, runs, names):
+    """Forgetting curves of these runs, and Multitask's A as a line."""
+    for name in names:
+        if name in runs:
+            plot_band(axis, runs[name], recall_over_stream, label=title(name), **style(name))
+    if 'multitask' in runs:
+        upper, _ = over_seeds(runs['multitask'], A)
+        axis.axhline(upper, color='black', linestyle='--', linewidth=1, label='Multitask')
+    ticks_of_tasks(axis, first_record(first_record(runs))['retrieval']['tasks'])
 
 
 def first_record(by_seed):
@@ -279,7 +293,7 @@ def main(arguments=None):
         write_text(out / 'claims.md', page(runs))
         write_text(out / 'log.md', log(runs))
         print(out / 'claims.md')
-        drawn = {'forgetting': plot_forgetting, 'differences': plot_differences}
+        drawn = {'summary': plot_summary, 'forgetting': plot_forgetting, 'differences': plot_differences}
         drawn |= {'selected': plot_selected} if 'flava' in runs else {}
         for name, plot in drawn.items():
             with plt.rc_context(PRINT):

@@ -214,7 +214,7 @@ def expand(words, seeds=None):
 
 def read_records(path=RECORDS):
     """records.jsonl → {(name, seed): record}, in the order of the file"""
-    records = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    records = [json.loads(line) for line in path.read_text('utf-8').splitlines()] if path.exists() else []
     return {(record['name'], record['seed']): record for record in records}
 
 
@@ -222,7 +222,7 @@ def append_records(records, path=RECORDS):
     """Append those records that the file lacks. Processes take turns. Raises UserError where options differ."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f'{path}.lock'):
-        known, lines = read_records(path), path.read_text() if path.exists() else ''
+        known, lines = read_records(path), path.read_text('utf-8') if path.exists() else ''
         for record in records:
             check_options(record)
             if (record['name'], record['seed']) not in known:
@@ -336,24 +336,24 @@ def commit():
 def processor():
     """The model of the processor, where Linux tells it."""
     try:
-        return Path('/proc/cpuinfo').read_text().split('model name\t: ')[1].splitlines()[0]
+        return Path('/proc/cpuinfo').read_text('utf-8').split('model name\t: ')[1].splitlines()[0]
     except (OSError, IndexError):
         return platform.machine()
 
 
 def make_record(name, seed, folder, commit, seconds):
     """A finished run → its record."""
-    log = [json.loads(line) for line in (folder / 'log.jsonl').read_text().splitlines()]
+    log = [json.loads(line) for line in (folder / 'log.jsonl').read_text('utf-8').splitlines()]
     record = dict(name=name, seed=seed, options=options_of(name), commit=commit, machine=processor(),
                   torch=torch.__version__, ended=time.strftime('%Y-%m-%d %H:%M'), seconds=round(seconds),
                   samples_per_s=sorted(line['samples_per_s'] for line in log)[len(log) // 2],
                   memory_gb=max(line['memory_gb'] for line in log),
-                  retrieval=shorten(json.loads((folder / 'results.json').read_text())))
+                  retrieval=shorten(json.loads((folder / 'results.json').read_text('utf-8'))))
     if name in TUNING_RANK:
         return record                                                      # chosen by A alone
     record |= shorten(evaluate_run(folder, name))
     if seed >= FIRST_WITH_COVERAGE:
-        record['coverage'] = shorten(json.loads((folder / 'coverage.json').read_text()))
+        record['coverage'] = shorten(json.loads((folder / 'coverage.json').read_text('utf-8')))
         if name.endswith(('-lava', '-rank')):
             last = FinishedRun(folder, workers=0, device='cpu', last=True)
             record['mismatch'] = shorten(oracle.retrieval_without_low_importance(last))
@@ -399,7 +399,7 @@ def main(arguments=None):
     args = parser.parse_args(arguments)
     with cli_errors('the same command continues'):
         if args.import_from:
-            imported = [json.loads(file.read_text()) for file in args.import_from.glob('*.json')]
+            imported = [json.loads(file.read_text('utf-8')) for file in args.import_from.glob('*.json')]
             append_records(sorted(imported, key=lambda record: record['ended']), args.records)
             print(f'{len(imported)} records read from {args.import_from}')
         runs = expand(args.runs, args.seeds)

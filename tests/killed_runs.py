@@ -53,7 +53,7 @@ def main():
             files = [Path(folder) / run / 'results.json' for run in ('whole', f'run{number}')]
             same = code == 0 and files[0].read_bytes() == files[1].read_bytes()
             failed += not (same and ended)
-            print(f'{number}: {"same results" if same else "OTHER RESULTS"}{"" if ended else ", a process went on"}\n'
+            print(f'{number}: {"same results" if same else "OTHER RESULTS"}{"" if ended else ", a process survived"}\n'
                   f'{err[-2000:] if code else ""}', flush=True)
     sys.exit(failed > 0)
 

@@ -66,14 +66,15 @@ class Here:
 
 
 def without_pictures(monkeypatch):
-    """Do not draw figures: they take seconds, and other tests draw them."""
+    """Do not draw figures and reports: they take seconds, and other tests draw them."""
     monkeypatch.setattr('downstream.pictures.draw', lambda *run: [])
+    monkeypatch.setattr('downstream.report.write', lambda folder: [])
 
 
 def on_files(files, *more):
     """Options for a run on the files of the fixture `files`, with a checkpoint after every step."""
     return ['--dataset', 'vggsound', '--data', files, '--tasks', files / 'tasks.csv', *TINY, '--epochs', '1',
-            '--pretrain-epochs', '2', '--workers', '1', '--save-every', '0', *more]
+            '--pretrain-epochs', '2', '--workers', '0', '--save-every', '0', *more]
 
 
 def flatten(x, at=''):

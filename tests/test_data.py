@@ -1,7 +1,6 @@
 """data.py and utils/video.py on files whose content is known: brightness encodes the time, and each sound is a tone."""
 import math
 import random
-import struct
 from pathlib import Path
 
 import av
@@ -12,7 +11,7 @@ import torchaudio
 
 import damaged_clips
 import data
-from clips import make, times_of, tone
+from clips import make, times_of, tone, write_matrix
 from config import Sizes
 from data import BadClip, check_clip, read_clip
 from utils import video as decoding
@@ -159,13 +158,9 @@ def test_a_thousand_frames_a_second_are_read(tmp_path):
 
 
 def turn(path, degrees):
-    """Write the display matrix of a rotation into the track header of an mp4 with video first."""
+    """Write the display matrix of a rotation, clockwise on the screen, into an mp4."""
     c, s = round(math.cos(math.radians(degrees))), round(math.sin(math.radians(degrees)))
-    matrix = c, s, 0, -s, c, 0, 0, 0, 1                      # clockwise on the screen
-    raw = bytearray(Path(path).read_bytes())
-    at = raw.index(b'tkhd') + 4 + 40                         # version 0: the matrix is 40 bytes after the name
-    raw[at:at + 36] = struct.pack('>9i', *(int(x * (1 << 30 if i % 3 == 2 else 1 << 16)) for i, x in enumerate(matrix)))
-    Path(path).write_bytes(raw)
+    write_matrix(path, (c, s, -s, c))
 
 
 @pytest.mark.parametrize('degrees', [0, 90, 180, 270])

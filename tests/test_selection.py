@@ -172,19 +172,8 @@ def test_audio_comes_in_whole_chunks(monkeypatch):
 
 # -------------------------------------------------------------------- `--selection`: Table 3 and ours
 
-def test_names_of_selections_are_known():
-    """config.SELECTIONS: drawn here, but for the methods without AVM; AUDIO_SELECTIONS too. No other name passes."""
-    I, P = torch.rand(2, 48), torch.rand(2, 48)
-    for name in set(SELECTIONS) - {'random', 'mats'}:
-        draw_weights(config(selection=name), I, I, P, P)
-    for name in AUDIO_SELECTIONS:
-        assert select_patches(config(audio_selection=name), I, I, P, P)[0].shape == (2, 24)
-    with pytest.raises(ValueError):
-        draw_weights(config(method='flava', selection='random'), I, I, P, P)
-
-
 def test_weights_and_pruning_of_each_selection():
-    """By rank: 16 for the ⌊1/8 · 48⌋ = 6 patches of highest importance, 1 for the others."""
+    """All that config.SELECTIONS names, but for the methods without AVM. By rank: 16 for the ⌊1/8 · 48⌋ = 6 patches of highest importance, 1 for the others."""
     I_a, I_v, P_a, P_v = (torch.rand(4, 48) for _ in range(4))
     ones, none = torch.ones(4, 48), torch.zeros(4, 48)
     by_rank = torch.tensor([[16.0 if sorted(row, reverse=True).index(x) < 6 else 1.0 for x in row]
@@ -193,6 +182,7 @@ def test_weights_and_pruning_of_each_selection():
     expected = {'both': (I_a, P_a, I_v, P_v), 'importance': (I_a, none, I_v, none),
                 'forget-robust': (ones, P_a, ones, P_v), 'excess': (I_a, excess_a, I_v, excess_v),
                 'rank': (I_a, none, by_rank, none), 'rank-excess': (I_a, excess_a, by_rank, excess_v)}
+    assert set(expected) == set(SELECTIONS) - {'random', 'mats'}
     for name, tensors in expected.items():
         for got, tensor in zip(draw_weights(config(selection=name), I_a, I_v, P_a, P_v), tensors):
             assert torch.equal(got, tensor), name
@@ -208,7 +198,7 @@ def test_a_step_selects_by_algorithm_2_and_eq_6():
     assert torch.equal(ids_v, select_video(I_v, P_v, 24))
 
 
-@pytest.mark.parametrize('name', ['frequency', 'none'])
+@pytest.mark.parametrize('name', [name for name in AUDIO_SELECTIONS if name != 'time'])
 def test_audio_chunks_along_frequency_or_none(name):
     cfg = config(audio_selection=name)
     time, freq = cfg.grid_a                                        # 8, 6

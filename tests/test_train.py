@@ -12,7 +12,7 @@ from config import Config, UserError
 from running import CLIPS, METHODS, REPLAY, TINY, on_files, same_state, without_pictures
 from train import Run, check_batch_sizes, make_batches
 
-SHORT = [*TINY, '--pretrain-steps', '0', '--clips-per-task', '24', '--save-every', '0']
+SHORT = [*TINY, '--pretrain-steps', '0', '--clips-per-task', '24', '--test-clips', '3', '--save-every', '0']
 
 
 def stop_after(monkeypatch, *numbers):
@@ -53,13 +53,15 @@ def test_every_method_runs_and_resumes(method, tmp_path, here, monkeypatch):
         again = json.loads((run / 'eval/retrieval.json').read_text())
         assert again['video_to_audio']['R@5']['acc'] == results['video_to_audio']['R@5']['acc']
     if method == 'flava':
-        for name in ('config.json', 'log.jsonl', 'table.md', 'report.md', 'figures/stream.png', 'figures/attention.png'):
+        for name in ('config.json', 'log.jsonl', 'table.md', 'report.md', 'figures/stream.png',
+                     'figures/attention.png'):
             assert (run / name).stat().st_size > 0
 
 
 def check_stable_copy_is_kept(run):
     """CLS-ER saves the stable copy, which has moved and is neither the trained nor the plastic one."""
-    model, first, last = (torch.load(run / name, weights_only=True) for name in ('models/6.pt', 'models/0.pt', 'last.pt'))
+    model, first, last = (torch.load(run / name, weights_only=True)
+                          for name in ('models/6.pt', 'models/0.pt', 'last.pt'))
     key = 'encoder.a.0.attn.qkv.weight'
     stable, trained, plastic = (last['method'][f'{part}.{key}'] for part in ('stable', 'backbone', 'plastic'))
     kept, initial = model['weights'][f'backbone.{key}'], first['weights'][f'backbone.{key}']
@@ -68,8 +70,8 @@ def check_stable_copy_is_kept(run):
 
 @pytest.mark.parametrize('method', ['finetune', 'flava', 'gmed', 'cls-er'])
 def test_nan_stops_the_run_and_is_never_saved(method, tmp_path, here):
-    code, _, err = here([*SHORT, '--steps', '4', '--method', method, '--out', 'run', '--lr', '1e30', '--log-every', '3'],
-                        tmp_path)
+    code, _, err = here([*SHORT, '--steps', '4', '--method', method, '--out', 'run', '--lr', '1e30', '--log-every',
+                         '3'], tmp_path)
     assert code == 2 and 'try a smaller --lr. The last checkpoint is run/last.pt' in err and 'Traceback' not in err
     state = torch.load(tmp_path / 'run/last.pt', weights_only=True)
     assert all(x.isfinite().all() for x in state['weights'].values() if x.is_floating_point())
@@ -80,7 +82,7 @@ def test_nan_stops_the_run_and_is_never_saved(method, tmp_path, here):
 # ---------------------------------------------------------------------------------------- batches
 
 def test_batches_follow_from_the_seed():
-    """Each clip once an epoch, in a new order; an incomplete last batch is dropped; a resumed run continues anywhere."""
+    """Each clip once an epoch, in a new order; no incomplete last batch; a resumed run continues anywhere."""
     batches = make_batches(23, 5, 3, -1, 4)            # clips, batch size, epochs, no maximum, seed
     planned = list(batches)
     assert len(batches) == 12 and [len(batch) for batch in planned] == [5] * 12

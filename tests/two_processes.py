@@ -3,6 +3,7 @@
     two_processes.py METHOD ... -- OPTION ...
 """
 import os
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,14 +16,16 @@ from torch.nn.parallel import DistributedDataParallel
 sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent)]
 import baselines
 import downstream.pictures
+import downstream.report
 import train
 from config import Sizes, UserError
 from conftest import ODD
 from model import AudioVideoMAE, total_loss
 from patches import Mask, Patches, random_masking
-from streams.common import check_same_on_all_ranks
-from utils.checkpoint import run_lock
+from streams.common import Clip, check_same_on_all_ranks
+from utils.checkpoint import read_checkpoint, run_lock
 from utils.distributed import cleanup, get_rank, init_distributed
+from utils.logging import Progress
 
 CFG = SimpleNamespace(lam=0.7, mae_weight=1.0)
 
@@ -90,32 +93,33 @@ def lock_while_rank_0_cannot():
 
 
 def see_different_clips():
-    clips = [SimpleNamespace(path=f'{n}.mp4', labels=('x',)) for n in range(3) if n != get_rank()]
+    clips = [Clip(f'{n}.mp4', ('x',)) for n in range(3) if n != get_rank()]
     check_same_on_all_ranks('data', clips)
 
 
 def run_methods(methods, stopped, options):
-    """Each method to its end; some of them also stopped and resumed."""
-    save, saves = train.Run.save, [0]
+    """Each method to its end; some of them also stopped, by a signal to one process, and resumed."""
+    update = Progress.update
 
-    def save_and_stop(run):
-        save(run)
-        saves[0] += 1
-        if saves[0] == 4:
-            raise KeyboardInterrupt
+    def update_and_stop(progress, *step):
+        if get_rank() == 1 and progress.run.global_step == 2:
+            signal.raise_signal(signal.SIGTERM)
+        update(progress, *step)
     for method in methods:
         own = [*options, '--method', method]
         train.main([*own, '--out', f'whole/{method}'])
         if method not in stopped:
             continue
-        saves[0], train.Run.save = 0, save_and_stop
+        Progress.update = update_and_stop
         try:
             train.main([*own, '--out', f'stopped/{method}'])
             raise AssertionError('was not stopped')
         except SystemExit as end:
             assert end.code == 130
-        dist.barrier()                             # rank 0 may still be writing what the other rank is about to read
-        train.Run.save = save
+        Progress.update = update
+        step = read_checkpoint(f'stopped/{method}/last.pt')['global_step']
+        assert step == 3 and Path(f'stopped/{method}/last.process1.stream.step3.pt').exists(), step
+        dist.barrier()                             # a fast rank must not resume and save before the other has looked
         train.main([*own, '--out', f'stopped/{method}', '--resume'])
 
 
@@ -133,7 +137,7 @@ def main():
 
     # one process group for all runs; os._exit is how several processes end
     train.init_distributed, train.cleanup, os._exit = lambda cfg: device, lambda: None, sys.exit
-    downstream.pictures.draw = lambda *run: []
+    downstream.pictures.draw, downstream.report.write = lambda *run: [], lambda folder: []
     split = sys.argv.index('--')
     run_methods(sys.argv[1:split], ('flava+', 'gmed', 'cls-er'), sys.argv[split + 1:])
     cleanup()

@@ -3,8 +3,10 @@
 In:  the state of a run, as tensors and plain values.
 Out: last.pt, which `--resume` continues from. Loading never executes code from a file.
 """
+import argparse
 import contextlib
 import os
+import re
 import signal
 import tempfile
 import zipfile
@@ -31,6 +33,8 @@ def save_atomically(content, path):
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:           # torch reports a failed write as a RuntimeError
         temporary.unlink(missing_ok=True)
+        if isinstance(error.__context__, KeyboardInterrupt):           # and a signal during the write, too
+            raise error.__context__
         intact = f' The last checkpoint, {path}, is intact.' if Path(path).exists() else ''
         raise UserError(f'cannot write {path}: {getattr(error, "strerror", None) or "is the disk full?"}.{intact} '
                         'Make room and continue with --resume.')
@@ -44,16 +48,24 @@ def write_text(path, text):
 
 
 def read_checkpoint(path):
-    """torch.load of tensors and plain values. Raises UserError for any other file."""
+    """torch.load of tensors and plain values, or the tensors of a .safetensors file. Raises UserError for any other."""
     try:
-        return torch.load(path, map_location='cpu', weights_only=True,
-                          mmap=zipfile.is_zipfile(path))           # older files have another format
+        if Path(path).suffix == '.safetensors':
+            from safetensors.torch import load_file
+            return load_file(path)
+        with torch.serialization.safe_globals([argparse.Namespace]):   # options, in the files of many trainers
+            return torch.load(path, map_location='cpu', weights_only=True,
+                              mmap=zipfile.is_zipfile(path))       # older files have another format
+    except ImportError:
+        raise UserError(f'{path}: reading it needs the package safetensors: pip install safetensors')
     except FileNotFoundError:
         raise UserError(f'{path}: no such file')
     except Exception as error:                         # torch raises many types, even for truncated files
-        if 'GLOBAL' in str(error) or 'Unsupported class' in str(error):
-            raise UserError(f'{path}: refused, because loading it would execute code from the file '
-                            f'({str(error).splitlines()[0][:120]})')
+        refused = re.search(r'(?:GLOBAL|class|function) ([\w.]+\.\w+)', str(error))
+        if refused:
+            raise UserError(f'{path}: refused, because loading it would execute code from the file ({refused[1]}). If you '
+                            'trust it, save its weights alone: torch.save(torch.load(FILE, weights_only=False)["model"], '
+                            'NEW)')
         raise UserError(f'{path}: truncated, or not a checkpoint ({type(error).__name__})')
 
 
@@ -76,11 +88,13 @@ def rank_state(method, device):
     return dict(random=states, memory=None if method.memory is None else method.memory.state_dict())
 
 
-def restore_rank_state(state, method, device):
-    """The reverse of rank_state"""
+def restore_rank_state(state, method, device, step):
+    """The reverse of rank_state. step: of the checkpoint"""
     torch.set_rng_state(state['random']['torch'])
     if device.type == 'cuda' and 'cuda' in state['random']:
         torch.cuda.set_rng_state(state['random']['cuda'], device)
+    elif device.type == 'cuda':                        # a checkpoint from a CPU: a new seed
+        torch.cuda.manual_seed(torch.initial_seed() + 1_000_003 * step)
     if state['memory'] is not None:
         method.memory.load_state_dict(state['memory'], device)
 

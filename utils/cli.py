@@ -142,6 +142,9 @@ def cli_errors(advice=''):
     from streams.loading import loading_error          # not above: the modules of streams/ use this one
 
     advice = f'; {advice}' if advice else ''
+    with contextlib.suppress(AttributeError):          # a locale may lack ↑ and ℓ; a notebook's output is no file
+        sys.stdout.reconfigure(encoding='utf-8', errors='replace')
+        sys.stderr.reconfigure(encoding='utf-8', errors='replace')
     try:
         yield
         return

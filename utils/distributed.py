@@ -43,8 +43,8 @@ def all_gather_object(x):
 
 
 def all_gather_with_grad(x):
-    """x (B, ...) of each rank → (world size · B, ...) in order of rank, with gradients. The sum of gradients over ranks,
-    divided by DDP's mean, is the gradient of the mean loss."""
+    """x (B, ...) of each rank → (world size · B, ...) in order of rank, with gradients. The backward pass sums gradients
+    over ranks, and DDP then averages them: together, the gradient of the mean loss."""
     return torch.cat(dist_nn.all_gather(x.contiguous())) if dist.is_initialized() else x
 
 
@@ -65,6 +65,7 @@ def print_rank0(line):
     """Print a line from rank 0, above any progress bar."""
     if get_rank() == 0:
         tqdm.write(line)
+        sys.stdout.flush()                             # a file or a pipe would keep the line for a long time
 
 
 @functools.cache
@@ -94,13 +95,19 @@ def init_distributed(cfg):
     if distributed and device.index is not None:
         raise UserError(f'--device {cfg.device}: under torchrun each process has its own GPU; use --device cuda')
     if device.type == 'cuda':
-        torch.cuda.set_device(device if device.index is not None else int(os.environ.get('LOCAL_RANK', 0)))
+        index = device.index if device.index is not None else int(os.environ.get('LOCAL_RANK', 0))
+        if index >= torch.cuda.device_count():
+            raise UserError(f'torchrun started more processes than the {torch.cuda.device_count()} GPUs here')
+        torch.cuda.set_device(index)
         device = torch.device('cuda', torch.cuda.current_device())
     if distributed:
         backend = 'nccl' if device.type == 'cuda' else 'gloo'
+        missing = [name for name in ('WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT') if not os.environ.get(name)]
+        if missing:
+            raise UserError(f'RANK is set, but not {", ".join(missing)}: start with torchrun, or unset RANK')
         try:
             dist.init_process_group(backend, device_id=device if backend == 'nccl' else None)
-        except ValueError as error:                    # RANK is set, but not torchrun's other variables
+        except (ValueError, RuntimeError) as error:    # RANK is no number, or nobody answers
             raise UserError(f'the process group cannot start ({error}): start with torchrun, or unset RANK')
     return device
 
@@ -116,11 +123,14 @@ def cleanup():
 
 # ------------------------------------------------------------------------------------- devices
 
+def supports_bf16(device):
+    return device.type == 'cuda' and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def autocast(device):
     """bf16 autocast on GPUs that support it; float32 elsewhere. The weight cache is off: a weight that is cast in a
     no-grad pass (`avm.attend`) would have no gradient in a later pass."""
-    bf16 = device.type == 'cuda' and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=False)
+    return torch.autocast(device.type, torch.bfloat16, enabled=supports_bf16(device), cache_enabled=False)
 
 
 def peak_memory(device):

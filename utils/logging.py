@@ -1,11 +1,13 @@
-"""What a run prints and logs: log.jsonl, the progress bar, the clips that were skipped.
+"""What a run prints and logs: the opening summary, log.jsonl, the progress bar, the clips that were skipped.
 
 In:  the loss and the values of each step.
 Out: a line of log.jsonl every `--log-every` steps; checkpoints when they are due; KeyboardInterrupt when a stop is due.
+     Without a terminal, a plain line at least every 30 s in place of the progress bar.
 """
 import json
 import math
 import time
+from datetime import datetime
 
 import torch
 import torch.distributed as dist
@@ -13,7 +15,47 @@ from tqdm import tqdm
 
 from config import UserError
 from utils.checkpoint import write_text
-from utils.distributed import all_gather_object, cpu_group, get_rank, get_world_size, peak_memory
+from utils.distributed import (all_gather_object, cpu_group, get_rank, get_world_size, peak_memory, print_rank0,
+                               supports_bf16)
+
+PRINT_EVERY = 30        # seconds between two plain lines
+PRINTED_TASKS = 20      # tasks that the summary names
+NAMED = 10              # skipped clips that are printed, and named in results.json
+
+
+def print_summary(run, stream, initial):
+    """What this run will do. initial: a sentence about the initial pre-training"""
+    cfg, steps = run.cfg, sum(steps for _, _, steps in run.tasks)
+    backbone, avm = (sum(p.numel() for p in module.parameters()) for module in (run.backbone, run.avm))
+    precision = 'bf16 autocast' if supports_bf16(run.device) else 'float32'
+    processes = f', {get_world_size()} processes' if get_world_size() > 1 else ''
+    lines = [f'device        {run.device}, {precision}{processes}',
+             f'model         {cfg.size or "base"}: {backbone:,} parameters, AVM {avm:,}',
+             f'method        {cfg.method}, batches of {cfg.batch_size}',
+             f'pre-training  {initial}',
+             f'tasks         {len(run.tasks)}, {steps:,} steps, {sum(map(len, stream.test)):,} retrieval clips']
+    lines += [f'              {name}: {len(clips):,} training clips, {steps:,} steps'
+              for name, clips, steps in run.tasks[:PRINTED_TASKS]]
+    if len(run.tasks) > PRINTED_TASKS:
+        lines.append(f'              … and {len(run.tasks) - PRINTED_TASKS} more')
+    print_rank0('\n'.join([*lines, f'output        {run.out}']))
+
+
+def check_tensorboard(cfg):
+    """Raises UserError, before any clip is read, if event files are wanted but cannot be written."""
+    try:
+        if cfg.tensorboard:
+            import torch.utils.tensorboard  # noqa: F401
+    except ImportError:
+        raise UserError('--tensorboard 1 needs the package tensorboard: pip install tensorboard')
+
+
+def event_writer(cfg, global_step):
+    """`--tensorboard`: a SummaryWriter on rank 0, which replaces what it wrote after this step; else None."""
+    if not cfg.tensorboard or get_rank() > 0:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+    return SummaryWriter(cfg.out, purge_step=global_step + 1)
 
 
 def truncate_log(path, global_step):
@@ -26,7 +68,7 @@ def truncate_log(path, global_step):
 
 
 class SkippedClips:
-    """'name: reason' of each clip that could not be read, printed once."""
+    """'name: reason' of each clip that could not be read. The first are printed, all are in skipped.txt."""
 
     def __init__(self, lines=()):
         self.lines = dict.fromkeys(lines)
@@ -35,7 +77,13 @@ class SkippedClips:
         for line in lines:
             if line and line not in self.lines:
                 self.lines[line] = None
-                tqdm.write(f'skipped: {line}')
+                if len(self.lines) <= NAMED:
+                    tqdm.write(f'skipped: {line}')
+                elif len(self.lines) == NAMED + 1:
+                    tqdm.write('more clips are skipped: skipped.txt will name them')
+
+    def write(self, folder):
+        write_text(folder / 'skipped.txt', ''.join(line + '\n' for line in sorted(self.lines)))
 
     def gather(self):
         """Merge the lines of all ranks."""
@@ -43,27 +91,38 @@ class SkippedClips:
 
 
 class Progress:
-    """The steps of one task: counted, shown, logged and saved. `waits`: seconds that each batch was waited for"""
+    """The steps of one task, or of the initial pre-training: counted, shown, logged and saved.
 
-    def __init__(self, run, title, total):
-        self.run, self.title, self.total, self.waits = run, title, total, []
+    waits  seconds that each batch was waited for
+    later  number of steps after these, in all further tasks
+    """
+
+    def __init__(self, run, title, batches):
+        self.run, self.title, self.total, self.waits = run, title, batches.steps, []
+        self.steps_per_epoch = batches.steps_per_epoch
+        in_stream = run.phase == 'stream'
+        self.name = run.tasks[run.task][0] if in_stream else title
+        self.later = sum(steps for _, _, steps in run.tasks[run.task + 1 if in_stream else 0:])
 
     def __enter__(self):
         self.bar = tqdm(total=self.total, initial=self.run.step, desc=self.title, unit='step',
                         disable=None if get_rank() == 0 else True)
         self.log_time, self.samples, self.save_time = time.perf_counter(), 0, time.monotonic()
+        self.start_time, self.start_step, self.print_time = self.log_time, self.run.step, self.log_time
+        self.losses = []                               # of the steps since the last line of log.jsonl
         self.run.stop.active = True
         return self
 
     def __exit__(self, kind, *rest):
         self.bar.close()
-        self.run.stop.active = kind is not None        # after an error, a signal interrupts no save
+        self.run.stop.active = kind is not None        # after an error, keep a signal from interrupting a save
 
     def update(self, pairs, loss, log):
         """One more step, of so many pairs on this rank. Raises KeyboardInterrupt if a stop was requested."""
         run = self.run
         run.step, run.global_step = run.step + 1, run.global_step + 1
         self.samples += pairs * get_world_size()
+        self.losses.append(loss.detach())
         if run.step % run.cfg.log_every == 0 or run.step == self.total:
             self.write_log(loss, log)                  # .item() is a host-device sync, so only here
         self.bar.update()
@@ -83,16 +142,40 @@ class Progress:
                                 f'The last checkpoint is {run.out / "last.pt"}')
         seconds = time.perf_counter() - self.log_time
         speed, waited = self.samples / seconds, sum(self.waits) / seconds
+        mean_loss = torch.stack(self.losses).mean().item()
         self.log_time, self.samples = time.perf_counter(), 0
         self.waits.clear()
-        if get_rank() == 0:
-            entry = dict(phase=run.phase, task=run.task, step=run.step, global_step=run.global_step, loss=loss,
-                         **{name: value.item() for name, value in log.items()}, samples_per_s=round(speed, 2),
-                         waited=round(waited, 3), memory_gb=round(peak_memory(run.device), 3))
-            with (run.out / 'log.jsonl').open('a', encoding='utf-8') as file:
-                file.write(json.dumps(entry) + '\n')
+        self.losses.clear()
+        if get_rank() > 0:
+            return
+
+        # log.jsonl and, with --tensorboard, event files
+        entry = dict(
+            time=datetime.now().isoformat(timespec='seconds'), phase=run.phase, task=run.task, task_name=self.name,
+            step=run.step, global_step=run.global_step, epoch=1 + (run.step - 1) // self.steps_per_epoch,
+            lr=run.optimizer.param_groups[0]['lr'], loss=loss, mean_loss=mean_loss,
+            **{name: value.item() for name, value in log.items()}, samples_per_s=round(speed, 2),
+            waited=round(waited, 3), memory_gb=round(peak_memory(run.device), 3))
+        with (run.out / 'log.jsonl').open('a', encoding='utf-8') as file:
+            file.write(json.dumps(entry) + '\n')
+        if run.events:
+            for name, value in entry.items():
+                if isinstance(value, (int, float)):
+                    run.events.add_scalar(name, value, run.global_step)
+            run.events.flush()
+
+        # the progress bar or, without a terminal, a line now and then
         waiting = f', {waited:.0%} waiting for data' if waited >= 0.01 else ''
-        self.bar.set_postfix_str(f'loss {loss:.3f}, {speed:.1f} samples/s{waiting}')
+        state = f'loss {mean_loss:.3f}, {speed:.1f} samples/s{waiting}, all tasks: {self.time_left()} left'
+        self.bar.set_postfix_str(state)
+        if self.bar.disable and (run.step == self.total or self.log_time - self.print_time >= PRINT_EVERY):
+            print_rank0(f'{self.title}: step {run.step}/{self.total}, {state}')
+            self.print_time = self.log_time
+
+    def time_left(self):
+        """Training time of all further steps, at this task's speed so far: '12:34'. Evaluations are not counted."""
+        seconds_per_step = (self.log_time - self.start_time) / (self.run.step - self.start_step)
+        return tqdm.format_interval(seconds_per_step * (self.total - self.run.step + self.later))
 
     def sync_stop(self):
         """Whether to stop, and whether to save: on all ranks, if any rank needs to."""

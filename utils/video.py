@@ -2,18 +2,21 @@
 
 In:  a file, whole or damaged, and optionally a segment of it.
 Out: a Demuxed clip while the file is open; its waveform and its frames. BadClip says why a file cannot be used.
+
+Time stamps place everything: a hole in the sound is silence, and a frame stays until the next one.
 """
 import errno
 import itertools
 import math
 import os
 from bisect import bisect_right
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 import av
 import numpy as np
 import torch
+from av.sidedata.sidedata import Type
 
 SAMPLE_RATE = 16000                                  # Hz, of every waveform
 WHOLE = 0, math.inf                                  # as a segment: all of a file, however long
@@ -21,6 +24,9 @@ CLEARLY_LONGER, MINUTE = 5, 60                       # seconds, see `time_range`
 MAX_SECONDS, MAX_BYTES = 600, 2 ** 28                # of a file without a segment; of the packets of a clip
 MAX_PIXELS = 8192 * 4320                             # of a frame
 TOLERANCE = 1e-4                                     # seconds: time stamps are rounded
+HOLE = 0.05                                          # seconds: time stamps of real sound are off by up to 0.02
+MAX_KEYS = 10                                        # key packets to try, in a file that starts between two
+REORDERED = 16                                       # packets: H.264 decodes a frame at most this late
 
 
 class BadClip(Exception):
@@ -32,12 +38,15 @@ class TransientReadError(BadClip):
 
 
 class Demuxed(NamedTuple):
-    """The packets of an open file; of a whole video, only those that its segment needs."""
+    """The packets of an open file; of a whole video, only those that its segment needs. Times are in seconds."""
     video: av.VideoStream
     audio: av.AudioStream
-    video_packets: list  # (second at which its frame is shown, packet), in decoding order
+    video_packets: list  # (time at which its frame is shown, packet), in decoding order
     audio_packets: list  # likewise
-    times: list          # the seconds at which frames are shown, sorted; known without decoding
+    times: list          # the times at which frames are shown, sorted; known without decoding
+    start: float         # when the first frame is shown, or the segment starts
+    end: float           # when the last frame ends, or the segment
+    has_times: bool      # False: the file only has the order of its frames (AVI)
 
 
 # ------------------------------------------------------------------------------ opening a file
@@ -55,7 +64,7 @@ def open_clip(path, segment=None):
     try:
         with av.open(path, metadata_errors='replace') as container:   # titles are not always UTF-8
             action = 'decoded: damaged or truncated'
-            yield _demux(container, time_range(container, segment))
+            yield _demux(container, segment)
     except (av.FFmpegError, OSError, EOFError, ValueError, RuntimeError, MemoryError) as error:   # PyAV raises them all
         kind = TransientReadError if _is_transient(error, path) else BadClip
         raise kind(f'cannot be {action} ({getattr(error, "strerror", None) or type(error).__name__})') from error
@@ -72,23 +81,8 @@ def _is_transient(error, path):
     return isinstance(error, MemoryError) or getattr(error, 'errno', None) == errno.ENOMEM
 
 
-def time_range(container, segment):
-    """The (first, last) second to read of a file; None: all of it. Of a file that is clearly longer than its segment,
-    read the segment. Of a file longer than a minute without a segment, read the middle minute."""
-    if container.duration is None or segment == WHOLE:
-        return None
-    first, length = (container.start_time or 0) / av.time_base, container.duration / av.time_base
-    start, seconds = segment or (0, 0)
-    if seconds and length > seconds + CLEARLY_LONGER and start + seconds <= length + 1:
-        return first + start, first + start + seconds
-    if length > MINUTE:
-        return first + length / 2 - MINUTE / 2, first + length / 2 + MINUTE / 2
-    return None
-
-
-def _demux(container, span):
-    """Read all packets of the span (None: of the file) → Demuxed. Raises BadClip. Only packets tell reliably when each
-    frame is shown, where decoding can start, and whether the file ends too early."""
+def _demux(container, segment):
+    """Read the packets of a file, or of its segment → Demuxed. Raises BadClip."""
     video, audio = container.streams.best('video'), container.streams.best('audio')
     for stream, kind in ((video, 'video'), (audio, 'audio')):
         if stream is None:
@@ -103,64 +97,110 @@ def _demux(container, span):
         raise BadClip(f'frames of {context.width} × {context.height} pixels of {bits} bits are too large')
     context.options = {'max_pixels': str(MAX_PIXELS)}          # a frame may be larger than the header says
     context.thread_count = 1                                   # there is one worker process per core already
-    video_packets, audio_packets = _packets(container, video, audio, span)
 
-    # Packets to discard come before the cut of a file that was cut without re-encoding: decoded but never shown.
-    times = sorted(time for time, packet in video_packets if not packet.is_discard)
-    if span:
-        times = [time for time in times if span[0] - TOLERANCE <= time < span[1]]
-    if len(times) < 2:
-        raise BadClip('only one frame' if times else 'no video frames')
-    clip = Demuxed(video, audio, video_packets, audio_packets, times)
-    if times[-1] < span[1] - 2 if span else _is_truncated(container, clip):
-        raise BadClip('truncated')
+    lengths = announced_lengths(container, video, audio)
+    span = time_range(container, lengths, segment)
+    if not span:
+        return _read(container, video, audio, lengths, -math.inf, math.inf)
+    for earlier in (1, 30, 300):                               # until a frame can be decoded before the span
+        container.seek(max(0, int((span[0] - earlier) * av.time_base)))
+        clip = _read(container, video, audio, lengths, *span)
+        if clip.times[0] <= span[0] + TOLERANCE:
+            break
     return clip
 
 
-def _packets(container, video, audio, span):
-    """→ [(second, packet)] of the video, the same of the audio, both in the order of the file. Raises BadClip."""
-    first, last = span or (-math.inf, math.inf)
-    if span:
-        container.seek(max(0, int((first - 1) * av.time_base)))        # to a key frame before the span
+def announced_lengths(container, video, audio):
+    """The seconds that the header announces for picture and sound: a number for each, or one for both; [] if unknown.
+    Other streams, such as subtitles, may last longer."""
+    if container.format.name == 'avi':                         # ffmpeg corrects its durations; the number of frames is
+        return [float(video.frames * video.time_base)]         # the header's
+    if 'mov' in container.format.name and video.duration and audio.duration:
+        return [float(stream.duration * stream.time_base) for stream in (video, audio)]
+    tags = [stream.metadata[name].split(':') for stream in (video, audio) for name in stream.metadata
+            if name.startswith('DURATION')]                    # of Matroska: hours:minutes:seconds
+    if tags:
+        return [max(3600 * float(h) + 60 * float(m) + float(s) for h, m, s in tags)]
+    only = all(stream.type in ('video', 'audio') for stream in container.streams)
+    return [container.duration / av.time_base] if only and container.duration is not None else []
+
+
+def time_range(container, lengths, segment):
+    """The (first, last) second to read of a file; None: all of it. Of a file that is clearly longer than its segment,
+    read the segment. Of a file longer than a minute without a segment, read the middle minute."""
+    if not lengths or segment == WHOLE:
+        return None
+    first, length = (container.start_time or 0) / av.time_base, max(lengths)
+    start, seconds = segment or (0, 0)
+    if seconds and length > seconds + CLEARLY_LONGER and start + seconds <= length + 1:
+        return first + start, first + start + seconds
+    if length > MINUTE:
+        return first + length / 2 - MINUTE / 2, first + length / 2 + MINUTE / 2
+    return None
+
+
+def _read(container, video, audio, lengths, first, last):
+    """Read the packets that the seconds from first to last need, from where the container is → Demuxed. Raises BadClip.
+    Only packets tell reliably when each frame is shown, and whether the file ends too early."""
     packets = {video.index: [], audio.index: []}
-    size, begin = 0, None
+    size, begin, has_times = 0, None, container.format.name != 'avi'
     for packet in container.demux(video, audio):
         if not packet.size or packet.is_corrupt:
             continue
         is_video = packet.stream_index == video.index
+        if is_video and (packet.pts is None or not has_times):
+            has_times, packet.pts = False, packet.dts          # in the order of decoding, see `_decode_video`
         time = _time(packet, (video if is_video else audio).time_base)
         begin = time if begin is None else begin
         if time >= last + 2:                                           # audio and video packets are interleaved
             break
-        if is_video and packet.is_keyframe and time <= first:
-            packets[video.index].clear()                               # decoding can start at this key frame
         if is_video or first <= time < last:
             packets[packet.stream_index].append((time, packet))
             size += packet.size
-        if size > MAX_BYTES or not span and time - begin > MAX_SECONDS:
+        if size > MAX_BYTES or last == math.inf and time - begin > MAX_SECONDS:
             raise BadClip(f'more than {MAX_BYTES >> 20} MB or {MAX_SECONDS} s where a clip should be')
-    return packets[video.index], packets[audio.index]
+
+    if _range(packets[video.index])[1] < last - 2 if last < math.inf else _is_truncated(lengths, *packets.values()):
+        raise BadClip('truncated')
+
+    # Packets to discard come before the cut of a file that was cut without re-encoding: decoded but never shown.
+    shown = [(time, packet) for time, packet in packets[video.index] if not packet.is_discard]
+    clip = Demuxed(video, audio, packets[video.index], packets[audio.index], [], first, last, has_times)
+    if shown:
+        key, decoded = _first_decoded(clip)                    # a file may start between two key frames
+        clip = clip._replace(video_packets=clip.video_packets[key:])
+        shown = [(time, packet) for time, packet in shown if decoded - TOLERANCE <= time < last]
+    times = sorted(time for time, _ in shown)
+    times = times[max(0, bisect_right(times, first + TOLERANCE) - 1):]         # with the frame before the first second
+    if len(times) < 2:
+        raise BadClip('only one frame' if times else 'no video frames')
+
+    # the last frame stays for its duration, but not after the sound
+    after = times[-1] + (times[-1] - times[0]) / (len(times) - 1)
+    end = min(_range(shown)[1], max(after, _range(clip.audio_packets)[1]))
+    return clip._replace(times=times, start=max(first, times[0]), end=min(last, end))
 
 
-def _is_truncated(container, clip):
-    """Whether the file holds clearly less than its header announces. Half a second is allowed: headers are a little
-    off, and the last packet has a length."""
-    if container.format.name == 'avi':     # ffmpeg corrects the duration of an AVI: compare the number of frames
-        return len(clip.video_packets) < 0.9 * clip.video.frames
-    last, short = 0.0, False
-    for stream, packets in ((clip.video, clip.video_packets), (clip.audio, clip.audio_packets)):
-        times = [time for time, _ in packets] or [0.0]
-        last = max(last, *times)
-        if stream.duration is not None:
-            short |= max(times) - min(times) < 0.95 * float(stream.duration * stream.time_base) - 0.5
-    if clip.video.duration is None and container.duration is not None:   # Matroska and WebM: one duration for all
-        short |= last < 0.95 * container.duration / av.time_base - 0.5
-    return short
+def _range(packets):
+    """[(time, packet)] → when they start, and when the last one ends: after its duration, or if that is unknown, after
+    the mean interval"""
+    times = [time for time, _ in packets] or [0.0]
+    first, last = min(times), max(times)
+    end = max((time + float((packet.duration or 0) * packet.time_base) for time, packet in packets), default=last)
+    return first, end if end > last else last + (last - first) / max(1, len(times) - 1)
+
+
+def _is_truncated(lengths, video_packets, audio_packets):
+    """Whether there is clearly less than the header announces. Half a second is allowed: headers are a little off."""
+    found = [_range(video_packets), _range(audio_packets)]
+    if len(lengths) == 1:
+        found = [(0, max(end for _, end in found))]
+    return any(end - start < 0.95 * length - 0.5 for (start, end), length in zip(found, lengths))
 
 
 def _time(item, time_base):
-    """The second at which a packet or frame is shown; AVI only knows when it is decoded. Raises BadClip. Not
-    frame.time: that is nan for the last frames that a decoder returns."""
+    """The second at which a packet or frame is shown. Raises BadClip. Not frame.time: that is nan for the last frames
+    that a decoder returns."""
     ticks = item.dts if item.pts is None else item.pts
     if ticks is None:
         raise BadClip('a frame without a time')
@@ -169,72 +209,153 @@ def _time(item, time_base):
 
 # ------------------------------------------------------------------------------------ decoding
 
-def decode_audio(clip):
-    """All of the audio → waveform (samples,) float32 in [-1, 1], mono, 16 kHz; and the second at which it starts.
-    Raises BadClip where it is silent."""
-    resampler = av.AudioResampler('s16', 'mono', SAMPLE_RATE)
-    start, chunks = None, []
-    for frame in decode_packets(clip.audio.codec_context, clip.audio_packets):
-        if start is None:
-            start = _time(frame, clip.audio.time_base)
-        chunks += resampler.resample(frame)
-    if chunks:
-        chunks += resampler.resample(None)
-    waveform = np.concatenate([chunk.to_ndarray()[0] for chunk in chunks] or [np.zeros(0, np.int16)])
-    if len(waveform) == 0 or np.abs(waveform.astype(np.int32)).max() <= 3:   # of 32767: codecs add this much to silence
-        raise BadClip('silent audio')
-    return torch.from_numpy(waveform).float() / 32768, start
-
-
-def frames_at(clip, targets):
-    """Iterate over the frames on the screen at the targets (seconds, ascending): av.VideoFrame as stored, not yet
-    rotated. Past the end, the last frame. Raises BadClip."""
-    packets, last = clip.video_packets, None
-    keys = [(time, i) for i, (time, packet) in enumerate(packets) if packet.is_keyframe]
-    wanted = {clip.times[max(0, bisect_right(clip.times, target + TOLERANCE) - 1)] for target in targets}
-
-    def last_key(target):
-        return max((i for time, i in keys if time <= target + TOLERANCE), default=0)
-
-    # Targets with the same key frame before them are decoded in one go; the decoder skips what lies between two groups.
-    for key, group in itertools.groupby(targets, last_key):
-        group = list(group)
-        until = max(group[-1] + TOLERANCE, clip.times[0])
-        end = max(i for i, (time, _) in enumerate(packets) if time <= until)
-        clip.video.codec_context.flush_buffers()
-        for frame in decode_packets(clip.video.codec_context, packets[key:end + 1], wanted):
-            # the frame before this one is on the screen at all targets before this one's time
-            time = _time(frame, clip.video.time_base)
-            while group and time > group[0] + TOLERANCE:
-                yield last or frame
-                group.pop(0)
-            last = frame
-        if last is None:
-            raise BadClip('no frame can be decoded')
-        yield from [last] * len(group)
-
-
 def decode_packets(context, packets, wanted=None):
-    """[(second, packet)] → iterator of frames, in the order in which they are shown. wanted: seconds of the frames that
-    are needed; None: all. Frames that no other needs are not decoded: 1.5 times as fast, same pixels."""
+    """[(time, packet)] → iterator of frames, in the order in which they are shown. wanted: times of the frames that are
+    needed; None: all. Frames that no other needs are not decoded: 1.5 times as fast, same pixels."""
+    context.flush_buffers()
     for time, packet in packets:
-        if wanted is not None and packet.pts is not None and context.name in ('h264', 'hevc'):
+        if wanted is not None and context.name in ('h264', 'hevc'):
             context.skip_frame = 'DEFAULT' if time in wanted else 'NONREF'
         yield from context.decode(packet)
     yield from context.decode(None)                            # what the decoder still holds
 
 
+def _decode_video(clip, start, stop, wanted=None):
+    """Iterate over the (time, frame) of some packets, from the first frame that the decoder does not call damaged."""
+    packets = clip.video_packets[start:stop]
+    order = iter(sorted(time for time, _ in packets))
+    frames = decode_packets(clip.video.codec_context, packets, wanted if clip.has_times else None)
+    frames = ((_time(frame, clip.video.time_base) if clip.has_times else next(order, packets[-1][0]), frame)
+              for frame in frames)
+    return itertools.dropwhile(lambda item: item[1].is_corrupt, frames)
+
+
+def _key_packets(clip):
+    return [i for i, (_, packet) in enumerate(clip.video_packets) if packet.is_keyframe] or [0]
+
+
+def _first_decoded(clip):
+    """The first key packet from which a frame can be decoded, and the time of this frame. Raises BadClip."""
+    for key in _key_packets(clip)[:MAX_KEYS]:
+        with suppress(av.InvalidDataError):
+            for stop in (key + 1, None):                       # nearly always the first packet is enough
+                for time, _ in _decode_video(clip, key, stop):
+                    return key, time
+    raise BadClip('no frame can be decoded')
+
+
+def frames_at(clip, targets):
+    """Iterate over the frames on the screen at the targets (seconds, ascending): av.VideoFrame as stored, not yet
+    upright. Past the end, the last frame. Raises BadClip."""
+    packets = clip.video_packets
+    keys = _key_packets(clip) if clip.has_times else [0]       # counted from the start if there is only the order
+    wanted = {clip.times[max(0, bisect_right(clip.times, target + TOLERANCE) - 1)] for target in targets}
+
+    def last_key(target):
+        return max((i for i in keys if packets[i][0] <= target + TOLERANCE), default=0)
+
+    # Targets with the same key frame before them are decoded in one go; the decoder skips what lies between two groups.
+    for key, group in itertools.groupby(targets, last_key):
+        group = list(group)
+        until = max(group[-1], clip.times[0]) + TOLERANCE
+        stop = 1 + max(i for i, (time, _) in enumerate(packets) if time <= until) + (not clip.has_times) * REORDERED
+
+        # A key packet does not prove that output starts there (intra refresh). If it starts too late, go further back.
+        before = [i for i in keys if i <= key]
+        for start in [before[-2 ** n] for n in range(len(before).bit_length())] + [0]:
+            frames = _decode_video(clip, start, stop, wanted)
+            time, shown = next(frames, (math.inf, None))
+            if time <= max(group[0], clip.times[0]) + TOLERANCE:
+                break
+        if shown is None:
+            raise BadClip('no frame can be decoded')
+
+        # a frame is on the screen until the next one's time
+        for time, frame in frames:
+            while group and time > group[0] + TOLERANCE:
+                yield shown
+                group.pop(0)
+            if not group:
+                break
+            shown = frame
+        yield from [shown] * len(group)
+
+
 def decode_frames(clip, targets, size):
-    """The frames at the targets, resized to `size` at the shorter side and rotated upright
-    → (len(targets), 3, H, W) uint8. Raises BadClip."""
-    pixels, previous, shape = [], None, None
+    """The frames at the targets, upright, `size` at the shorter side → (len(targets), 3, H, W) uint8. Raises BadClip."""
+    pictures, previous, shape = [], None, None
     for frame in frames_at(clip, targets):                     # one at a time: frames may be large
-        scale = size / min(frame.width, frame.height)
-        shape = shape or (round(frame.width * scale), round(frame.height * scale))
         if frame is not previous:
-            resized = frame.reformat(*shape, 'rgb24', interpolation='BILINEAR').to_ndarray()
-        pixels.append(resized)
+            if shape is None:                                  # the first frame's: a video may change its size
+                width, height = display_size(clip, frame)
+                scale = size / min(width, height)
+                shape = round(width * scale), round(height * scale)
+            picture = upright(frame, shape)
+        pictures.append(picture)
         previous = frame
-    # Phones store a rotated picture and the angle that turns it back: counterclockwise, as in rot90.
-    frames = np.rot90(np.stack(pixels), round(previous.rotation / 90), axes=(1, 2))  # T, H, W, 3
-    return torch.from_numpy(frames.transpose(0, 3, 1, 2).copy())
+    return torch.from_numpy(np.stack(pictures).transpose(0, 3, 1, 2).copy())
+
+
+def display_size(clip, frame):
+    """Width and height of a frame as it is shown, upright. Pixels may not be square."""
+    ratio = float(clip.video.sample_aspect_ratio or 1)
+    ratio = ratio if 0.01 < abs(math.log(ratio)) < 2 else 1        # 448:447 is rounding; beyond 7:1, damage
+    size = frame.width * ratio, frame.height
+    a, b = _display_matrix(frame)[0]
+    return size[::-1] if abs(b) > abs(a) else size
+
+
+def upright(frame, size, interpolation='BILINEAR'):
+    """A frame resized to size (width, height), upright → (height, width, 3) uint8"""
+    (a, b), (c, d) = _display_matrix(frame)                        # x' = a·x + c·y, y' = b·x + d·y
+    turned = abs(b) > abs(a)
+    pixels = frame.reformat(*(size[::-1] if turned else size), 'rgb24', interpolation=interpolation).to_ndarray()
+    if turned:
+        pixels, a, d = pixels.swapaxes(0, 1), c, b
+    return pixels[::-1 if d < 0 else 1, ::-1 if a < 0 else 1]
+
+
+def is_upright(frame):
+    return _display_matrix(frame) == [[1, 0], [0, 1]]
+
+
+def _display_matrix(frame):
+    """How the stored picture is turned and mirrored to be upright → 2×2: phones store it as the sensor sees it."""
+    data = frame.side_data.get(Type.DISPLAYMATRIX)
+    matrix = np.frombuffer(data, np.int32).reshape(3, 3)[:2, :2] / 2 ** 16 if data else np.eye(2)
+    return (matrix if matrix.any() else np.eye(2)).tolist()
+
+
+def decode_sound(clip, format, layout, rate):
+    """All of the sound → samples (channels, n), and the second at which they start. Holes are filled with silence, and
+    overlaps are cut. Raises BadClip."""
+    frames = decode_packets(clip.audio.codec_context, clip.audio_packets)
+    start, blocks, length = None, [], 0
+    for _, part in itertools.groupby(frames, lambda frame: (frame.format.name, frame.layout.name, frame.sample_rate)):
+        first = next(part)
+        start = _time(first, clip.audio.time_base) if start is None else start
+        graph = av.filter.Graph()
+        graph.link_nodes(
+            graph.add_abuffer(format=first.format, layout=first.layout, sample_rate=first.sample_rate,
+                              time_base=clip.audio.time_base),
+            graph.add('aresample', f'{rate}:async=1:min_hard_comp={HOLE}:first_pts={round(start * rate) + length}'),
+            graph.add('aformat', f'sample_fmts={format}:channel_layouts={layout}:sample_rates={rate}'),
+            graph.add('abuffersink')).configure()
+        for frame in itertools.chain([first], part, [None]):
+            graph.push(frame)
+            with suppress(av.BlockingIOError, av.EOFError):    # no more output until the next frame
+                while True:
+                    blocks.append(graph.pull().to_ndarray())
+                    length += blocks[-1].shape[1]
+    if not length:
+        raise BadClip('silent audio')
+    return np.concatenate(blocks, 1), start
+
+
+def decode_audio(clip):
+    """The sound → waveform (samples,) float32 in [-1, 1], mono, 16 kHz; and the second at which it starts. Raises
+    BadClip where it is silent."""
+    samples, start = decode_sound(clip, 's16', 'mono', SAMPLE_RATE)
+    if np.abs(samples[0].astype(np.int32)).max() <= 3:         # of 32767: codecs add this much to silence
+        raise BadClip('silent audio')
+    return torch.from_numpy(samples[0]).float() / 32768, start

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from config import RUNTIME_FIELDS, STREAM_FIELDS, UserError
+from config import PATH_FIELDS, RUNTIME_FIELDS, STREAM_FIELDS, UserError
 from utils.checkpoint import read_checkpoint
 from utils.distributed import get_world_size
 
@@ -55,6 +55,24 @@ def released_names(weights):
             name = 'avm.' + replace_prefix(name.removeprefix('avmatching_module.'), RELEASED_AVM)
         renamed[by_modality(name)] = tensor
     return renamed
+
+
+def tensors_in(saved):
+    """The {name: tensor} in the content of a file, whichever key they are under; {} if there are none"""
+    for key in ('model', 'state_dict', 'weights'):
+        if isinstance(saved, dict) and isinstance(saved.get(key), dict):
+            saved = saved[key]
+    saved = saved if isinstance(saved, dict) else {}
+    return {name.removeprefix('module.'): x for name, x in saved.items() if torch.is_tensor(x)}        # of DataParallel
+
+
+def backbone_weights(saved):
+    """The content of a saved model, of this or an older version or of the authors → {name in AudioVideoMAE: tensor}"""
+    weights = tensors_in(saved)
+    if not any('backbone.' in name for name in weights):               # the backbone alone
+        weights = {'backbone.' + name: x for name, x in weights.items()}
+    return {name.removeprefix('backbone.'): x for name, x in released_names(weights).items()
+            if not name.startswith('avm.')}
 
 
 def from_image_mae(weights, sizes):
@@ -110,13 +128,9 @@ def load_weights(path, backbone, avm):
 
     Raises UserError if the sizes differ, or if the file holds no weights that are known here.
     """
-    weights = read_checkpoint(path)
-    for key in ('model', 'state_dict', 'weights'):
-        if isinstance(weights, dict) and isinstance(weights.get(key), dict):
-            weights = weights[key]
-    if not isinstance(weights, dict) or not any(torch.is_tensor(value) for value in weights.values()):
+    weights = tensors_in(read_checkpoint(path))
+    if not weights:
         raise UserError(f'{path}: holds no weights')
-    weights = {name: value for name, value in weights.items() if torch.is_tensor(value)}
     is_image_mae = 'patch_embed.proj.weight' in weights
     given = from_image_mae(weights, backbone.sizes) if is_image_mae else released_names(weights)
 
@@ -147,15 +161,12 @@ def first_names(names):
     return ', '.join(names[:4]) + (f' and {len(names) - 4} more' if len(names) > 4 else '')
 
 
-def pretraining_cache(cfg, device, clips):
-    """The file of this initial pre-training on so many clips. Its name depends on every option, but for those of the
-    stream and those that change no result."""
+def pretraining_cache(cfg, device, digest):
+    """The file of this initial pre-training on clips with this digest. Its name depends on every option, but for those of
+    the stream, those that change no result, and where the clips lie."""
     options = {name: value for name, value in dataclasses.asdict(cfg).items()
-               if name not in RUNTIME_FIELDS | STREAM_FIELDS}
-    folders = [folder for folder in (cfg.data, cfg.pretrain_data) if folder]
-    lists = [path for folder in folders for path in sorted(Path(folder).glob('*.csv'))]
-    files = [path for path in (cfg.init, cfg.tasks, *lists) if path and os.path.exists(path)]
-    text = json.dumps([sorted(options.items()), get_world_size(), device.type, clips,
-                       [(os.path.getsize(file), os.path.getmtime(file)) for file in files]])
+               if name not in RUNTIME_FIELDS | STREAM_FIELDS | PATH_FIELDS}
+    init = [os.path.getsize(cfg.init), os.path.getmtime(cfg.init)] if os.path.exists(cfg.init) else []
+    text = json.dumps([sorted(options.items()), get_world_size(), device.type, digest, init])
     name = f'initial-{cfg.dataset}-{cfg.size}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.pt'
     return Path(cfg.cache) / name

@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from conftest import render_once
 from downstream import classification
 from eval import FinishedRun, run_evaluation
 from running import TINY
@@ -22,8 +23,9 @@ def test_mean_average_precision_by_hand():
     # class 0: its two clips are first and third: (1/1 + 2/3) / 2; class 1: its clip is second: 1/2; class 2: no clip
     logits = torch.tensor([[4., 3, 0], [3, 4, 9], [2, 0, 0], [1, 1, 0]])
     target = torch.tensor([[1., 1, 0], [0, 0, 0], [1, 0, 0], [0, 0, 0]])
-    assert math.isclose(classification.mean_average_precision(logits, target), 100 * (5 / 6 + 1 / 2) / 2, rel_tol=1e-6)
-    assert classification.mean_average_precision(logits[:, 1:], target[:, 1:]) == 50          # one class with clips
+    scores = classification.task_scores(logits, target, True)
+    assert math.isclose(scores['metric'], 100 * (5 / 6 + 1 / 2) / 2, rel_tol=1e-6) and scores['chance'] == 37.5
+    assert classification.task_scores(logits[:, 1:], target[:, 1:], True)['metric'] == 50     # one class with clips
 
 
 def test_targets_and_losses():
@@ -39,21 +41,16 @@ def test_targets_and_losses():
 
 # ------------------------------------------------------------------------------------ whole runs
 
-@pytest.fixture(scope='module')
-def folder(tmp_path_factory):
-    """A run that has learned two tasks"""
-    folder = tmp_path_factory.mktemp('run')
-    small = ['--clips-per-task', '24', '--test-clips', '12', '--pretrain-steps', '0', '--method', 'finetune']
-    return make_run(folder, parse([*TINY, *small, '--out', str(folder)])[0], range(3)).folder
-
-
 @pytest.fixture
-def run(folder):
-    return FinishedRun(folder, device='cpu')
+def run(tmp_path, monkeypatch):
+    """A run that has learned two tasks"""
+    render_once(monkeypatch)
+    small = ['--clips-per-task', '12', '--test-clips', '6', '--pretrain-steps', '0', '--method', 'finetune']
+    return make_run(tmp_path, parse([*TINY, *small, '--cache', str(tmp_path), '--out', str(tmp_path)])[0], range(3))
 
 
 def test_classification_of_a_run(run):
-    args = options(epochs=2, batch_size=8, lr=1e-2)
+    args = options(epochs=1, batch_size=8, lr=1e-2)
     results, table, figure = run_evaluation(run, 'classification', args)
     names = run.stream.names
     assert results['metric'] == 'accuracy' and results['tasks'] == names and results['after'] == names[:2]
@@ -64,15 +61,12 @@ def test_classification_of_a_run(run):
     assert all(own <= five <= 100 for own, five in zip(sum(results['acc'], []), top5))
     assert f'| finetune | {results["A"]:.2f} | – | {results["top5"]["A"]:.2f} | – |' in table
     labels = [line.get_label() for line in figure.axes[0].lines if not line.get_label().startswith('_')]
-    assert labels == [*names, 'chance (mean)']
-    run.write('classification', results, table, figure)
-    assert run.load('classification') == results and classification.report(run, results)[0] == table
+    assert labels == [*names, 'chance']
 
-    assert classification.evaluate(run, args)['acc'] == results['acc']                 # repeatable
-    last = run_evaluation(only_last(run), 'classification', args)[0]
-    assert last['acc'] == results['acc'][1:] and last['F'] is None
-    other_seed = options(epochs=2, batch_size=8, lr=1e-2, seed=1)
-    assert classification.evaluate(run, other_seed)['acc'] != last['acc']
+    # the numbers do not depend on the other models, but on the seed
+    last = classification.evaluate(only_last(run), args)
+    assert last['acc'] == results['acc'][1:]
+    assert classification.evaluate(run, options(epochs=1, batch_size=8, lr=1e-2, seed=1))['acc'] != last['acc']
 
 
 @pytest.mark.parametrize('finetune', [False, True])
@@ -118,7 +112,7 @@ class Toy(torch.utils.data.Dataset):
 def toy_run(run, *tasks):
     """tasks: (labels of the clips, classes) of each"""
     run.stream = run.stream._replace(
-        names=['toy', 'other toy'][:len(tasks)], train=[Toy(labels * 16) for labels, _ in tasks],
+        names=['toy', 'other toy'][:len(tasks)], train=[Toy(labels * 6) for labels, _ in tasks],
         evaluate=[Toy(labels * 4, broken=[1]) for labels, _ in tasks], classes=[classes for _, classes in tasks])
     return run
 
@@ -134,6 +128,6 @@ def test_several_labels_per_clip(run):
     labels = [('low',), ('high', 'red'), ('red', 'in no task'), ('low', 'high')]
     toy = toy_run(run, (labels, ['red', 'low', 'high']))
     toy.models = lambda: [(1, 'toy', run.folder / 'models' / '1.pt')]
-    results, table, _ = run_evaluation(toy, 'classification', options(epochs=15, lr=3e-2, batch_size=12))
+    results, table, _ = run_evaluation(toy, 'classification', options(epochs=25, lr=3e-2, batch_size=6))
     assert results['metric'] == 'mAP' and results['A'] > 99.9 and 'top5' not in results and 'mAP A ↑' in table
     assert 45 < results['chance'][0] < 55

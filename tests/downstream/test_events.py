@@ -35,7 +35,7 @@ def test_second_embedding_equals_the_slow_reference(sizes):
     backbone, = randomized(AudioVideoMAE(sizes).double())
     audio, video = torch.randn(2, 4, 64, 48).double(), torch.randn(2, 4, 3, 3, 32, 32).double()
     audio_start = torch.tensor([[0.87, 3.87, 6.87, 7.87], [0.0, 3.63, 6.13, 8.71]])
-    fast = events.second_embedding(backbone, audio, video, audio_start)
+    fast = events.second_embedding(backbone, dict(audio=audio, video=video, audio_start=audio_start))
     assert fast.shape == (2, 10, 48) and fast.dtype == torch.float32
     counts = set()
     for clip in range(2):
@@ -53,12 +53,11 @@ def test_the_figure_shows_clips_in_which_an_event_begins_or_ends():
     assert events.clips_to_show(torch.stack([changing] * 20)) == list(range(events.SHOWN))
 
 
-@pytest.fixture(scope='module')
-def run(tmp_path_factory):
+@pytest.fixture
+def run(tmp_path):
     """A run that has learned two tasks"""
-    folder = tmp_path_factory.mktemp('run')
-    small = ['--clips-per-task', '24', '--test-clips', '12', '--pretrain-steps', '0', '--method', 'finetune']
-    return make_run(folder, parse([*TINY, *small, '--out', str(folder)])[0], range(3))
+    words = ['--clips-per-task', '3', '--method', 'finetune', '--out', str(tmp_path)]
+    return make_run(tmp_path, parse([*TINY, *words])[0], range(3))
 
 
 class ToyAVE(torch.utils.data.Dataset):
@@ -94,10 +93,7 @@ def test_a_probe_finds_the_events(run, monkeypatch):
     assert results['left_out'] == ['y: gone', 'z: no audio stream']
     assert f'| finetune | {results["accuracy"]:.2f} |' in table and f'| {results["majority"]:.2f} |' in table
     assert [clip['target'] for clip in results['shown']] == target[:8].tolist()
-    assert events.evaluate(run, args) == results                               # repeatable
-
-    run.write('ave', results, table, figure)
-    right = events.report(run, run.load('ave'))[1].axes[1]
+    right = figure.axes[1]
     names = 'loud red loud red loud loud red loud'.split()
     assert [label.get_text() for label in right.get_yticklabels()] == names
     rows = right.get_images()[0].get_array().reshape(8, 3, 10)[:, :2]          # target and guess of each clip

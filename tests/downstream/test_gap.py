@@ -1,15 +1,19 @@
-"""The modality gap: by hand, its invariances, and whole runs."""
+"""The modality gap: by hand, its invariances, and a whole run."""
 import math
 
+import pytest
 import torch
 import torch.nn.functional as F
 
-from config import Config
 from downstream import gap
-from downstream.maps import ClipSubset
 from eval import run_evaluation
 from patches import normalize_frames
-from untrained import SMALL, Unknown, make_run, options
+from untrained import Unknown, only_last, options, shared_run
+
+
+@pytest.fixture
+def run(tmp_path_factory, monkeypatch):
+    return shared_run(tmp_path_factory, monkeypatch)
 
 
 def test_modality_gap_by_hand_and_its_invariances():
@@ -39,38 +43,26 @@ def test_clouds_lie_in_the_plane_of_most_variance():
     assert torch.tensor(few['audio'])[:, 0].mean() < torch.tensor(few['video'])[:, 0].mean()
 
 
-def test_gap_of_a_run(tmp_path):
-    run = make_run(tmp_path, Config(**SMALL), range(7))
+def test_gap_of_a_run(run):
     results, table, figure = run_evaluation(run, 'gap', options())
     assert len(results['gap']) == 7 and len(results['over_stream']) == 6 and len(results['clouds']) == 6
     assert math.isclose(results['over_stream'][1], sum(results['gap'][2][:2]) / 2)
-    differences = [abs(results['gap'][6][i] - results['gap'][i + 1][i]) for i in range(5)]
-    assert math.isclose(results['difference'], sum(differences) / 5)
     # one cell, from the clips themselves
     backbone = run.load_model(run.models()[2][2])[0]
-    items = [run.stream.test[3][index, 0] for index in range(5)]
+    items = [run.stream.evaluate[3][index, 0] for index in range(5)]
     c = backbone.embed(torch.stack([item['audio'] for item in items]),
                        normalize_frames(torch.stack([item['video'] for item in items])))
     assert math.isclose(results['gap'][2][3], gap.modality_gap(*c), rel_tol=1e-5)
-    assert f'{results["gap"][2][3]:.3f}' in table
-    run.write('gap', results, table, figure)
-    assert gap.report(run, run.load('gap'))[0] == table
+    assert f'{results["gap"][2][3]:.3f}' in table and f'{results["difference"]:.3f}' in table
     labels = [line.get_label() for line in figure.axes[0].lines if not line.get_label().startswith('_')]
     assert labels == [*results['tasks'], 'mean of learned tasks']
+    assert 'difference' not in gap.report(run, results | {'difference': None})[0]      # Multitask
 
 
-def test_the_gap_uses_the_evaluation_clips_without_unreadable_ones(tmp_path):
-    run = make_run(tmp_path, Config(**SMALL), [6])
-    whole = gap.embed_tasks(run, run.models())[0][3]
-    run.stream = run.stream._replace(test=[ClipSubset(dataset, [0]) for dataset in run.stream.test],
-                                     evaluate=[Unknown(dataset) for dataset in run.stream.evaluate])
-    readable = gap.embed_tasks(run, run.models())[0][3]
+def test_the_gap_uses_the_evaluation_clips_without_unreadable_ones(run):
+    models = only_last(run).models()
+    whole = gap.embed_tasks(run, models)[0][3]
+    run.stream = run.stream._replace(test=[], evaluate=[Unknown(dataset) for dataset in run.stream.evaluate])
+    readable = gap.embed_tasks(run, models)[0][3]
     for c, own in zip(whole, readable):
         torch.testing.assert_close(c[:4], own)                         # the fifth clip cannot be read
-
-
-def test_a_multitask_run_has_no_model_after_each_task(tmp_path):
-    run = make_run(tmp_path, Config(**SMALL, method='multitask'), [0, 6])
-    results, table, _ = run_evaluation(run, 'gap', options())
-    assert results['difference'] is None and results['after'] == ['initial', 'all tasks'] and 'difference' not in table
-    assert results['over_stream'] == [sum(results['gap'][1]) / 6]

@@ -8,6 +8,7 @@ from torch import nn
 
 from config import UserError
 from downstream import heads
+from downstream.classification import joint_embedding
 from model import AudioVideoMAE
 from untrained import options, randomized, reference_joint
 
@@ -24,27 +25,26 @@ def test_training_follows_the_schedule(epochs, warmup, monkeypatch):
         return real(self, *more)
 
     monkeypatch.setattr(torch.optim.AdamW, 'step', step)
-    weight = nn.Parameter(torch.ones(3))
-    probe = SimpleNamespace(title='a head', trainable_parameters=lambda: [weight])
-    heads.train_probes([probe], list(range(10 * epochs)), heads.Schedule(5e-4, epochs, 48), lambda batch: batch,
-                       lambda probe, batch: (weight.square().sum(), 0.5), 'x')
+    probe = heads.Probe('a head', nn.Identity(), nn.Linear(3, 1), lambda backbone, batch: batch['audio'])
+    batch = dict(audio=torch.ones(2, 3), video=torch.zeros(2, 1, 3, 8, 8, dtype=torch.uint8))
+    heads.train_probes([probe], [batch] * 10 * epochs, 10 * epochs, heads.Schedule(5e-4, epochs, 48),
+                       lambda logits, batch: (logits.square().mean(), 0.5))
     assert len(rates) == 10 * epochs
     assert torch.tensor(rates).argmax() in (10 * warmup - 1, 10 * warmup) and math.isclose(max(rates), 5e-4)
     assert math.isclose(rates[0], 5e-4 / (10 * warmup)) and rates[-1] < 0.06 * 5e-4
     middle = (10 * epochs + round(10 * warmup)) // 2                       # of the cosine
     assert math.isclose(heads.lr_factor(middle, 2 * middle - round(10 * warmup), round(10 * warmup)), 0.5)
     with pytest.raises(UserError, match='smaller --lr'):
-        heads.train_probes([probe], [0], heads.Schedule(1, 1, 1), lambda batch: batch,
-                           lambda probe, batch: (weight.sum() * math.nan, 0), 'x')
+        heads.train_probes([probe], [batch], 1, heads.Schedule(1, 1, 1),
+                           lambda logits, batch: (logits.sum() * math.nan, 0))
 
 
 def test_the_schedule_is_table_6_unless_options_change_it():
-    assert heads.schedule_for('vggsound', options()) == (5e-4, 15, 48)
-    assert heads.schedule_for('audioset', options()) == (5e-4, 15, 36)
-    assert heads.schedule_for('ave', options()) == (1e-3, 15, 12)
-    assert heads.schedule_for('ave', options(epochs=2, batch_size=5)) == (1e-3, 2, 5)
-    assert heads.given_options(options()) == ''
-    assert heads.given_options(options(lr=0.1, clips=9)) == '--clips 9 --lr 0.1'
+    assert heads.schedule_for('vggsound', options()) == ((5e-4, 15, 48), '')
+    assert heads.schedule_for('audioset', options()) == ((5e-4, 15, 36), '')
+    assert heads.schedule_for('ave', options()) == ((1e-3, 15, 12), '')
+    changed = heads.schedule_for('ave', options(epochs=2, batch_size=5, clips=9))
+    assert changed == ((1e-3, 2, 5), '--clips 9 --epochs 2 --batch-size 5')
 
 
 def test_batches_visit_each_clip_once_per_epoch_with_a_new_seed():
@@ -64,7 +64,7 @@ def test_batches_visit_each_clip_once_per_epoch_with_a_new_seed():
 def test_joint_embedding_equals_the_slow_reference(sizes):
     backbone, = randomized(AudioVideoMAE(sizes).double())
     audio, video = torch.randn(2, 64, 48).double(), torch.randn(2, 3, 3, 32, 32).double()
-    fast = heads.joint_embedding(backbone, audio, video)
+    fast = joint_embedding(backbone, dict(audio=audio, video=video))
     assert fast.shape == (2, 48) and fast.dtype == torch.float32
     for i in range(2):
         a, v = reference_joint(backbone, audio[i], video[i], sizes.patch_size)
@@ -102,15 +102,17 @@ class Numbers(torch.utils.data.Dataset):
 def test_predict_evaluates_each_readable_clip_once():
     run, batch_sizes = SimpleNamespace(workers=0), []
 
-    def logits_fn(factor, batch):
-        batch_sizes.append(len(batch['x']))
-        return factor * batch['x']
+    def probe(factor):
+        def logits(batch):
+            batch_sizes.append(len(batch['x']))
+            return factor * batch['x']
+        return SimpleNamespace(logits=logits)
 
     tasks, names = [Numbers(9, broken=(3, 4, 5, 7)), Numbers(2)], ['nine', 'two']
-    outputs, bad = heads.predict(run, [2, 3], tasks, names, logits_fn, 3, 'clip')          # two probes
+    outputs, bad = heads.predict(run, [probe(2), probe(3)], tasks, names, 3, 'clip')
     for factor, ((logits, clips), (logits_of_two, _)) in zip((2, 3), outputs):
         assert clips.tolist() == [0, 1, 2, 6, 8] and logits[:, 0].tolist() == [factor * n for n in (0, 1, 2, 6, 8)]
         assert logits_of_two[:, 0].tolist() == [0, factor]
     assert bad == ['3: gone', '4: gone', '5: gone', '7: gone'] and batch_sizes == [3, 3, 2, 2, 2, 2]
     with pytest.raises(UserError, match='two: none of the clips can be read.*0: gone'):
-        heads.predict(run, [1], [Numbers(3), Numbers(2, broken=(0, 1))], names, logits_fn, 3, 'clip')
+        heads.predict(run, [probe(1)], [Numbers(3), Numbers(2, broken=(0, 1))], names, 3, 'clip')

@@ -6,6 +6,7 @@ from sklearn.metrics import roc_auc_score
 
 from avm import attend
 from downstream import maps
+from downstream.multi_model import right_after
 from patches import patchify, to_float
 from streams.scenes import truth
 from streams.shapes import Shapes, kinds
@@ -61,6 +62,12 @@ def test_a_row_of_the_table():
     assert maps.metric_row('avm', 'auc_v', 0.75, 0.5, chance) == ['I_v: ROC-AUC', '0.750', '0.500', '0.250', '0.500']
     assert maps.metric_row('avm', 'share_v', None, 50, chance)[1:] == ['–', '50.0', '–', '12.3']
     assert maps.metric_row('backbone', 'pointing_a', 20, 50, chance)[1:] == ['20.0', '50.0', '-30.0', '–']
+
+
+def test_values_right_after_each_task():
+    rows = [[9, 9, 9], [1, 9, 9], [2, 3, 9], [4, 5, 6]]
+    assert right_after(rows, [0, 1, 2, 3]) == [1, 3, 6] and right_after(rows[:1], [0]) == []
+    assert right_after(rows[::3], [0, 3]) is None
 
 
 def test_cosine_maps_equal_the_slow_reference():

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from avm import attend
-from config import SIZES, Config, Sizes
+from config import SIZES, Sizes
 from downstream import pictures
 from patches import patchify
 from streams.scenes import truth
 from streams.shapes import Shapes, kinds
-from untrained import SMALL, make_run
+from untrained import only_last, shared_run
 
 
 @pytest.fixture(autouse=True)
@@ -110,7 +110,7 @@ def test_bars_of_recalls():
     for axis, direction in zip(pictures.recalls(results).axes, pictures.DIRECTIONS):
         heights = [bar.get_height() for bar in axis.patches]
         assert heights == [value for k in (1, 5, 10) for value in results[direction][f'R@{k}']['acc'][-1]]
-        chance = [lines.get_segments()[0][0, 1] for lines in axis.collections]
+        chance = [segment[0, 1] for lines in axis.collections for segment in lines.get_segments()]
         assert chance == [2.5] * 2 + [12.5] * 2 + [25.0] * 2
 
 
@@ -130,18 +130,21 @@ def test_lines_are_dotted_until_a_task_is_learned():
     assert [tick.get_text() for tick in multitask.axes[0].get_xticklabels()] == ['initial', 'all tasks']
 
 
-def test_figures_at_the_end_of_a_run(tmp_path):
-    run = make_run(tmp_path, Config(**SMALL), [6])
+def test_figures_at_the_end_of_a_run(tmp_path, tmp_path_factory, monkeypatch):
+    run = only_last(shared_run(tmp_path_factory, monkeypatch))
     (tmp_path / 'results.json').write_text(json.dumps(some_results(run.stream.names, 6)))
     model = run.load_model(run.models()[0][2])
+    drawn, real = [], pictures.save_figure
+    monkeypatch.setattr(pictures, 'save_figure', lambda figure, path: drawn.append(figure) or real(figure, path))
     files = pictures.draw(tmp_path, *model, run.stream, run.cfg, run.device)
     assert files == [tmp_path / 'figures' / name for name in ('stream.png', 'attention.png')]
     assert all(file.stat().st_size > 5000 for file in files)
 
-    axes = np.array(pictures.plot_attention(*model, run.stream, run.cfg, run.device).axes).reshape(4, 4)
+    axes = np.array(drawn[1].axes).reshape(4, 4)
     assert [axis.get_ylabel() for axis in axes[:, 0]] == [run.stream.names[i] for i in (0, 2, 3, 5)]
     item = run.stream.test[5][0, 0]
     out = attend(run.cfg, *model, patchify({name: item[name][None] for name in ('audio', 'video')}, run.cfg.patch_size))
     heat_v, heat_a = images(axes[3, 1])[1], images(axes[3, 3])[0]
-    assert np.array_equal(heat_v, with_gaps(out.importance_v[0].reshape(run.cfg.grid_v), float('nan')), equal_nan=True)
-    assert np.array_equal(heat_a, out.importance_a[0].reshape(run.cfg.grid_a).T)
+    expected = with_gaps(out.importance_v[0].reshape(run.cfg.grid_v), float('nan'))
+    assert np.allclose(heat_v, expected, atol=1e-6, equal_nan=True)
+    assert np.allclose(heat_a, out.importance_a[0].reshape(run.cfg.grid_a).T, atol=1e-6)

@@ -1,12 +1,19 @@
-"""Selection statistics: each one by hand, and a whole run."""
+"""Selection statistics: by hand, and of a whole run."""
 import pytest
 import torch
 
-from config import Config, UserError
 from downstream import selection_stats
 from downstream.selection_stats import ATTENTION_SELECTIONS, PARTNERS
 from eval import run_evaluation
-from untrained import SMALL, Unknown, make_run, options
+from untrained import Unknown, options, shared_run
+
+
+@pytest.fixture
+def run(tmp_path_factory, monkeypatch):
+    run = shared_run(tmp_path_factory, monkeypatch)
+    models = run.models()[:3]
+    run.models = lambda: models
+    return run
 
 
 def test_coverage_by_hand():
@@ -22,17 +29,14 @@ def test_P_on_and_off_the_source_among_the_most_important_patches():
     assert found == pytest.approx((0.8, 0.4), abs=1e-6)
 
 
-def test_P_by_the_past_pair():
-    P, classes = torch.tensor([0.1, 0.2, 0.3, 0.5]), ['x', 'x', 'y', 'y']
-    found = selection_stats.mean_by_partner(P, classes, 1, [(1, 'x'), (1, 'y'), (0, 'z'), (0, 'z')])
-    assert [round(found[kind], 6) for kind in PARTNERS] == [0.1, 0.2, 0.4]
-    assert selection_stats.mean_by_partner(P, classes, 1, [(0, 'z')] * 4)['same class'] is None
+def test_kinds_of_past_pairs():
+    kinds = selection_stats.partner_kinds(['x', 'x', 'y', 'y'], 1, [(1, 'x'), (1, 'y'), (0, 'z'), (0, 'z')])
+    assert [kinds[kind].nonzero()[:, 0].tolist() for kind in PARTNERS] == [[0], [1], [2, 3]]
 
 
-def test_statistics_of_a_run(tmp_path):
-    run = make_run(tmp_path, Config(**SMALL), [0, 1, 2])
+def test_statistics_of_a_run(run):
     results, table, figure = run_evaluation(run, 'selection', options())
-    assert results == run_evaluation(run, 'selection', options())[0]                    # the same random numbers
+    assert results == selection_stats.evaluate(run, options())                          # the same random numbers
     assert results['after'] == ['ash', 'birch'] and set(results['selected_v']) == set(ATTENTION_SELECTIONS)
     for x in 'va':
         for rows in results[f'selected_{x}'].values():
@@ -43,8 +47,7 @@ def test_statistics_of_a_run(tmp_path):
     assert '| excess |' in table and len(figure.axes) == 2
 
 
-def test_sources_must_be_known(tmp_path):
-    run = make_run(tmp_path, Config(**SMALL), [1])
+def test_without_known_sources_there_are_pictures(run):
     run.stream = run.stream._replace(test=[Unknown(dataset) for dataset in run.stream.test])
-    with pytest.raises(UserError, match='not known'):
-        selection_stats.evaluate(run, options())
+    results, table, figure = run_evaluation(run, 'selection', options())
+    assert results['after'] == ['birch'] and 'not known' in table and len(figure.axes) == 6 * 8

@@ -5,16 +5,16 @@ import pytest
 import torch
 
 from avm import attend
-from config import Config, UserError
+from config import UserError
 from downstream import localization, spurious
 from eval import run_evaluation
 from patches import patchify
-from untrained import SMALL, check_without_sources, make_run, odd_model, only_last, options
+from untrained import check_without_sources, odd_model, only_last, options, shared_run
 
 
 @pytest.fixture
-def run(tmp_path):
-    return make_run(tmp_path, Config(**SMALL), range(7))
+def run(tmp_path_factory, monkeypatch):
+    return only_last(shared_run(tmp_path_factory, monkeypatch))
 
 
 def test_swapped_maps_are_those_of_the_swapped_pair():
@@ -43,19 +43,17 @@ def test_partners_come_from_all_other_tasks():
 
 
 def test_spurious_attention_of_a_run(run):
-    results, table, figure = run_evaluation(run, 'spurious', options())
-    run.write('spurious', results, table, figure)
-    assert spurious.report(run, run.load('spurious'))[0] == table
-    clips = run.load_tensors('spurious')['clips']
+    results, table, _ = run_evaluation(run, 'spurious', options())
     # with its own modality, the numbers are those of localization
-    last = localization.evaluate(only_last(run), options())
-    assert results['after'] == 'oak' and last['after'] == ['oak']
+    last = localization.evaluate(run, options())
+    assert results['after'] == 'oak' and last['after'] == ['oak'] and 'I_v: ROC-AUC' in table
     for name, value in results['avm'].items():
         if name.endswith('_v'):                                # all clips show their source
             assert math.isclose(value['own'], sum(last['avm'][name][0]) / 6, rel_tol=1e-5)
         assert 0 <= value['other'] <= 100
     assert results['avm']['share_v']['own'] != results['avm']['share_v']['other']
     # the saved clips
+    clips = torch.load(run.eval_path('spurious', 'pt'), weights_only=True)['clips']
     backbone, avm = run.load_model(run.models()[-1][2])
     for task, clip in enumerate(clips):
         assert clip['task'] == task != clip['other_task']
@@ -67,10 +65,11 @@ def test_spurious_attention_of_a_run(run):
 
 
 def test_without_a_known_source_there_is_a_figure_and_no_number(run):
+    run.last = False
     check_without_sources(run, 'spurious')
 
 
 def test_a_single_task_is_refused(run):
     run.stream = run.stream._replace(test=run.stream.test[:1])
     with pytest.raises(UserError, match='two tasks'):
-        spurious.evaluate(only_last(run), options())
+        spurious.evaluate(run, options())

@@ -3,27 +3,21 @@ import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import eval as evaluation
 from clips import brightness, make, tone
-from config import Config
 from data import check_clip
 from downstream import video
-from untrained import SMALL, make_run
+from untrained import only_last, shared_run
 from utils.video import WHOLE, open_clip
 
 ONSET = 1.6   # seconds: when the tone starts
 
 
-@pytest.fixture(scope='module')
-def run(tmp_path_factory):
-    return make_run(tmp_path_factory.mktemp('run'), Config(**SMALL), range(3))
-
-
 @pytest.fixture
-def last(run, monkeypatch):
-    monkeypatch.setattr(run, 'last', True)
-    return run
+def run(tmp_path_factory, monkeypatch):
+    return shared_run(tmp_path_factory, monkeypatch)
 
 
 def read(path):
@@ -39,50 +33,42 @@ def read(path):
     return facts, list(times), np.stack(pixels), np.concatenate([block for _, block in sound]), sound[0][0]
 
 
-def to_pixels(axis, x, y, height):
-    """A point in an axis's data coordinates → (row, column) of the picture"""
-    column, from_bottom = axis.transData.transform((x, y))
-    return round(height - from_bottom), round(column)
-
-
 @pytest.mark.parametrize('kind', [
     dict(fps=30000 / 1001, size=(48, 96), rate=44100, layout='stereo'), dict(fps=25, audio_shift=0.3),
     dict(fps=10, shift=0.4, rate=22050)])
-def test_length_frames_codecs_and_synchronization(last, tmp_path, kind, monkeypatch):
-    """The tone starts on time in the sound and under the cursor, within 50 ms. Each frame is there, at its time."""
-    kind = dict(seconds=2.5, rate=16000) | kind
+def test_length_frames_codecs_and_synchronization(run, tmp_path, kind, monkeypatch):
+    """The tone starts on time in the sound, within 50 ms. Each frame is there, at its time, and so is the cursor."""
+    kind = dict(seconds=2.0, rate=16000) | kind
     clip = make(tmp_path / 'clip.mp4', **kind, sound=tone(kind['seconds'], kind['rate'], onset=ONSET))
-    screens, real = [], video.Screen
-    monkeypatch.setattr(video, 'Screen', lambda *args: screens.append(real(*args)) or screens[-1])
-    video.make(last, clip, tmp_path / 'out.mp4')
+    pages, real = [], video.draw_page
+    monkeypatch.setattr(video, 'draw_page', lambda *args: pages.append(real(*args)) or pages[-1])
+    video.make(only_last(run), clip, tmp_path / 'out.mp4')
     facts, times, frames, sound, start = read(tmp_path / 'out.mp4')
     with open_clip(clip, WHOLE) as source:
         own_times = [t - source.times[0] for t in source.times]
-        seconds = video.read_windows(source, last.cfg).seconds
+        seconds = video.read_windows(source, run.cfg).seconds
     assert facts['video'][0] == 'h264' and facts['format'] == 'yuv420p' and facts['audio'][0] == 'aac'
     assert np.allclose(times, own_times, atol=1e-3)
     assert abs(facts['video'][1] - seconds) < seconds / len(own_times) / 2
     onset = start + np.argmax(np.abs(sound) > 0.1) / facts['rate']
     assert abs(onset - ONSET - kind.get('audio_shift', 0)) < 0.05
-    strip, tile, height = screens[0].strips[0], screens[0].tiles[0], frames.shape[1]
+    (x, y), = pages[0].corners[:1]
     for n in (0, len(times) // 3, len(times) - 1):
-        row, column = to_pixels(strip, times[n], 0.5, height)
-        assert frames[n][row, column - 1:column + 2].min() > 200                        # the cursor is white
-        row, column = to_pixels(tile, 40, 40, height)
-        assert abs(int(frames[n][row, column].mean()) - brightness(n, kind['fps'])) < 8        # the frame of this time
+        cursor = video.LEFT + round(times[n] / seconds * (frames.shape[2] - video.LEFT - video.GAP))
+        assert frames[n][pages[0].top + 40, cursor - 1:cursor + 2].min() > 200                 # the cursor is white
+        assert abs(int(frames[n][y + 40, x + 40].mean()) - brightness(n, kind['fps'])) < 8     # the frame of this time
     assert not list(tmp_path.glob('*.tmp'))
 
 
 def test_several_models_are_side_by_side(run, tmp_path, capsys):
-    clip = make(tmp_path / 'clip.mp4', seconds=1.5)
-    out = tmp_path / 'three.mp4'
+    clip = make(tmp_path / 'clip.mp4', seconds=1.0)
     words = ['--eval', 'localization', '--video', clip, '--device', 'cpu']
-    evaluation.main([str(run.folder), *words, '--out', str(out)])
-    three = read(out)[2]
+    evaluation.main([str(run.folder), *words, '--out', str(tmp_path / 'seven.mp4')])
+    seven = read(tmp_path / 'seven.mp4')[2]
     evaluation.main([str(run.folder / 'models' / '1.pt'), *words])
     assert str(run.folder / 'eval' / 'localization-clip-1.mp4') in capsys.readouterr().out
     one = read(run.folder / 'eval' / 'localization-clip-1.mp4')[2]
-    assert three.shape[0] == one.shape[0] and three.shape[1] > one.shape[1] and three.shape[2] > one.shape[2]
+    assert seven.shape[0] == one.shape[0] and seven.shape[1] > one.shape[1] and seven.shape[2] > one.shape[2]
 
 
 def test_each_window_has_a_frame_at_its_moment(run, tmp_path, monkeypatch):
@@ -113,14 +99,15 @@ def test_maps_are_interpolated_between_windows():
 def test_a_map_covers_the_square_that_the_model_sees(run, tmp_path):
     with open_clip(make(tmp_path / 'clip.mp4', seconds=1), WHOLE) as source:
         windows = video.read_windows(source, run.cfg)
-    screen = video.Screen(['a model'], (160, 320), windows, [np.zeros((len(windows.spectrogram), 2))])
-    picture = screen.draw(0, np.full((160, 320, 3), 100, np.uint8), [np.eye(2)]).astype(int)
+    page = video.draw_page(['a model'], (320, 160), windows, [np.zeros((len(windows.spectrogram), 2))])
+    frame = Image.fromarray(np.full((160, 320, 3), 100, np.uint8))
+    image, (left, top) = video.draw_moment(page, 0, frame, [np.eye(2)]), page.corners[1]
 
     def colour(x, y):
-        return picture[to_pixels(screen.tiles[1], x, y, len(picture))]
+        return image.getpixel((left + x, top + y))
 
-    assert colour(40, 20).tolist() == colour(280, 140).tolist() == [100] * 3              # beside the square
-    assert (colour(90, 20) == colour(230, 140)).all() and abs(colour(90, 20) - colour(90, 140)).max() > 50
+    assert colour(40, 20) == colour(280, 140) == (100, 100, 100)                          # beside the square
+    assert colour(90, 20) == colour(230, 140) != colour(90, 140) == colour(230, 20)
 
 
 def test_mistakes_are_one_sentence(run, tmp_path, capsys):

@@ -9,7 +9,7 @@ from torch import nn
 
 from avm import AVM
 from config import PRESETS, Config
-from conftest import ODD
+from conftest import ODD, render_once
 from eval import FinishedRun, run_evaluation
 from model import AudioVideoMAE
 
@@ -33,6 +33,15 @@ def make_run(folder, cfg, tasks_learned):
         modules = nn.ModuleDict({'backbone': AudioVideoMAE(cfg), 'avm': AVM(cfg.embed_dim, cfg.avm_heads)})
         torch.save(dict(config=dataclasses.asdict(cfg), weights=modules.state_dict()), folder / 'models' / f'{t}.pt')
     return FinishedRun(folder, device='cpu')
+
+
+def shared_run(tmp_path_factory, monkeypatch, shared={}):
+    """A FinishedRun with an untrained model after each of 0 … 6 tasks. Folder and clips are made once."""
+    render_once(monkeypatch)
+    if 'folder' not in shared:
+        shared['folder'] = make_run(tmp_path_factory.mktemp('shared'), Config(**SMALL), range(7)).folder
+    monkeypatch.chdir(shared['folder'])                        # of the cache of clips
+    return FinishedRun(shared['folder'], device='cpu')
 
 
 def only_last(run):
@@ -75,15 +84,13 @@ def check_without_sources(run, name):
     use an older record of all models for the last one."""
     run.stream = run.stream._replace(test=[Unknown(dataset) for dataset in run.stream.test[:2]], names=['x', 'y'])
     run.models = lambda: [(0, 'initial', run.folder / 'models' / '0.pt')]
-    (run.folder / 'eval').mkdir(exist_ok=True)
-    torch.save({'clips': []}, run.folder / 'eval' / f'{name}.pt')
+    torch.save({'clips': []}, run.eval_path(name, 'pt'))
     results, table, figure = run_evaluation(only_last(run), name, options())
     assert set(results) == {'tasks', 'after'} and 'not known' in table
-    clips = torch.load(run.folder / 'eval' / f'{name}-last.pt', weights_only=True)['clips']
-    assert [clip['task'] for clip in clips] == [0, 1]                          # the first clip of each task
-    assert all(clip['truth_v'] is None for clip in clips)
+    clips = torch.load(run.eval_path(name, 'pt'), weights_only=True)['clips']
+    assert {clip['task'] for clip in clips} == {0, 1} and all(clip['truth_v'] is None for clip in clips)
     assert all(set(dataset.read) <= {0, 4} for dataset in run.stream.test)
-    assert len([axis for axis in figure.axes if axis.get_ylabel()]) == 2       # one row per clip
+    assert len([axis for axis in figure.axes if axis.get_ylabel()]) == 2       # one row per task
 
 
 def reference_joint(model, audio, video, p):

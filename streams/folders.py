@@ -1,0 +1,62 @@
+"""Your own videos: a folder per class → a stream of tasks (ours).
+
+In:  DIR/train/CLASS/* and DIR/test/CLASS/*; or DIR/CLASS/*, of which every fifth clip is for testing.
+Out: a Clip for each video; a Stream. A class is a task, or a file class,task groups classes.
+"""
+import hashlib
+from pathlib import Path
+
+from config import Sizes, UserError
+from streams.common import Clip, make_stream
+from streams.tables import SUFFIXES, read_retrieval_list, read_tasks
+
+VIDEOS = (*SUFFIXES, '.mov', '.m4v')           # phones write these two
+FOLDERS_LAYOUT = """\
+{folder}: no videos. They lie in a folder per class:
+  {folder}/train/CLASS/*.mp4 and {folder}/test/CLASS/*.mp4
+or {folder}/CLASS/*.mp4, of which one in five is for testing. Formats: """ + ' '.join(VIDEOS)
+
+
+def read_folders(folder):
+    """The videos below a folder → list of Clip, sorted by class and file name. Raises UserError."""
+    folder, clips = Path(folder), []
+    if all((folder / split).is_dir() for split in ('train', 'test')):
+        for split in ('train', 'test'):
+            for label, files in videos_by_class(folder / split).items():
+                clips += [Clip(str(file), (label,), file.stem, split=split) for file in files]
+    else:
+        for label, files in videos_by_class(folder).items():
+            for_test = choose_test(files)
+            clips += [Clip(str(file), (label,), file.stem, split='test' if file in for_test else 'train')
+                      for file in files]
+    if not clips:
+        raise UserError(FOLDERS_LAYOUT.format(folder=folder))
+    return clips
+
+
+def videos_by_class(folder):
+    """{name of a subfolder: its videos}, both sorted. Hidden files are ignored."""
+    classes = sorted(path for path in folder.glob('*') if path.is_dir() and not path.name.startswith('.'))
+    return {path.name: sorted(file for file in path.iterdir()
+                              if file.suffix.lower() in VIDEOS and not file.name.startswith('.'))
+            for path in classes}
+
+
+def choose_test(files):
+    """The fifth of a class's files whose names have the lowest hashes, and at least one: the same on every machine."""
+    by_hash = sorted(files, key=lambda file: hashlib.sha256(file.name.encode()).digest())
+    return set(by_hash[:max(1, len(files) // 5)])
+
+
+def folders(folder, sizes: Sizes, tasks_csv=None, retrieval_list='', **options):
+    """Folders of videos as a Stream.
+
+    tasks_csv  file class,task; the other classes are the initial pre-training set. None: each class is a task
+    options    see `make_stream`
+    """
+    clips = read_folders(folder)
+    classes = list(dict.fromkeys(clip.labels[0] for clip in clips))
+    tasks = read_tasks(tasks_csv, set(classes)) if tasks_csv else {name: name for name in sorted(classes)}
+    listed, notes = read_retrieval_list(retrieval_list, clips)
+    used = [clip for clip in clips if clip.labels[0] in tasks or clip.split == 'train']
+    return make_stream(folder, used, tasks, sizes, listed=listed, notes=notes, **options)
