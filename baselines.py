@@ -17,7 +17,7 @@ from torch import nn
 
 from data import AUDIO_MEAN, AUDIO_STD
 from memory import Memory, penalty, per_rank, to_device
-from model import log_dict, run_backbone, total_loss
+from model import log_dict, loss_per_pair, run_backbone
 from patches import Mask, Patches, all_ids, concat_patches, gather_patches, image_statistics, patchify, random_masks, \
     to_float
 from selection import select_motion, select_random
@@ -35,7 +35,7 @@ class Method(nn.Module):
 
     def total_loss(self, losses):
         """ℓ^r + λℓ^c, the mean over pairs"""
-        return total_loss(self.cfg, losses).mean()
+        return loss_per_pair(self.cfg, losses).mean()
 
     def after_step(self):
         """Called after each optimizer step."""
@@ -150,7 +150,7 @@ def isolated_rng(device):
 @torch.enable_grad()
 def batch_gradient(cfg, backbone, patches):
     """∇ℓ(current) for every weight, the mean over ranks → list of tensors"""
-    loss = total_loss(cfg, run_backbone(cfg, backbone, patches)).mean()
+    loss = loss_per_pair(cfg, run_backbone(cfg, backbone, patches)).mean()
     gradient = torch.autograd.grad(loss, list(backbone.parameters()))
     if dist.is_initialized():
         flat = torch.cat([part.flatten() for part in gradient])            # one all-reduce for all weights
@@ -198,9 +198,9 @@ class MIR(Replay):
         with isolated_rng(candidates.x_a.device):
             gradient = batch_gradient(cfg, self.backbone, patches)
             masks = random_masks(cfg, candidates)
-            before = total_loss(cfg, run_backbone(cfg, self.backbone, candidates, masks))
+            before = loss_per_pair(cfg, run_backbone(cfg, self.backbone, candidates, masks))
             with virtual_step(self.backbone, gradient, cfg.lr):
-                return total_loss(cfg, run_backbone(cfg, self.backbone, candidates, masks)) - before
+                return loss_per_pair(cfg, run_backbone(cfg, self.backbone, candidates, masks)) - before
 
 
 # Bounds of normalized log mel energies: silence is float32's epsilon in fbank; about 13 is a full-scale wave.
@@ -252,7 +252,7 @@ class GMED(Replay):
         """∇ₓ of the sum of the pairs' losses → two tensors like past.x_a, past.x_v"""
         x_a, x_v = past.x_a.detach().requires_grad_(), past.x_v.detach().requires_grad_()
         losses = run_backbone(self.cfg, self.backbone, past._replace(x_a=x_a, x_v=x_v), masks)
-        return torch.autograd.grad(total_loss(self.cfg, losses).sum(), (x_a, x_v))
+        return torch.autograd.grad(loss_per_pair(self.cfg, losses).sum(), (x_a, x_v))
 
 
 # ------------------------------------------------------------------------------------ CLS-ER, LUMP
@@ -293,7 +293,7 @@ class CLSER(Replay):
         """Pooled c_a, c_v (n, D) of each pair, from the copy with the lower loss on it"""
         plastic = run_backbone(self.cfg, self.plastic, past, masks)
         stable = run_backbone(self.cfg, self.stable, past, masks)
-        stable_wins = (total_loss(self.cfg, stable) < total_loss(self.cfg, plastic))[:, None]
+        stable_wins = (loss_per_pair(self.cfg, stable) < loss_per_pair(self.cfg, plastic))[:, None]
         return (torch.where(stable_wins, stable.pooled_a, plastic.pooled_a),
                 torch.where(stable_wins, stable.pooled_v, plastic.pooled_v))
 

@@ -23,7 +23,7 @@ AUDIO_MEAN, AUDIO_STD = -5.081, 4.485     # Table 6, of log mel energies
 # ------------------------------------------------------------------- spectrogram and augmentation
 
 def spectrogram(waveform, sizes: Sizes):
-    """Log mel energies, as CAV-MAE computes them (App. B).
+    """Log mel energies, as CAV-MAE computes them (App. B, N31).
 
     waveform  (samples,)  float in [-1, 1], mono, 16 kHz, of any length
     returns   (t, f)      float32, normalized; low frequencies first
@@ -49,7 +49,7 @@ def augment_audio(audio, generator, max_roll=-1):
     """Add noise of at most 0.1 and roll in time (Table 6). audio (t, f) → (t, f).
 
     max_roll  roll by at most this many frames either way. The paper does not give the limit; -1: by any number of
-              frames, as released (docs: readings), so that sound and picture are not in step
+              frames, as released, so that sound and picture are not in step (N33)
     """
     strength, t = 0.1 * torch.rand((), generator=generator), len(audio)
     audio = audio + strength * torch.rand(audio.shape, generator=generator)
@@ -106,7 +106,7 @@ def read_clip(path, sizes: Sizes, generator=None, max_roll=-1, segment=None):
         where = 0.5 if generator is None else torch.rand((), generator=generator).item()
         start = clip.start + where * spare
 
-        # The paper does not say which frame of each second is used: here the middle one.
+        # which frame of each second: here the middle one (N32)
         frames = decode_frames(clip, [start + i + 0.5 for i in range(T)], sizes.image_size)   # T, 3, H, W
 
     audio, _ = audio_around(waveform, start + T / 2 - audio_start, sizes)

@@ -58,19 +58,19 @@ class FLAVA(DERpp):
         past = self.sample(batch)
         query_a = discriminative_query(I_a, attention.q_a, cfg.kappa_a)             # q̂_a of Eq. 4
         query_v = discriminative_query(I_v, attention.q_v, cfg.kappa_v)             # q̂_v
-        P_a, P_v = self.prune(attention, query_a, query_v, past)                    # Eq. 5
+        P_a, P_v = self.prune_probabilities(attention, query_a, query_v, past)                    # Eq. 5
 
         # select patches (§4.3)
         ids_a, ids_v = select_patches(cfg, I_a, I_v, P_a, P_v)                      # S̃_a, S̃_v: Algorithm 2, Eq. 6
         current = gather_patches(patches, ids_a, ids_v)                             # x̂_a, x̂_v of Eq. 7
 
         # learn from them and from replayed pairs, as DER++ does
-        replayed = self.replayed(past) if past else None
+        replayed = self.select_replayed(past) if past else None
         loss, log, losses = self.learn(current, past, replayed)                     # ℓ^r + λℓ^c + αℓ^p
         loss, log['avm'] = loss + avm_loss, avm_loss.detach()                       # + L^avm, weight 1 (N11)
 
         self.memory.add(query_a=query_a, query_v=query_v, pooled_a=losses.pooled_a[:B], pooled_v=losses.pooled_v[:B],
-                        **self.stored(batch, current, I_a, I_v, P_a, P_v))
+                        **self.to_store(batch, current, I_a, I_v, P_a, P_v))
         return FLAVAStep(loss=loss, log=log, patches=patches, attention=attention, query_a=query_a, query_v=query_v,
                          past=past, P_a=P_a, P_v=P_v, current=current, losses=losses)
 
@@ -80,7 +80,7 @@ class FLAVA(DERpp):
         avm_loss = matching_loss(self.backbone, self.avm, attention, patches)
         return attention._replace(o_a=None, o_v=None, joint_a=None, joint_v=None), avm_loss
 
-    def prune(self, attention, query_a, query_v, past):
+    def prune_probabilities(self, attention, query_a, query_v, past):
         """P_a (B, M), P_v (B, N) of Eq. 5. Each current pair meets q̂ᵖ of one replayed pair, audio patches the q̂ᵖ of
         video and the reverse. With an empty memory, P = 0 (N17)."""
         I_a, I_v = attention.importance_a, attention.importance_v
@@ -91,12 +91,12 @@ class FLAVA(DERpp):
         return (prune_probability(I_a, attention.k_a, query_v, past_v, self.cfg.kappa_a),
                 prune_probability(I_v, attention.k_v, query_a, past_a, self.cfg.kappa_v))
 
-    def stored(self, batch, current, I_a, I_v, P_a, P_v):
+    def to_store(self, batch, current, I_a, I_v, P_a, P_v):
         """What the memory stores besides q̂ and c: the pair, with I and P as they are now (N23)."""
         return dict(audio=batch['audio'], video=batch['video'], importance_a=I_a, importance_v=I_v,
                     prune_a=P_a, prune_v=P_v)
 
-    def replayed(self, past):
+    def select_replayed(self, past):
         """Replayed pairs → Patches, selected anew at each replay from the stored I and P."""
         ids_a, ids_v = select_patches(self.cfg, past['importance_a'], past['importance_v'],
                                       past['prune_a'], past['prune_v'])
@@ -109,10 +109,10 @@ class FLAVAPlus(FLAVA):
     def memory_pairs(self):
         return patch_capacity(self.cfg.memory_size, self.cfg, self.cfg.kappa_a, self.cfg.kappa_v)
 
-    def stored(self, batch, current, I_a, I_v, P_a, P_v):
+    def to_store(self, batch, current, I_a, I_v, P_a, P_v):
         return dict(patches_a=current.x_a, patches_v=current.x_v, ids_a=current.ids_a, ids_v=current.ids_v)
 
-    def replayed(self, past):
+    def select_replayed(self, past):
         return Patches(past['patches_a'], past['patches_v'], past['ids_a'], past['ids_v'])
 
 

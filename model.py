@@ -304,8 +304,9 @@ def run_backbone(cfg, backbone, patches, masks=None):
     return backbone(to_float(patches, cfg.patch_size), masks, cfg.tau)
 
 
-def total_loss(cfg, losses):
-    """ℓ^r + λℓ^c of each pair, (B,): what MIR, GMED and CLS-ER call the loss (N26). cfg.mae_weight 0 removes ℓ^r (Fig. 11)."""
+def loss_per_pair(cfg, losses):
+    """ℓ^r + λℓ^c of each pair, (B,): what MIR, GMED and CLS-ER call the loss (N26). cfg.mae_weight 0 removes ℓ^r
+    (Fig. 11)."""
     return cfg.mae_weight * (losses.mae_a + losses.mae_v) + cfg.lam * losses.contrastive
 
 

@@ -50,7 +50,7 @@ def train_stream(run, stream, checkpoint):
     cfg, tasks = run.cfg, run.tasks
     run.start_phase('stream', build_method(cfg, run.backbone, run.avm), cfg.lr, checkpoint)
     if not checkpoint:
-        run.rows = [evaluate(run, stream)]             # row 0: before the first task
+        run.retrieval_rows = [evaluate(run, stream)]             # row 0: before the first task
         run.save_model(0)
         run.save()
     while run.task < len(tasks):
@@ -59,7 +59,7 @@ def train_stream(run, stream, checkpoint):
         if run.step < len(batches):
             train_task(run, clips, batches, f'task {run.task + 1}/{len(tasks)} {name}')
             run.save()
-        run.rows = run.rows + [evaluate(run, stream)]
+        run.retrieval_rows = run.retrieval_rows + [evaluate(run, stream)]
         print_recall(run, name)
         run.task, run.step = run.task + 1, 0
         run.save_model(run.task)
@@ -200,7 +200,7 @@ class Run:
         self.phase, self.task, self.step, self.global_step = 'pretrain', 0, 0, 0
         self.tasks = []                                # [(name, clips, number of steps)], see list_tasks
         self.data = {}                                 # the tasks and a digest of their clips, see `describe`
-        self.rows = []                                 # retrieval: before the first task, and after each
+        self.retrieval_rows = []                                 # retrieval: before the first task, and after each
         self.method, self.optimizer = None, None
         self.skipped, self.stop, self.events = SkippedClips(), StopRequest(), None
 
@@ -238,7 +238,7 @@ class Run:
         if get_rank() == 0:
             save_atomically(dict(
                 config=dataclasses.asdict(self.cfg), processes=get_world_size(), phase=self.phase, task=self.task,
-                step=self.step, global_step=self.global_step, rows=self.rows, data=self.data, skipped=list(self.skipped.lines),
+                step=self.step, global_step=self.global_step, rows=self.retrieval_rows, data=self.data, skipped=list(self.skipped.lines),
                 weights=self.weights(), method=self.method.state_dict(), optimizer=self.optimizer.state_dict(),
                 rank_state=rank_state(self.method, self.device)), self.out / 'last.pt')
             remove_old(self.out, 'last.process*.pt', keep=files)
@@ -247,7 +247,7 @@ class Run:
     def restore(self, state):
         """The reverse of `save`, after the same phase has started."""
         self.task, self.step, self.global_step = state['task'], state['step'], state['global_step']
-        self.rows, self.skipped = state['rows'], SkippedClips(state['skipped'])
+        self.retrieval_rows, self.skipped = state['rows'], SkippedClips(state['skipped'])
         # CLS-ER: `weights` holds the stable copy; the method's state then restores the backbone itself
         torch.nn.ModuleDict({'backbone': self.backbone, 'avm': self.avm}).load_state_dict(state['weights'])
         self.method.load_state_dict(state['method'])
@@ -322,7 +322,7 @@ def print_recall(run, name):
     """R@10 on the task just learned; for Multitask the mean over all tasks"""
     recalls = []
     for direction in evaluation.DIRECTIONS:
-        acc = run.rows[-1][direction]['R@10']
+        acc = run.retrieval_rows[-1][direction]['R@10']
         own = acc if run.cfg.method == 'multitask' else acc[run.task:run.task + 1]
         recalls.append(f'{direction.replace("_", " ")} {sum(own) / len(own):.1f} %')
     print_rank0(f'after {name}: R@10 on it: ' + ', '.join(recalls))
@@ -333,9 +333,9 @@ def write_results(run, stream):
     from downstream import report                      # not above: training needs no matplotlib
     from downstream.pictures import draw
 
-    results = evaluation.summarize(run.rows[1:], stream.names, run.rows[-1]['candidates'])
+    results = evaluation.summarize(run.retrieval_rows[1:], stream.names, run.retrieval_rows[-1]['candidates'])
     skipped = sorted(run.skipped.lines)
-    results['initial'] = {direction: run.rows[0][direction] for direction in evaluation.DIRECTIONS}
+    results['initial'] = {direction: run.retrieval_rows[0][direction] for direction in evaluation.DIRECTIONS}
     results |= dict(method=run.cfg.method, clips_left_out=len(skipped), left_out=skipped[:NAMED])
     run.skipped.write(run.out)
     table = evaluation.results_table(run.cfg.method, results)

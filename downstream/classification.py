@@ -24,7 +24,7 @@ def evaluate(run, args):
     results  metric ('accuracy' or 'mAP'), tasks, after; acc[t][i] in percent; chance of each task; top5 {acc}, unless
              clips have several labels; finetune, options; left_out: clips that cannot be read
 
-    One head covers the classes of all tasks, because the evaluation uses no task boundaries (§5.1, App. B). It trains
+    One head covers the classes of all tasks, because the evaluation uses no task boundaries (§5.1, App. B, N38). It trains
     on all tasks' clips, so tasks that the backbone has not learned yet are measured too.
     """
     stream, models = run.stream, [model for model in run.models() if model[0] > 0]

@@ -92,7 +92,7 @@ def second_embedding(backbone, batch):
     audio_start (B, W)                             second of the clip at which each window's audio begins
     returns (B, 10, 2D) float32, audio first
 
-    The paper does not say how a second is represented (App. E). The released code encodes each second alone; windows of
+    How a second is represented is open (App. E, N39). The released code encodes each second alone; windows of
     the length that the model is trained on are our choice. An audio patch belongs to the second of its middle. A second
     without any patch takes the nearest one.
     """

@@ -71,7 +71,7 @@ def embed_tasks(run, models):
 
 
 def modality_gap(c_a, c_v):
-    """Distance between the centres of the two modalities (Liang et al. 2022; Fig. 5 a).
+    """Distance between the centres of the two modalities (Liang et al. 2022; Fig. 5 a, N40).
 
     c_a, c_v (n, D)  embeddings of the same n clips, of any length → float in [0, 2]; 0 for the same centre
     """

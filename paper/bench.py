@@ -300,8 +300,8 @@ def main(arguments=None):
         if args.data:
             args.workers = count_workers(args.dataset, args.workers)
             speed = loading_speed(args, pin=gpu)
-            print(f'loading: {speed:.2f} samples/s, {args.workers} workers. Loading is the bottleneck of methods with more '
-                  'samples/s.\n')
+            print(f'loading: {speed:.2f} samples/s, {args.workers} workers. Loading is the bottleneck of methods with '
+                  'more samples/s.\n')
         found = measure(args, device, precision)
         print(table(found, args.size == 'base' and args.batch == 9 and gpu))
         if args.size == 'base':

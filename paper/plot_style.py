@@ -62,7 +62,7 @@ def error_bars(numbers):
 
 
 def lines(axis, series):
-    """series [(name, style, {x: (mean, deviation)})]: a line each, with error bars. {None: number}: the same at every x"""
+    """series [(name, style, {x: (mean, deviation)})]: a line each, with error bars. x None: the same at every x"""
     for k, (name, style, numbers) in enumerate(series):
         if None in numbers:
             axis.axhline(numbers[None][0], label=name, **(style | dict(marker='')))

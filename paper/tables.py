@@ -23,7 +23,8 @@ def heading(table, title, groups, paper, *varied, **own):
     """
     brackets = '; the paper\'s numbers in brackets' if paper else ''
     note = paper_numbers.differences(groups, *varied, **own) if paper else ''
-    return f'**Table {table}.** {title}; dataset {dataset_title(groups)}; percent{brackets}.\n' + (f'\n{note}' if note else '')
+    line = f'**Table {table}.** {title}; dataset {dataset_title(groups)}; percent{brackets}.\n'
+    return line + (f'\n{note}' if note else '')
 
 
 def candidates(groups):

@@ -6,8 +6,8 @@
 In:  a clip, a past clip (for Eq. 4), a model.
 Out: a folder with README.md, its pictures, and tour.ipynb: the same stops as a notebook.
 
-Both come from `tour_page.md`: text, and the code of each stop. This module runs the code, one block after the other. Then
-it replaces each {{expression}} in the text by its value.
+Both come from `tour_page.md`: text, and the code of each stop. This module runs the code, one block after the other.
+Then it replaces each {{expression}} in the text by its value.
 """
 import ast
 import dataclasses
@@ -57,8 +57,8 @@ def open_model(path=None):
 
 
 def open_clips(cfg, clip=None, past=None):
-    """→ batch of PAIRS, the clip first; batch of one past clip; (source_a, source_v) of the clip, or (None, None); names
-    of both clips.
+    """→ batch of PAIRS, the clip first; batch of one past clip; (source_a, source_v) of the clip, or (None, None);
+    names of both clips.
 
     clip, past: files of videos with sound. The built-in ones are retrieval clips of the last task and of the first. In
     each of these, one object sounds and one is silent.
@@ -118,12 +118,13 @@ def links_from(out):
 
 
 def attention_on_source(clip, I_a, I_v):
-    """A sentence for the page; '' where the source is unknown. I_a (M,), I_v (N,)"""
+    """Sentences for the page; '' where the source is unknown. I_a (M,), I_v (N,)"""
     if clip.source_v is None:
         return ''
-    parts = [f'{100 * I[source].sum():.0f} % of ${symbol}$ is on {100 * source.float().mean():.0f} % of the patches'
+    parts = [f'{100 * I[source].sum():.0f} % of ${symbol}$ is on the source, which covers '
+             f'{100 * source.float().mean():.0f} % of the patches'
              for symbol, I, source in (('I_v', I_v, clip.source_v), ('I_a', I_a, clip.source_a))]
-    return f'How much is on the true source? On this clip, {", and ".join(parts)}.'
+    return f'On this clip, {"; ".join(parts)}. A map finds the source if the first share is the larger one.'
 
 
 # ------------------------------------------------------------------------------- page and notebook
@@ -135,7 +136,7 @@ def split_page(text):
 
 
 def run_code(code, names):
-    """Run a block → the code before its last line, and the figure that its last line makes; '', None without a figure"""
+    """Run a block → the code before its last line, and the figure of that line; '', None without a figure"""
     *_, last = ast.parse(code).body or [None]
     if not isinstance(last, ast.Expr):                 # imports, or no code at all
         exec(code, names)

@@ -3,8 +3,8 @@
 In:  the `Clip`, and the tensors that a stop computes, of this clip alone.
 Out: matplotlib figures, 7 inches wide.
 
-Most pictures are `rows` of the same two panels: frames left, spectrogram right. A panel shows the clip itself, a map with
-one number a patch, or some of the patches. The true source has a white outline. The others have a function each.
+Most pictures are `rows` of the same two panels: frames left, spectrogram right. A panel shows the clip itself, a map
+with one number a patch, or some of the patches. The true source has a white outline. The others have a function each.
 """
 import functools
 import io
@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 
 from config import Config
 from downstream.pictures import OKABE_ITO, show_frames, show_sound
-from paper.plot_style import HATCHES, PRINT
+from paper.plot_style import HATCHES, PRINT, bars, legend_below
 from patches import IMAGE_MEAN, IMAGE_STD, Patches, patchify
 
 ORANGE, BLUE = OKABE_ITO[0], OKABE_ITO[4]
@@ -144,15 +144,22 @@ def frame_patch(axis, cfg, corner):
         axis.add_patch(Rectangle(corner, cfg.patch_size, cfg.patch_size, fill=False, edgecolor=colour, linewidth=width))
 
 
-def stacked_bars(axis, bars):
-    """bars {name: lengths, one a row}: stacked horizontal bars → the length of each row"""
-    left = np.zeros(len(next(iter(bars.values()))))
-    for k, (name, lengths) in enumerate(bars.items()):
-        axis.barh(range(len(left)), lengths, left=left, color=OKABE_ITO[k], hatch=HATCHES[k], edgecolor='black',
-                  linewidth=0.7, label=name)
+def stacked_bars(parts, names, total, xlabel=''):
+    """parts {part: lengths, one a name} → a figure with a stacked bar for each name. total: the format of its length"""
+    figure, axis = plt.subplots(figsize=(7, 0.9 + 0.4 * len(names)), layout='constrained')
+    left = np.zeros(len(names))
+    for k, (part, lengths) in enumerate(parts.items()):
+        axis.barh(range(len(names)), lengths, left=left, color=OKABE_ITO[k], hatch=HATCHES[k], edgecolor='black',
+                  linewidth=0.7, label=part)
         left = left + lengths
-    axis.figure.legend(*axis.get_legend_handles_labels(), loc='outside lower center', ncols=5, frameon=False)
-    return left
+    for row, length in enumerate(left):
+        axis.annotate(total.format(length), (length, row), (4, 0), textcoords='offset points', va='center')
+    axis.set_yticks(range(len(names)), names)
+    axis.invert_yaxis()
+    axis.margins(x=0.2)
+    axis.set_xlabel(xlabel)
+    legend_below(figure, axis)
+    return figure
 
 
 def pair_names(number):
@@ -207,16 +214,11 @@ def attention(clip, best_a, best_v, A_a, A_v):
 def matching(logit, partner):
     """ŷ of each pair of the batch, and whose audio the pair has."""
     figure, axis = plt.subplots(figsize=(7, 0.6 + 0.33 * len(logit)), layout='constrained')
-    names, ticks = pair_names(len(logit)), []
-    for k, (prediction, other) in enumerate(zip(logit.sigmoid().tolist(), partner.tolist())):
-        own = other == k
-        axis.barh(k, prediction, color=BLUE if own else ORANGE, hatch='' if own else '///', edgecolor='black',
-                  height=0.6)
-        axis.annotate(f'{prediction:.2g}', (prediction, k), (4, 0), textcoords='offset points', va='center')
-        ticks.append(f'frames of {names[k]}, ' + ('its own audio' if own else f'audio of {names[other]}'))
-    axis.set_yticks(range(len(ticks)), ticks)
-    axis.invert_yaxis()
-    axis.set(xlim=(0, 1.12), xlabel='ŷ: probability that they belong together (hatched: they do not)')
+    names, own = pair_names(len(logit)), partner == torch.arange(len(partner))
+    labels = [f'frames of {name}, ' + ('its own audio' if same else f'audio of {names[other]}')
+              for name, same, other in zip(names, own, partner)]
+    bars(axis, labels, [(probability, None) for probability in logit.sigmoid().tolist()],
+         [BLUE if same else ORANGE for same in own], 'ŷ: probability that they belong together', 2)
     return figure
 
 
@@ -318,18 +320,11 @@ def memory(stored):
     """Bytes that each method stores of a pair. stored {method: {name of a tensor: bytes}}"""
     kinds = dict(video='frames', audio='spectrogram', patches_v='frame patches', patches_a='spectrogram patches')
     other = 'I, P, positions, q̂, c'
-    bars = {kind: [0] * len(stored) for kind in (*kinds.values(), other)}
+    parts = {kind: [0] * len(stored) for kind in (*kinds.values(), other)}
     for row, tensors in enumerate(stored.values()):
         for name, size in tensors.items():
-            bars[kinds.get(name, other)][row] += size / 1024
-    figure, axis = plt.subplots(figsize=(7, 1.7), layout='constrained')
-    for row, length in enumerate(stacked_bars(axis, bars)):
-        axis.annotate(f'{1024 * length:,.0f} bytes', (length, row), (4, 0), textcoords='offset points', va='center')
-    axis.set_yticks(range(len(stored)), list(stored))
-    axis.invert_yaxis()
-    axis.margins(x=0.2)
-    axis.set_xlabel('KiB of one pair')
-    return figure
+            parts[kinds.get(name, other)][row] += size
+    return stacked_bars(parts, list(stored), '{:,.0f} bytes', 'bytes of one pair')
 
 
 @picture
@@ -350,9 +345,4 @@ def drift(stored, now):
 @picture
 def terms(weighted):
     """The terms of the loss, each times its weight. weighted {symbol: number}"""
-    figure, axis = plt.subplots(figsize=(7, 1.3), layout='constrained')
-    total, = stacked_bars(axis, {f'${symbol}$': [value] for symbol, value in weighted.items()})
-    axis.annotate(f'{total:.2f}', (total, 0), (4, 0), textcoords='offset points', va='center')
-    axis.set_yticks([])
-    axis.margins(x=0.08)
-    return figure
+    return stacked_bars({f'${symbol}$': [value] for symbol, value in weighted.items()}, ['loss'], '{:.2f}')

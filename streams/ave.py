@@ -56,11 +56,11 @@ def read_ave(folder):
     require_files(AVE_LAYOUT, folder, [table, videos, *([] if files else [folder / 'trainSet.txt'])])
     present = list_videos(videos)
 
-    def read(path):
-        return list(rows(path, delimiter='&', quoting=csv.QUOTE_NONE))
+    def read(path):                                    # GitHub's copy of Annotations.txt has no header
+        lines = rows(path, delimiter='&', quoting=csv.QUOTE_NONE)
+        return [(line, row) for line, row in lines if row != COLUMNS]
 
-    # GitHub's copy of Annotations.txt has no header
-    annotated = [(line, row) for line, row in read(table) if row != COLUMNS]
+    annotated = read(table)
     require(annotated, table, 1, 'lists no events')
     classes = sorted({_read_event(table, line, row, videos, present).label for line, row in annotated})
     events, notes = {}, []

@@ -287,7 +287,7 @@ def filter_clips(folder, clips, workers=0, max_bad=0.1, cache=None):
     missing = {clip.path: 'file missing' for clip in clips if not clip.exists}
     bad = [f'{os.path.basename(path)}: {reason}' for path, reason in missing.items()]
     total = len({clip.path for clip in clips})
-    check_share(bad, total, max_bad, f'are missing in {folder}', names_there(missing))
+    check_share(bad, total, max_bad, f'are missing in {folder}', names_there([clip.path for clip in clips]))
 
     clips = [clip._replace(size=file_size(clip)) for clip in clips]
     check_same_on_all_ranks(folder, clips)
@@ -306,13 +306,11 @@ def check_share(bad, total, max_bad, what, hint=''):
 
 
 def names_there(paths):
-    """A sentence about what lies in the folder of these paths, for names that do not match; '' if there are none"""
-    folder = os.path.dirname(next(iter(paths), ''))
-    if not os.path.isdir(folder):
-        return ''
-    names = sorted(set(os.listdir(folder)) - {os.path.basename(path) for path in paths})
+    """A sentence about what lies in the folder of these paths under other names; '' if there is nothing"""
+    folder = os.path.dirname(paths[0]) if paths else ''
+    names = sorted(set(os.listdir(folder or '.')) - {os.path.basename(path) for path in paths})
     examples = ', '.join(name + '/' if os.path.isdir(os.path.join(folder, name)) else name for name in names[:3])
-    return f'\n{folder} holds {len(names)} other names' + (f', such as {examples}' if names else '')
+    return f'\n{folder} holds {len(names)} other names, such as {examples}' if names else ''
 
 
 def check_same_on_all_ranks(folder, clips):

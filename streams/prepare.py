@@ -217,7 +217,7 @@ def prepare(data, out, workers=-1, max_bad=0.1, shard=(1, 1)):
         raise UserError(f'--data {data} and --out {out} must be two folders')
     clips = dict(list(clips.items())[shard[0] - 1::shard[1]])
     jobs, done, bad = find_jobs(clips, out)
-    check_share(bad, len(clips), max_bad, f'are missing in {data}: is the copy complete?', names_there(clips))
+    check_share(bad, len(clips), max_bad, f'are missing in {data}: is the copy complete?', names_there(list(clips)))
 
     try:
         (out / folder).mkdir(parents=True, exist_ok=True)

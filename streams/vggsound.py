@@ -45,7 +45,8 @@ def read_vggsound(folder):
 
 
 def vggsound(folder, sizes: Sizes, tasks_csv=None, clips_per_class=400, retrieval_list='', pretrain=None, **options):
-    """VGGSound as a Stream (App. B): eight tasks of up to 20 classes; the other classes are for the pre-training.
+    """VGGSound as a Stream (App. B): eight tasks of up to 20 classes (N34). The other classes
+    are for the initial pre-training.
 
     tasks_csv        file class,task; None: the paper's
     clips_per_class  maximum number of training clips of each class of the tasks
@@ -82,7 +83,7 @@ def _select_clips(clips, tasks, clips_per_class):
 def _audioset_20k(balanced, tasks, clips):
     """AudioSet's balanced clips without classes of the tasks and without test clips (both are YouTube videos).
 
-    The paper does not say how it kept the classes of the tasks out. Here, clips with a label of the same name are left
+    How the paper kept the classes of the tasks out is open (N35). Here, clips with a label of the same name are left
     out (Helicopter, helicopter). Names that differ (Bark, dog barking) are not matched: such sounds remain."""
     names = {name.casefold() for name in tasks}
     tested = {clip.name for clip in clips if clip.split == 'test'}

@@ -5,7 +5,7 @@ from avm import AVM
 from config import Config, num_kept
 from conftest import ODD
 from flava import build_method
-from model import AudioVideoMAE, run_backbone, total_loss
+from model import AudioVideoMAE, run_backbone, loss_per_pair
 from patches import Mask, patchify, to_float
 
 B = 4
@@ -46,7 +46,7 @@ def losses_of(method, patches, backbone=None, masks=None):
 
 def loss_each(method, patches, backbone=None, masks=None):
     """ℓ^r + λℓ^c of each pair"""
-    return total_loss(method.cfg, losses_of(method, patches, backbone, masks))
+    return loss_per_pair(method.cfg, losses_of(method, patches, backbone, masks))
 
 
 def fixed_random_masks(cfg, patches):

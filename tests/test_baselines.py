@@ -9,7 +9,7 @@ import baselines
 from baselines import MAX_AUDIO, MIN_AUDIO, batch_gradient, virtual_step
 from config import METHODS as NAMES
 from flava import METHODS, WITHOUT_AVM
-from model import total_loss
+from model import loss_per_pair
 from one_step import B, batch, loss_each, losses_of, make, rows_of, whole
 from patches import IMAGE_MEAN, IMAGE_STD, Mask, Patches, all_ids, concat_patches, patchify, to_float
 from selection import select_motion
@@ -62,7 +62,7 @@ def test_the_loss_is_on_current_and_replayed_pairs(name, fixed_masks):
     loss, _ = method(batch(1))
     slots = method.memory.sampled
     losses = losses_of(method, concat_patches(whole(method, 1), whole(method, rows_of(0, slots))))
-    expected = total_loss(method.cfg, losses).mean()
+    expected = loss_per_pair(method.cfg, losses).mean()
     if name == 'der++':                                    # ℓ^p: distance to the stored embeddings
         stored = [method.memory.rows[f'pooled_{m}'][slots].float() for m in 'av']
         drift = F.mse_loss(losses.pooled_a[B:], stored[0]) + F.mse_loss(losses.pooled_v[B:], stored[1])
@@ -251,7 +251,7 @@ def test_cls_er_holds_each_pair_to_the_better_copy(fixed_masks):
     past_masks = [Mask(mask.keep[B:], mask.mask[B:]) for mask in masks]
     student = losses_of(method, both, masks=masks)
     teachers = [losses_of(method, past, copy_, past_masks) for copy_ in (method.plastic, method.stable)]
-    plastic, stable = (total_loss(method.cfg, losses) for losses in teachers)
+    plastic, stable = (loss_per_pair(method.cfg, losses) for losses in teachers)
     total, winners = 0, set()
     for i in range(B):
         winner = 0 if plastic[i] < stable[i] else 1
@@ -260,7 +260,7 @@ def test_cls_er_holds_each_pair_to_the_better_copy(fixed_masks):
         total += ((student.pooled_v[B + i] - teachers[winner].pooled_v[i]) ** 2).mean() / B
     assert winners == {0, 1}
     torch.testing.assert_close(log['consistency'], total.detach())
-    torch.testing.assert_close(loss, total_loss(method.cfg, student).mean() + 2 * total)
+    torch.testing.assert_close(loss, loss_per_pair(method.cfg, student).mean() + 2 * total)
 
 
 # ---------------------------------------------------------------------------------------- LUMP

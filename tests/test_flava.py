@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 import flava
 from avm import AVM, attend
-from model import AudioVideoMAE, total_loss
+from model import AudioVideoMAE, loss_per_pair
 from one_step import B, batch, config, losses_of, make, rows_of, whole
 from patches import Patches, concat_patches, gather_patches, patchify, to_float
 from selection import discriminative_query, prune_probability
@@ -21,7 +21,7 @@ def test_initial_pretraining_trains_the_avm(fixed_masks, fixed_matching_loss):
     cfg = config()
     method = flava.InitialPretraining(cfg, AudioVideoMAE(cfg), AVM(cfg.embed_dim, cfg.avm_heads))
     loss, log = method(batch(0))
-    torch.testing.assert_close(loss, total_loss(cfg, losses_of(method, whole(method, 0))).mean() + 0.25)
+    torch.testing.assert_close(loss, loss_per_pair(cfg, losses_of(method, whole(method, 0))).mean() + 0.25)
     assert log['avm'] == 0.25
 
 
@@ -90,7 +90,7 @@ def test_a_step_is_algorithm_1(name, fixed_masks, fixed_matching_loss, monkeypat
     drift = sum(F.mse_loss(pooled[B:], stored[f'pooled_{m}'][slots].float())
                 for m, pooled in (('a', losses.pooled_a), ('v', losses.pooled_v)))
     assert drift > 1e-4
-    expected = total_loss(cfg, losses).mean() + 0.5 * drift + 0.25
+    expected = loss_per_pair(cfg, losses).mean() + 0.5 * drift + 0.25
     torch.testing.assert_close(step.loss, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -113,7 +113,7 @@ def test_each_current_pair_meets_one_replayed_pair():
     past = method.memory.sample(B, 'cpu')
     out = attend(method.cfg, method.backbone, method.avm, whole(method, 1))
     query_a, query_v = queries(method, out)
-    P_a, P_v = method.prune(out, query_a, query_v, past)
+    P_a, P_v = method.prune_probabilities(out, query_a, query_v, past)
     for i, partner in enumerate((0, 1, 2, 0)):
         one = slice(i, i + 1)
         for P, I, k, query, past_query in ((P_a, out.importance_a, out.k_a, query_v, past['query_v']),

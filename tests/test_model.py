@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 
-from model import (AudioVideoMAE, compile_blocks, contrastive_loss, print_parameters, reconstruction_loss, total_loss)
+from model import (AudioVideoMAE, compile_blocks, contrastive_loss, print_parameters, reconstruction_loss, loss_per_pair)
 from one_step import config
 from patches import Mask, Patches, all_ids, gather, patchify_a, patchify_v, random_masking
 
@@ -115,7 +115,7 @@ def losses_and_gradients(model, pairs):
     patches = random_patches(model.sizes, pairs, 20)
     masks = random_masking(patches.ids_a, 7), random_masking(patches.ids_v, 7)
     losses = model(patches, masks, 0.05)
-    return [*losses, *torch.autograd.grad(total_loss(config(), losses).mean(), list(model.parameters()))]
+    return [*losses, *torch.autograd.grad(loss_per_pair(config(), losses).mean(), list(model.parameters()))]
 
 
 @pytest.mark.slow

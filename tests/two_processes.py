@@ -20,7 +20,7 @@ import downstream.report
 import train
 from config import Sizes, UserError
 from conftest import ODD
-from model import AudioVideoMAE, total_loss
+from model import AudioVideoMAE, loss_per_pair
 from patches import Mask, Patches, random_masking
 from streams.common import Clip, check_same_on_all_ranks
 from utils.checkpoint import read_checkpoint, run_lock
@@ -38,7 +38,7 @@ class Loss(nn.Module):
         self.model = model
 
     def forward(self, *inputs):
-        return total_loss(CFG, losses(self.model, inputs)).mean()
+        return loss_per_pair(CFG, losses(self.model, inputs)).mean()
 
 
 def losses(model, inputs):

@@ -61,9 +61,9 @@ def read_checkpoint(path):
     except FileNotFoundError:
         raise UserError(f'{path}: no such file')
     except Exception as error:                         # torch raises many types, even for truncated files
-        refused = re.search(r'(?:GLOBAL|class|function) ([\w.]+\.\w+)', str(error))
+        refused = re.search(r'GLOBAL [\w.]+|(?:class|function) [\w.]+\.\w+', str(error))
         if refused:
-            raise UserError(f'{path}: refused, because loading it would execute code from the file ({refused[1]}). If you '
+            raise UserError(f'{path}: refused, because loading it would execute code from the file ({refused[0]}). If you '
                             'trust it, save its weights alone: torch.save(torch.load(FILE, weights_only=False)["model"], '
                             'NEW)')
         raise UserError(f'{path}: truncated, or not a checkpoint ({type(error).__name__})')

@@ -9,8 +9,10 @@ import errno
 import itertools
 import math
 import os
+import re
 from bisect import bisect_right
 from contextlib import contextmanager, suppress
+from operator import itemgetter
 from typing import NamedTuple
 
 import av
@@ -46,6 +48,7 @@ class Demuxed(NamedTuple):
     times: list          # the times at which frames are shown, sorted; known without decoding
     start: float         # when the first frame is shown, or the segment starts
     end: float           # when the last frame ends, or the segment
+    decoded: float       # when the first frame that can be decoded is shown; it may be before `start`
     has_times: bool      # False: the file only has the order of its frames (AVI)
 
 
@@ -102,10 +105,10 @@ def _demux(container, segment):
     span = time_range(container, lengths, segment)
     if not span:
         return _read(container, video, audio, lengths, -math.inf, math.inf)
-    for earlier in (1, 30, 300):                               # until a frame can be decoded before the span
+    for earlier in (1, 30):                                    # until output starts at a key packet before the span
         container.seek(max(0, int((span[0] - earlier) * av.time_base)))
         clip = _read(container, video, audio, lengths, *span)
-        if clip.times[0] <= span[0] + TOLERANCE:
+        if clip.decoded <= min(clip.video_packets[0][0], span[0]) + TOLERANCE:
             break
     return clip
 
@@ -113,16 +116,15 @@ def _demux(container, segment):
 def announced_lengths(container, video, audio):
     """The seconds that the header announces for picture and sound: a number for each, or one for both; [] if unknown.
     Other streams, such as subtitles, may last longer."""
-    if container.format.name == 'avi':                         # ffmpeg corrects its durations; the number of frames is
-        return [float(video.frames * video.time_base)]         # the header's
+    if container.format.name == 'avi' and video.frames:        # its durations are corrected by ffmpeg, and do not count
+        return [float(video.frames * video.time_base)]
     if 'mov' in container.format.name and video.duration and audio.duration:
         return [float(stream.duration * stream.time_base) for stream in (video, audio)]
-    tags = [stream.metadata[name].split(':') for stream in (video, audio) for name in stream.metadata
-            if name.startswith('DURATION')]                    # of Matroska: hours:minutes:seconds
-    if tags:
-        return [max(3600 * float(h) + 60 * float(m) + float(s) for h, m, s in tags)]
-    only = all(stream.type in ('video', 'audio') for stream in container.streams)
-    return [container.duration / av.time_base] if only and container.duration is not None else []
+    if not container.streams.subtitles:
+        return [container.duration / av.time_base] if container.duration is not None else []
+    tags = [re.fullmatch(r'(\d+):(\d+):([\d.]+)', stream.metadata.get('DURATION', '')) for stream in (video, audio)]
+    ends = [3600 * float(tag[1]) + 60 * float(tag[2]) + float(tag[3]) for tag in tags if tag]     # of Matroska
+    return [max(ends)] if ends else []
 
 
 def time_range(container, lengths, segment):
@@ -160,15 +162,23 @@ def _read(container, video, audio, lengths, first, last):
         if size > MAX_BYTES or last == math.inf and time - begin > MAX_SECONDS:
             raise BadClip(f'more than {MAX_BYTES >> 20} MB or {MAX_SECONDS} s where a clip should be')
 
-    if _range(packets[video.index])[1] < last - 2 if last < math.inf else _is_truncated(lengths, *packets.values()):
+    # half a second less than announced is allowed, as headers are a little off
+    ranges = [_range(packets[stream.index]) for stream in (video, audio)]
+    if last < math.inf:
+        lacks = ranges[0][1] < last - 2
+    elif len(lengths) == 1:
+        lacks = max(end for _, end in ranges) < 0.95 * lengths[0] - 0.5
+    else:
+        lacks = any(end - start < 0.95 * length - 0.5 for (start, end), length in zip(ranges, lengths))
+    if lacks:
         raise BadClip('truncated')
 
     # Packets to discard come before the cut of a file that was cut without re-encoding: decoded but never shown.
     shown = [(time, packet) for time, packet in packets[video.index] if not packet.is_discard]
-    clip = Demuxed(video, audio, packets[video.index], packets[audio.index], [], first, last, has_times)
+    clip = Demuxed(video, audio, packets[video.index], packets[audio.index], [], first, last, 0, has_times)
     if shown:
         key, decoded = _first_decoded(clip)                    # a file may start between two key frames
-        clip = clip._replace(video_packets=clip.video_packets[key:])
+        clip = clip._replace(video_packets=clip.video_packets[key:], decoded=decoded)
         shown = [(time, packet) for time, packet in shown if decoded - TOLERANCE <= time < last]
     times = sorted(time for time, _ in shown)
     times = times[max(0, bisect_right(times, first + TOLERANCE) - 1):]         # with the frame before the first second
@@ -177,25 +187,18 @@ def _read(container, video, audio, lengths, first, last):
 
     # the last frame stays for its duration, but not after the sound
     after = times[-1] + (times[-1] - times[0]) / (len(times) - 1)
-    end = min(_range(shown)[1], max(after, _range(clip.audio_packets)[1]))
+    end = min(_range(shown)[1], max(after, ranges[1][1]))
     return clip._replace(times=times, start=max(first, times[0]), end=min(last, end))
 
 
 def _range(packets):
     """[(time, packet)] → when they start, and when the last one ends: after its duration, or if that is unknown, after
     the mean interval"""
-    times = [time for time, _ in packets] or [0.0]
-    first, last = min(times), max(times)
-    end = max((time + float((packet.duration or 0) * packet.time_base) for time, packet in packets), default=last)
-    return first, end if end > last else last + (last - first) / max(1, len(times) - 1)
-
-
-def _is_truncated(lengths, video_packets, audio_packets):
-    """Whether there is clearly less than the header announces. Half a second is allowed: headers are a little off."""
-    found = [_range(video_packets), _range(audio_packets)]
-    if len(lengths) == 1:
-        found = [(0, max(end for _, end in found))]
-    return any(end - start < 0.95 * length - 0.5 for (start, end), length in zip(found, lengths))
+    if not packets:
+        return 0, 0
+    first, (last, packet) = min(time for time, _ in packets), max(packets, key=itemgetter(0))
+    duration = float((packet.duration or 0) * packet.time_base) or (last - first) / max(1, len(packets) - 1)
+    return first, last + duration
 
 
 def _time(item, time_base):
@@ -236,6 +239,8 @@ def _key_packets(clip):
 
 def _first_decoded(clip):
     """The first key packet from which a frame can be decoded, and the time of this frame. Raises BadClip."""
+    if clip.video.codec_context.codec.intra_only:              # as in prepared clips
+        return 0, clip.video_packets[0][0]
     for key in _key_packets(clip)[:MAX_KEYS]:
         with suppress(av.InvalidDataError):
             for stop in (key + 1, None):                       # nearly always the first packet is enough
@@ -260,12 +265,12 @@ def frames_at(clip, targets):
         until = max(group[-1], clip.times[0]) + TOLERANCE
         stop = 1 + max(i for i, (time, _) in enumerate(packets) if time <= until) + (not clip.has_times) * REORDERED
 
-        # A key packet does not prove that output starts there (intra refresh). If it starts too late, go further back.
+        # A key packet does not prove that output starts there (intra refresh). If it starts later, go further back.
         before = [i for i in keys if i <= key]
         for start in [before[-2 ** n] for n in range(len(before).bit_length())] + [0]:
             frames = _decode_video(clip, start, stop, wanted)
             time, shown = next(frames, (math.inf, None))
-            if time <= max(group[0], clip.times[0]) + TOLERANCE:
+            if time <= packets[start][0] + TOLERANCE:
                 break
         if shown is None:
             raise BadClip('no frame can be decoded')
@@ -334,11 +339,12 @@ def decode_sound(clip, format, layout, rate):
     for _, part in itertools.groupby(frames, lambda frame: (frame.format.name, frame.layout.name, frame.sample_rate)):
         first = next(part)
         start = _time(first, clip.audio.time_base) if start is None else start
+        expected = round((start + length / rate) * first.sample_rate)         # at its own rate
         graph = av.filter.Graph()
         graph.link_nodes(
             graph.add_abuffer(format=first.format, layout=first.layout, sample_rate=first.sample_rate,
                               time_base=clip.audio.time_base),
-            graph.add('aresample', f'{rate}:async=1:min_hard_comp={HOLE}:first_pts={round(start * rate) + length}'),
+            graph.add('aresample', f'{rate}:async=1:min_hard_comp={HOLE}:first_pts={expected}'),
             graph.add('aformat', f'sample_fmts={format}:channel_layouts={layout}:sample_rates={rate}'),
             graph.add('abuffersink')).configure()
         for frame in itertools.chain([first], part, [None]):

@@ -1,10 +1,8 @@
 """The cost table: what it counts, on a small model. Speed itself is not tested."""
 import gc
 import math
-import re
 import weakref
 
-import pytest
 import torch
 
 from fake_runs import cells_of
@@ -12,10 +10,10 @@ from paper import bench, paper_numbers
 
 
 def test_every_method_is_measured():
-    args = bench.read_options('--size small --batch 3 --rounds 1 --steps 1'.split())
-    args.methods = bench.NAMES
+    names = 'finetune er mir der++ gmed cls-er lump flava flava+ random mats'.split()
+    args = bench.read_options(['--size', 'small', '--batch', '3', '--rounds', '1', '--steps', '1', '--methods', *names])
     found = bench.measure(args, torch.device('cpu'), 'fp32')
-    assert list(found) == 'finetune er mir der++ gmed cls-er lump flava flava+ random mats'.split()
+    assert list(found) == bench.NAMES == names
     table = bench.table(found, paper=False)
     for name, costs in found.items():
         assert costs['samples_per_s'][0] > 0 and costs['peak_gb'][0] >= 0 and len(cells_of(table, name)) == 12
@@ -93,14 +91,7 @@ def test_ratios_are_within_a_round():
 
 def test_loading_speed(files, capsys):
     options = ['--data', str(files), '--tasks', str(files / 'tasks.csv'), '--workers', '1', '--size', 'small',
-               '--batch', '2', '--rounds', '1', '--steps', '2', '--device', 'cpu', '--profile']
+               '--batch', '2', '--rounds', '1', '--steps', '2', '--device', 'cpu']
     bench.main(options)
     out = capsys.readouterr().out
     assert 'training clips' in out and 'samples/s, 1 workers' in out and '| flava |' in out and '| er |' not in out
-    assert re.search(r'^flava: (\d+ % [\w:.#&]+(, )?){5}$', out, re.M)                   # --profile
-
-
-def test_mistakes(capsys):
-    with pytest.raises(SystemExit) as stopped:
-        bench.main(['--rounds', '0'])
-    assert stopped.value.code == 2 and 'at least 1' in capsys.readouterr().err

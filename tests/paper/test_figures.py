@@ -7,8 +7,7 @@ import torch
 from config import SIZES, Sizes
 from fake_runs import add_attention, fake_run, results_of
 from paper import attention_figures, figures, gap_figures, tables
-from paper.groups import METHOD_TITLES, Missing, group_runs
-from paper.plot_style import PRINT, line_styles
+from paper.groups import Missing, group_runs
 
 SMALL = Sizes(**SIZES['small'])
 
@@ -130,14 +129,6 @@ def test_attention_over_the_stream(tmp_path):
     assert len(attention_figures.figure_17(group_runs(paths)).axes) == 3 * 2 * 6         # three more past clips
 
 
-def test_attention_over_the_stream_needs_the_model_after_each_task(tmp_path):
-    run, = attention_runs(tmp_path, 'flava')
-    record = torch.load(run / 'eval/localization.pt', weights_only=True)
-    torch.save(record | {'after': record['after'][-1:]}, run / 'eval/localization.pt')
-    with pytest.raises(Missing, match='without --last'):
-        attention_figures.figure_2(group_runs([run]))
-
-
 def test_sound_sources(tmp_path):
     paths = attention_runs(tmp_path, 'er', 'flava', known=False)
     axes = np.array(attention_figures.figure_12(group_runs(paths)).axes).reshape(3, 5)   # a row a task
@@ -180,27 +171,3 @@ def test_command_line(tmp_path, capsys):
     drawn = {file.name for file in (tmp_path / 'out').iterdir()}
     assert drawn == {f'figure_{n:02d}.png' for n in (2, 3, 5, 12, 13, 14, 16, 17)} | {'table_01.md'}
     assert len([s for s in lines if s.startswith(('figure', 'table'))]) == len(figures.FIGURES) + len(tables.TABLES)
-
-
-@pytest.mark.parametrize('arguments', ([], ['nowhere'], ['--colour', 'red', 'nowhere']))
-def test_mistakes_on_the_command_line(arguments, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as exit:
-        figures.main(arguments)
-    written = capsys.readouterr()
-    assert exit.value.code == 2 and written.err.startswith('error: ') and len(written.err.splitlines()) == 1
-
-
-def test_letters_are_large_enough_in_print(tmp_path):
-    """Ten methods, two seeds, eight tasks: no letter below 8 points on a page 7 inches wide."""
-    tasks = [f'task number {k}' for k in range(8)]
-    groups = group_runs([fake_run(tmp_path / f'{m}{s}', 10 * k + s, tasks=tasks, method=m)
-                         for k, m in enumerate(METHOD_TITLES) for s in range(2)])
-    with plt.rc_context(PRINT):
-        for make in (gap_figures.figure_5, gap_figures.figure_13, gap_figures.figure_14):
-            figure = make(groups)
-            figure.canvas.draw()
-            assert figure.get_size_inches()[0] <= 7.7
-            assert min(text.get_fontsize() for text in figure.findobj(plt.Text) if text.get_text().strip()) >= 8
-    styles = {(style['color'], style['linestyle'], style['marker']) for style in line_styles(groups)}
-    assert len(styles) == len(groups) == 10

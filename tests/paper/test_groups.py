@@ -4,10 +4,10 @@ import statistics
 
 import pytest
 
-from config import SELECTIONS, UserError
+from config import UserError
 from fake_runs import fake_run, results_of
 from paper import groups as g
-from paper.plot_style import SELECTION_STYLES, line_styles
+from paper.plot_style import line_styles
 
 
 def test_runs_that_differ_in_the_seed_are_one_group(tmp_path):
@@ -35,11 +35,6 @@ def test_options_of_one_method_do_not_separate_groups(tmp_path):
     groups = g.comparable(g.group_runs(paths), 'method')
     assert g.labels(groups) == ['ER', 'GMED, gmed_alpha 0.3', 'GMED, gmed_alpha 0.1']
     assert len({(str(style['linestyle']), style.get('markerfacecolor')) for style in line_styles(groups)[1:]}) == 2
-
-
-def test_every_selection_has_a_title_and_a_style():
-    assert set(SELECTIONS) <= set(g.SELECTION_TITLES) and set(SELECTIONS) <= set(SELECTION_STYLES)
-    assert g.SELECTION_TITLES['rank'] == 'rank (ours)'
 
 
 def test_unfinished_and_repeated_runs_are_named(tmp_path):

@@ -1,8 +1,8 @@
 """The paper's numbers: as printed, and consistent with each other."""
 import pytest
 
-from paper.groups import DATASET_TITLES, DIRECTIONS, METHOD_TITLES, SELECTION_TITLES
-from paper.paper_numbers import FOLDER, candidates, rows
+from paper.groups import DATASET_TITLES, DIRECTIONS, METHOD_TITLES
+from paper.paper_numbers import candidates, rows
 
 
 @pytest.mark.parametrize('table', ('table_1', 'table_7'))
@@ -31,29 +31,6 @@ def test_rows_are_as_printed():
     assert list(rows('table_10', 'vggsound', 'beta')) == ['0.1', '0.4', '0.5']
     assert [candidates(dataset) for dataset in ('vggsound', 'audioset', 'shapes')] == [1353, 802, None]
     assert rows('table_1', 'shapes') == {}
-
-
-def test_every_cell_is_a_number_and_every_row_has_the_name_of_an_option():
-    names = {*METHOD_TITLES, *SELECTION_TITLES, *DATASET_TITLES, *DIRECTIONS, 'rho_a', 'rho_v', 'beta'}
-    files = sorted(FOLDER.glob('*.csv'))
-    assert len(files) == 9
-    for file in files:
-        header, *lines = [line.split(',') for line in file.read_text().splitlines()]
-        for line in lines:
-            for name, cell in zip(header, line, strict=True):
-                is_name = name in ('dataset', 'direction', 'method', 'selection', 'option')
-                assert cell in names if is_name else cell == '' or float(cell) >= 0, (file, line)
-
-
-def test_tables_agree_with_each_other():
-    """Numbers that the paper prints in several tables; and one place where its tables disagree, as printed."""
-    table_1 = {direction: rows('table_1', 'vggsound', direction) for direction in DIRECTIONS}
-    flava = tuple(x for direction in DIRECTIONS for x in table_1[direction]['flava'][-2:])
-    assert flava == rows('table_3', 'vggsound')['both'][:4] == rows('table_10', 'vggsound', 'beta')['0.4']
-    assert flava == rows('table_9', 'vggsound', 'rho_a')['0.5'] == rows('table_9', 'vggsound', 'rho_v')['0.5']
-    assert rows('table_2')['flava'] == rows('table_3', 'vggsound')['both'][4:]
-    # DER++'s throughput is 17.01 in Table 2 and 14.13 in Table 3
-    assert (rows('table_2')['der++'][1], rows('table_3', 'vggsound')['der++'][5]) == (17.01, 14.13)
 
 
 def test_gains_are_those_of_the_text():

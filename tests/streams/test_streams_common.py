@@ -1,6 +1,7 @@
 """streams/common.py: clips as tensors, alone and in batches; the scan of nine clips of VGGSound; the order of tasks."""
 import json
 import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,8 +14,8 @@ from config import UserError
 from data import check_clip, read_clip
 from folders import SMALL, folder, names_of
 from streams import common, shapes
-from streams.common import (Clip, ConcatClips, Stream, VideoClips, check_batches, clips_in_order, reordered,
-                            tasks_in_order)
+from streams.common import (Clip, ConcatClips, Stream, VideoClips, check_batches, clips_in_order, data_changes, describe,
+                            reordered, tasks_in_order)
 from streams.vggsound import vggsound
 
 
@@ -104,8 +105,11 @@ def test_bad_clips_are_left_out_up_to_a_share(folder, capfd):
     options = dict(tasks_csv=folder / 'tasks.csv')
     with pytest.raises(UserError) as error:
         vggsound(folder, SMALL, **options)
-    for word in ('2 of 8', '25%', 'dog3_000000.mp4: empty file', 'sea1_000001.mp4: file missing', '--max-bad'):
+    for word in ('1 of 8', '12%', 'sea1_000001.mp4: file missing', '--max-bad'):   # before any clip is tested
         assert word in str(error.value)
+    with pytest.raises(UserError, match=r'2 of 8 clips \(25%\)') as error:
+        vggsound(folder, SMALL, max_bad=0.2, **options)
+    assert 'dog3_000000.mp4: empty file' in str(error.value) and 'sea1_000001.mp4: file missing' in str(error.value)
     for workers in (0, 2):
         stream = vggsound(folder, SMALL, max_bad=0.25, workers=workers, **options)
         assert stream.bad == ['dog3_000000.mp4: empty file', 'sea1_000001.mp4: file missing']
@@ -125,12 +129,52 @@ def test_the_scan_is_cached(folder, monkeypatch, capsys):
     (folder / 'video' / 'dog3_000000.mp4').write_bytes(b'no video')          # another size: tested again
     (folder / 'video' / 'sea1_000001.mp4').unlink()
     assert len(vggsound(folder, SMALL, **options).bad) == 2
-    assert tested == ['dog3_000000.mp4', 'sea1_000001.mp4']
+    assert tested == ['dog3_000000.mp4']                    # a missing file is known from the listing
     for damage in ('{"a', '[1]', '"x"'):
         cache.write_text(damage)
         assert len(vggsound(folder, SMALL, **options).bad) == 2
     vggsound(folder, SMALL, **(options | dict(cache=folder / 'vggsound.csv' / 'scan.json')))
     assert 'cannot be written' in capsys.readouterr().out
+
+
+def test_names_that_do_not_match(folder, monkeypatch):
+    """What was looked for, and what lies there. Nothing is tested."""
+    monkeypatch.setattr(common, 'check_clip', None)
+    for path in list((folder / 'video').iterdir()):
+        path.rename(path.with_name(f'{path.stem}_000099{path.suffix}'))
+    (folder / 'video' / '-a').mkdir()
+    with pytest.raises(UserError) as error:
+        vggsound(folder, SMALL, folder / 'tasks.csv')
+    for word in ('8 of 8 clips (100%) are missing', '-dog1_000003.mp4: file missing', 'holds 10 other names, such as -a/',
+                 '-dog1_000003_000099.mp4'):
+        assert word in str(error.value)
+
+
+def test_suffixes_in_capitals(folder):
+    for path in list((folder / 'video').iterdir()):
+        path.rename(path.with_suffix(path.suffix.upper()))
+    stream = vggsound(folder, SMALL, folder / 'tasks.csv')
+    assert stream.bad == [] and names_of(stream.test[0]) == ['harp2_000007.MP4']
+
+
+def test_the_same_clips_elsewhere_are_the_same_data(folder, tmp_path_factory):
+    """Other clips at the same path are not, nor is another order of the tasks."""
+    was = describe(vggsound(folder, SMALL, folder / 'tasks.csv'))
+    moved = tmp_path_factory.mktemp('moved') / 'data'
+    shutil.copytree(folder, moved)
+    assert describe(vggsound(moved, SMALL, moved / 'tasks.csv')) == was and data_changes(was, was) == ''
+    assert data_changes({}, was) == ''                             # a run of an older version
+    other = vggsound(folder, SMALL, folder / 'tasks.csv')
+    assert data_changes(was, describe(reordered(other, 'pets,music'))) == 'the tasks were music, pets, now pets, music'
+    make(folder / 'video' / 'harp2_000007.mp4', seconds=3)
+    changed = describe(vggsound(folder, SMALL, folder / 'tasks.csv'))
+    assert data_changes(was, changed) == 'there are other clips in music'
+
+
+def test_without_a_terminal_a_scan_prints_lines(monkeypatch, capsys):
+    monkeypatch.setattr(common, 'PRINT_EVERY', 0)
+    assert list(common.show_progress(iter('abc'), 'testing clips', 3)) == ['a', 'b', 'c']
+    assert capsys.readouterr().out.splitlines() == [f'testing clips: {n} of 3' for n in range(3)]
 
 
 def test_an_interrupted_scan_keeps_its_results(folder, monkeypatch):

@@ -51,7 +51,7 @@ def test_audioset_rows_and_file_names(tmp_path):
         Clip(str(video / '-a_000030.webm'), ('Dog', 'Waves, surf'), '-a', 30.0, 'train', 10.0),
         Clip(str(video / 'b_1_0_10000.mkv'), ('Cat',), 'b_1', 0.0, 'train', 10.0),
         Clip(str(video / 'c_5500_15500.avi'), ('Dog',), 'c', 5.5, 'train', 10.0),
-        Clip(str(video / 'd_000007.mp4'), ('Waves, surf',), 'd', 7.0, 'train', 9.02 - 7),
+        Clip(str(video / 'd_000007.mp4'), ('Waves, surf',), 'd', 7.0, 'train', 9.02 - 7, False),
         Clip(str(video / 'e.mp4'), ('Dog',), 'e', 1.0, 'test', 10.0)]
     (folder / 'unbalanced_train_segments.csv').write_text(COMMENTS + 'f, 1.0, 2.0, "/m/dog"\n')
     assert [clip.name for clip in read_audioset(folder, train_tables(folder))] == ['-a', 'b_1', 'c', 'd', 'f']
@@ -97,14 +97,20 @@ def ave_folder(folder, annotations=ANNOTATIONS, **lists):
 def test_ave_rows(tmp_path):
     folder = ave_folder(tmp_path, train='Bark&b_1&bad&3&5\nViolin, fiddle&-v1&good&0&10\n', test='Bark&b2&good&9&10\n')
     video = folder / 'AVE'
-    assert read_ave(folder) == ({'train': [Event(str(video / 'b_1.mp4'), 'Bark', 3, 5),
-                                           Event(str(video / '-v1.mp4'), 'Violin, fiddle', 0, 10)],
-                                 'test': [Event(str(video / 'b2.mp4'), 'Bark', 9, 10)]}, ['Bark', 'Violin, fiddle'])
+    (video / '-v1.MP4').touch()
+    expected = ({'train': [Event(str(video / 'b_1.mp4'), 'Bark', 3, 5, False),
+                           Event(str(video / '-v1.MP4'), 'Violin, fiddle', 0, 10)],
+                 'test': [Event(str(video / 'b2.mp4'), 'Bark', 9, 10, False)]}, ['Bark', 'Violin, fiddle'], [])
+    assert read_ave(folder) == expected
+    # as GitHub has it: without a header; and an event of no length, which AVE has
+    (folder / 'Annotations.txt').write_text(''.join(ANNOTATIONS.splitlines(True)[1:]))
+    (folder / 'testSet.txt').write_text('Bark&b2&good&9&10\nBark&b_1&good&0&0\n')
+    assert read_ave(folder) == (*expected[:2], [f'{folder}/testSet.txt:2: b_1 is left out: its event has no length'])
 
 
 @pytest.mark.parametrize('row, reason', [
     ('Bark&b2&good&9', '4 columns'), ('Bark&b2&good&nine&10', "from 'nine' to '10'"),
-    ('Bark&b2&good&-1&10', "from '-1'"), ('Bark&b2&good&9&11', "to '11'"), ('Bark&b2&good&9&9', "from '9' to '9'"),
+    ('Bark&b2&good&-1&10', "from '-1'"), ('Bark&b2&good&9&11', "to '11'"), ('Bark&b2&good&9&8', "from '9' to '8'"),
     ('Barks&b2&good&9&10', "did you mean 'Bark'?"), ('&b2&good&9&10', 'category is empty'),
     ('Bark&&good&9&10', 'id is empty'), ('Bark&../b2&good&9&10', 'out of the folder')])
 def test_ave_errors(tmp_path, row, reason):
@@ -112,7 +118,7 @@ def test_ave_errors(tmp_path, row, reason):
     check_error(lambda: read_ave(folder), folder / 'trainSet.txt', 2, reason)
 
 
-@pytest.mark.parametrize('annotations, line, reason', [('', 1, 'header'), ('Bark&b2&good&9&10\n', 1, 'header'),
+@pytest.mark.parametrize('annotations, line, reason', [('', 1, 'no events'), (ANNOTATIONS.splitlines()[0], 1, 'no events'),
                                                        (ANNOTATIONS + 'Bark&b3&good&9\n', 5, '4 columns')])
 def test_ave_annotation_errors(tmp_path, annotations, line, reason):
     folder = ave_folder(tmp_path, annotations, train='Bark&b2&good&9&10\n')

@@ -49,17 +49,24 @@ def test_audioset_20k_joins_the_initial_pretraining(tmp_path, monkeypatch):
     audioset_folder(theirs, ['a1, 0.0, 9.0, "/m/h"', 'a2, 0.0, 9.0, "/m/r"', 'a3, 0.0, 9.0, "/m/r,/m/h"',
                              'b, 0.0, 9.0, "/m/r"', 'a4, 0.0, 9.0, "/m/r"'],
                     mids='index,mid,display_name\n0,/m/h,Helicopter\n1,/m/r,"Rotor, wing"\n')
+    for folder, names in ((ours, ('a_000001', 'b_000002', 'c_000003')), (theirs, ('a2_000000', 'a4_000000'))):
+        for name in names:
+            (folder / 'video' / f'{name}.mp4').touch()
     pretrain = theirs, read_audioset(theirs, [BALANCED])
     stream = vggsound(ours, SMALL, tmp_path / 'tasks.csv', pretrain=pretrain)
     assert names_of(stream.pretrain) == ['c_000003.mp4', 'a2_000000.mp4', 'a4_000000.mp4']
     assert stream.pretrain.labels == [('hail',), ('Rotor, wing',), ('Rotor, wing',)] and stream.names == ['vehicle']
     assert names_of(vggsound(ours, SMALL, tmp_path / 'tasks.csv').pretrain) == ['c_000003.mp4']
     # they are counted apart from the larger set when bad clips are refused
-    monkeypatch.setattr(common, 'check_clip', lambda path, _: ('file missing' if 'a2' in path else None, True))
+    monkeypatch.setattr(common, 'check_clip', lambda path, _: ('silent audio' if 'a2' in path else None, True))
     with pytest.raises(UserError, match=r'1 of 2 clips \(50%\) in .*audioset'):
         vggsound(ours, SMALL, tmp_path / 'tasks.csv', pretrain=pretrain)
     stream = vggsound(ours, SMALL, tmp_path / 'tasks.csv', pretrain=pretrain, max_bad=0.5)
-    assert stream.bad == ['a2_000000.mp4: file missing']
+    assert stream.bad == ['a2_000000.mp4: silent audio']
+    # without an initial pre-training, or with a cached one, they are not tested
+    for pretrained in (True, lambda digest: len(digest) == 16):
+        stream = vggsound(ours, SMALL, tmp_path / 'tasks.csv', pretrain=pretrain, pretrained=pretrained)
+        assert stream.bad == [] and not stream.scanned and len(stream.pretrain) == 3
 
 
 @pytest.mark.skipif(not REAL.exists(), reason=f'no real clips at {REAL}')

@@ -83,7 +83,7 @@ def test_the_page_and_its_figures(tmp_path):
     for group in runs.GROUPS.values():
         assert (f'## {group.title}' in page) != group.title.startswith('Tuning')
     drawn = {file.name for file in (tmp_path / 'figures').iterdir()}
-    assert drawn == {'forgetting.png', 'differences.png', 'selected.png',
+    assert drawn == {'summary.png', 'forgetting.png', 'differences.png', 'selected.png',
                      *(f'figure_{number:02d}.png' for number in (9, 10, 11, 13, 15)),
                      *(f'table_{number:02d}.md' for number in (1, 3, 4, 7, 9, 10))}
 
