@@ -174,7 +174,7 @@ class FinishedRun:
     last: only the model after the last task; data: where the clips lie now, if they have moved
     """
 
-    def __init__(self, path, workers=-1, device='', last=False, data=''):
+    def __init__(self, path, workers=-1, device='', last=False, data=None):
         path = Path(path)
         if not path.exists():
             raise UserError(f'{path}: no such run')
@@ -183,7 +183,12 @@ class FinishedRun:
         if self.file and self.folder.name == 'models':
             self.folder = self.folder.parent
         self.cfg = read_config(self.folder)
-        self.cfg.data = data or self.cfg.data
+        if data:                                       # lists in the old folder have moved, too
+            for name in ('tasks', 'retrieval_list'):
+                path = Path(getattr(self.cfg, name))
+                if path.name and path.is_relative_to(self.cfg.data):
+                    setattr(self.cfg, name, str(data / path.relative_to(self.cfg.data)))
+            self.cfg.data = str(data)
         self.device, self.workers, self.last = get_device(device), count_workers(self.cfg.dataset, workers), last
 
     @cached_property
@@ -372,7 +377,8 @@ def main(arguments=None):
             print(summary(args.runs), *reports, sep='\n')
             return
         for path in args.runs:
-            run = FinishedRun(path, args.workers, args.device, args.last, '' if args.eval == 'ave' else args.data)
+            moved = Path(args.data) if args.data and args.eval != 'ave' else None
+            run = FinishedRun(path, args.workers, args.device, args.last, moved)
             check_writable(run.folder / 'eval')
             if args.video:
                 print(write_video(run, args), *write(run.folder), sep='\n')

@@ -52,7 +52,7 @@ def signals_blocked(*signals):
 def start_worker(number=0):
     """Run at the start of each worker. It ends when its parent ends, or when the parent itself sends SIGTERM."""
     torch.set_num_threads(1)
-    parent = os.getppid()
+    parent = multiprocessing.parent_process().pid                  # os.getppid() is another one if it has ended
 
     def watch_parent():
         while os.getppid() == parent:

@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from clips import make
-from config import UserError
+from config import Config, UserError
 from data import check_clip, read_clip
+from eval import FinishedRun
 from folders import SMALL, folder, names_of
 from streams import common, shapes
+from streams.catalogue import open_stream
 from streams.common import (Clip, ConcatClips, Stream, VideoClips, check_batches, clips_in_order, data_changes, describe,
                             reordered, tasks_in_order)
 from streams.vggsound import vggsound
@@ -169,6 +171,20 @@ def test_the_same_clips_elsewhere_are_the_same_data(folder, tmp_path_factory):
     make(folder / 'video' / 'harp2_000007.mp4', seconds=3)
     changed = describe(vggsound(folder, SMALL, folder / 'tasks.csv'))
     assert data_changes(was, changed) == 'there are other clips in music'
+
+
+def test_a_finished_run_follows_its_data(folder, tmp_path_factory):
+    run, moved = tmp_path_factory.mktemp('run'), tmp_path_factory.mktemp('moved') / 'data'
+    cfg = Config(**vars(SMALL) | dict(dataset='vggsound', data=str(folder), tasks=str(folder / 'tasks.csv'), batch_size=1,
+                                      cache=str(run), method='finetune'))
+    (run / 'config.json').write_text(json.dumps(vars(cfg)))
+    (run / 'data.json').write_text(json.dumps(describe(open_stream(cfg, 0))))
+    shutil.move(folder, moved)
+    assert FinishedRun(run, 0, 'cpu', data=moved).stream.names == ['music', 'pets']
+    shutil.copytree(moved, folder)
+    make(folder / 'video' / 'harp2_000007.mp4', seconds=3)
+    with pytest.raises(UserError, match='trained on other data than .*: there are other clips in music'):
+        FinishedRun(run, 0, 'cpu').stream
 
 
 def test_without_a_terminal_a_scan_prints_lines(monkeypatch, capsys):
