@@ -73,7 +73,7 @@ class Rank(NamedTuple):
     pruning: str | None = None     # P: none, excess or printed
 
 
-RANK = None       # set this to `tuned_rank` of the records: after share and weight, after sound, after pruning
+RANK = Rank(share=0.125, weight=16)      # `tuned_rank` of the records: share and weight, then sound, then pruning
 
 
 def by_rank(sound=None, pruning=None, area=1, more=''):
