@@ -11,7 +11,8 @@ Out: a run's folder. `--resume` continues it after any interruption, on a CPU to
     results.json    acc[t][i], A and F          table.md     the same as a table
     models/t.pt     the model after t tasks     last.pt      the checkpoint
     figures/        pictures                    eval/        results of eval.py
-    report.md       all of it on one page
+    report.md       all of it on one page   data.json    the tasks, a digest of their clips
+    skipped.txt     clips that were skipped
 
 Tour: stop 17.
 """
@@ -238,7 +239,8 @@ class Run:
         if get_rank() == 0:
             save_atomically(dict(
                 config=dataclasses.asdict(self.cfg), processes=get_world_size(), phase=self.phase, task=self.task,
-                step=self.step, global_step=self.global_step, rows=self.retrieval_rows, data=self.data, skipped=list(self.skipped.lines),
+                step=self.step, global_step=self.global_step, rows=self.retrieval_rows, data=self.data,
+                skipped=list(self.skipped.lines),
                 weights=self.weights(), method=self.method.state_dict(), optimizer=self.optimizer.state_dict(),
                 rank_state=rank_state(self.method, self.device)), self.out / 'last.pt')
             remove_old(self.out, 'last.process*.pt', keep=files)

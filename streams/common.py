@@ -183,7 +183,8 @@ def make_stream(folder, clips, tasks, sizes, pretrain=None, listed=None, notes=(
             initial, bad = initial + more, bad + more_bad
     else:
         clips, bad = filter_clips(folder, [clip for clip in clips if clip.labels[0] in tasks], **scan)
-    stream = Stream([], VideoClips(initial, sizes, True, max_roll), [], [], bad, list(notes), [], [], digest, not pretrained)
+    stream = Stream([], VideoClips(initial, sizes, True, max_roll), [], [], bad, list(notes), [], [], digest,
+                    not pretrained)
 
     for name in dict.fromkeys(tasks.values()):
         of_task = [clip for clip in clips if tasks.get(clip.labels[0]) == name]

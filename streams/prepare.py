@@ -73,7 +73,7 @@ def frame_grid(start, end):
 def _pictures(clip, targets):
     """The frames at the targets → list of small ones, upright, in JPEG's colours"""
     pictures, previous, size = [], None, None
-    jpeg = dict(format='yuvj420p', dst_colorspace='ITU601', dst_color_range='JPEG')
+    jpeg = dict(format='yuvj420p', dst_colorspace='ITU601', dst_color_range='JPEG', threads=1)
     for frame in frames_at(clip, targets):
         size = size or _small_size(*display_size(clip, frame))     # the first frame's: a video may change its size
         if frame is not previous:

@@ -69,8 +69,8 @@ def require_files(layout, folder, needed):
 
 
 def list_videos(folder):
-    """{name with its suffix in lower case: name} of the files in a folder: one listing, not one look-up per clip, because
-    the disk may be far away"""
+    """{name with its suffix in lower case: name} of the files in a folder. One listing, not one look-up per clip: the
+    disk may be far away"""
     names = sorted(os.listdir(folder))
     return {os.path.splitext(name)[0] + os.path.splitext(name)[1].lower(): name for name in names}
 

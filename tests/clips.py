@@ -66,7 +66,7 @@ def make(path, seconds=5.0, fps=10, size=(64, 48), rate=16000, layout='mono', vc
             count = round(seconds * fps) if frames is None else frames
             for n in range(count):
                 picture = image(n) if image else np.full((size[1], size[0], 3), brightness(n, fps), np.uint8)
-                frame = av.VideoFrame.from_ndarray(picture, 'rgb24')
+                frame = av.VideoFrame.from_ndarray(picture, 'rgb24').reformat(format='yuv420p', threads=1)
                 frame.pts, frame.time_base = n, 1 / Fraction(fps).limit_denominator(1001)
                 muxed += [(p, shift) for p in video.encode(frame)]
             muxed += [(p, shift) for p in video.encode(None)]

@@ -287,7 +287,7 @@ def frames_at(clip, targets):
 
 
 def decode_frames(clip, targets, size):
-    """The frames at the targets, upright, `size` at the shorter side → (len(targets), 3, H, W) uint8. Raises BadClip."""
+    """The frames at the targets, upright, the shorter side `size` → (len(targets), 3, H, W) uint8. Raises BadClip."""
     pictures, previous, shape = [], None, None
     for frame in frames_at(clip, targets):                     # one at a time: frames may be large
         if frame is not previous:
@@ -314,7 +314,9 @@ def upright(frame, size, interpolation='BILINEAR'):
     """A frame resized to size (width, height), upright → (height, width, 3) uint8"""
     (a, b), (c, d) = _display_matrix(frame)                        # x' = a·x + c·y, y' = b·x + d·y
     turned = abs(b) > abs(a)
-    pixels = frame.reformat(*(size[::-1] if turned else size), 'rgb24', interpolation=interpolation).to_ndarray()
+    # one thread: a child process that frees a scaler with its parent's threads waits for them for ever
+    width, height = size[::-1] if turned else size
+    pixels = frame.reformat(width, height, 'rgb24', interpolation=interpolation, threads=1).to_ndarray()
     if turned:
         pixels, a, d = pixels.swapaxes(0, 1), c, b
     return pixels[::-1 if d < 0 else 1, ::-1 if a < 0 else 1]
@@ -341,6 +343,7 @@ def decode_sound(clip, format, layout, rate):
         start = _time(first, clip.audio.time_base) if start is None else start
         expected = round((start + length / rate) * first.sample_rate)         # at its own rate
         graph = av.filter.Graph()
+        graph.threads = 1
         graph.link_nodes(
             graph.add_abuffer(format=first.format, layout=first.layout, sample_rate=first.sample_rate,
                               time_base=clip.audio.time_base),

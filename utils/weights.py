@@ -162,8 +162,8 @@ def first_names(names):
 
 
 def pretraining_cache(cfg, device, digest):
-    """The file of this initial pre-training on clips with this digest. Its name depends on every option, but for those of
-    the stream, those that change no result, and where the clips lie."""
+    """The file of this initial pre-training on clips with this digest. Its name depends on every option, but for those
+    of the stream, those that change no result, and where the clips lie."""
     options = {name: value for name, value in dataclasses.asdict(cfg).items()
                if name not in RUNTIME_FIELDS | STREAM_FIELDS | PATH_FIELDS}
     init = [os.path.getsize(cfg.init), os.path.getmtime(cfg.init)] if os.path.exists(cfg.init) else []

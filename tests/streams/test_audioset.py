@@ -60,8 +60,9 @@ def test_no_test_clip_is_pretrained_on(tmp_path, monkeypatch):
                     mids='index,mid,display_name\n0,/m/h,Helicopter\n')
     (tmp_path / 'tasks.csv').write_text('class,task\nHelicopter,vehicle\n')
     vggsound_folder(theirs, ['a,1,helicopter,train', 'b,2,helicopter,train', 'c,3,hail,train', 'd,4,hail,test'])
-    for path in ('audioset/video/a_000001', 'audioset/video/b_000001', 'vggsound/video/a_000001', 'vggsound/video/c_000003'):
-        (tmp_path / f'{path}.mp4').touch()
+    for path in (ours / 'video/a_000001.mp4', ours / 'video/b_000001.mp4', theirs / 'video/a_000001.mp4',
+                 theirs / 'video/c_000003.mp4'):
+        path.touch()
     stream = audioset(ours, SMALL, tmp_path / 'tasks.csv', pretrain=(theirs, read_vggsound(theirs)))
     assert names_of(stream.pretrain) == ['a_000001.mp4', 'c_000003.mp4']
     assert names_of(stream.train[0]) == ['a_000001.mp4']

@@ -16,8 +16,8 @@ from eval import FinishedRun
 from folders import SMALL, folder, names_of
 from streams import common, shapes
 from streams.catalogue import open_stream
-from streams.common import (Clip, ConcatClips, Stream, VideoClips, check_batches, clips_in_order, data_changes, describe,
-                            reordered, tasks_in_order)
+from streams.common import (Clip, ConcatClips, Stream, VideoClips, check_batches, clips_in_order, data_changes,
+                            describe, reordered, tasks_in_order)
 from streams.vggsound import vggsound
 
 
@@ -147,8 +147,8 @@ def test_names_that_do_not_match(folder, monkeypatch):
     (folder / 'video' / '-a').mkdir()
     with pytest.raises(UserError) as error:
         vggsound(folder, SMALL, folder / 'tasks.csv')
-    for word in ('8 of 8 clips (100%) are missing', '-dog1_000003.mp4: file missing', 'holds 10 other names, such as -a/',
-                 '-dog1_000003_000099.mp4'):
+    for word in ('8 of 8 clips (100%) are missing', '-dog1_000003.mp4: file missing',
+                 'holds 10 other names, such as -a/', '-dog1_000003_000099.mp4'):
         assert word in str(error.value)
 
 
@@ -175,8 +175,8 @@ def test_the_same_clips_elsewhere_are_the_same_data(folder, tmp_path_factory):
 
 def test_a_finished_run_follows_its_data(folder, tmp_path_factory):
     run, moved = tmp_path_factory.mktemp('run'), tmp_path_factory.mktemp('moved') / 'data'
-    cfg = Config(**vars(SMALL) | dict(dataset='vggsound', data=str(folder), tasks=str(folder / 'tasks.csv'), batch_size=1,
-                                      cache=str(run), method='finetune'))
+    cfg = Config(**vars(SMALL) | dict(dataset='vggsound', data=str(folder), tasks=str(folder / 'tasks.csv'),
+                                      batch_size=1, cache=str(run), method='finetune'))
     (run / 'config.json').write_text(json.dumps(vars(cfg)))
     (run / 'data.json').write_text(json.dumps(describe(open_stream(cfg, 0))))
     shutil.move(folder, moved)

@@ -118,7 +118,8 @@ def test_ave_errors(tmp_path, row, reason):
     check_error(lambda: read_ave(folder), folder / 'trainSet.txt', 2, reason)
 
 
-@pytest.mark.parametrize('annotations, line, reason', [('', 1, 'no events'), (ANNOTATIONS.splitlines()[0], 1, 'no events'),
+@pytest.mark.parametrize('annotations, line, reason', [('', 1, 'no events'),
+                                                       (ANNOTATIONS.splitlines()[0], 1, 'no events'),
                                                        (ANNOTATIONS + 'Bark&b3&good&9\n', 5, '4 columns')])
 def test_ave_annotation_errors(tmp_path, annotations, line, reason):
     folder = ave_folder(tmp_path, annotations, train='Bark&b2&good&9&10\n')
