@@ -33,6 +33,10 @@ class Method(nn.Module):
         super().__init__()
         self.cfg, self.backbone = cfg, backbone
 
+    def forward(self, batch):
+        """A batch of current pairs → the loss to minimize, {name: value} to log"""
+        raise NotImplementedError
+
     def total_loss(self, losses):
         """ℓ^r + λℓ^c, the mean over pairs"""
         return loss_per_pair(self.cfg, losses).mean()

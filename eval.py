@@ -344,6 +344,7 @@ def write_video(run, args):
 
 
 def make_parser():
+    """The options of eval.py"""
     parser = Parser(prog='eval.py', description=__doc__.split('\n')[0])
     add = parser.add_argument
     add('runs', type=Path, nargs='+', metavar='RUN', help='a run\'s folder, or one of its models')

@@ -36,10 +36,10 @@ def cpu_group():
 
 def all_gather_object(x):
     """A picklable x of each rank → list of all, in order of rank"""
-    gathered = [x] * get_world_size()
+    objects = [x] * get_world_size()
     if dist.is_initialized():
-        dist.all_gather_object(gathered, x, group=cpu_group())
-    return gathered
+        dist.all_gather_object(objects, x, group=cpu_group())
+    return objects
 
 
 def all_gather_with_grad(x):
