@@ -73,7 +73,7 @@ class Rank(NamedTuple):
     pruning: str | None = None     # P: none, excess or printed
 
 
-RANK = Rank(share=0.125, weight=16)      # `tuned_rank` of the records: share and weight, then sound, then pruning
+RANK = Rank(share=0.125, weight=16, sound='importance')       # `tuned_rank` of the records; pruning is not chosen yet
 
 
 def by_rank(sound=None, pruning=None, area=1, more=''):
