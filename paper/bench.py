@@ -263,6 +263,7 @@ def schedule(found):
 # ------------------------------------------------------------------------------- the command line
 
 def read_options(arguments):
+    """The words of the command line → the options of the bench"""
     parser = Parser(prog='python -m paper.bench', description='The cost of each method (Table 2).')
     positive = number(int, min=1)
     parser.add_argument('--size', choices=('base', 'small'), help='default: base (the paper\'s) on a GPU, else small')

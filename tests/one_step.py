@@ -33,7 +33,7 @@ def rows_of(seed, rows):
     return {name: x[rows] for name, x in batch(seed).items()}
 
 
-def whole(method, seed_or_batch):
+def all_patches(method, seed_or_batch):
     """All patches of a batch, in float32"""
     given, p = batch(seed_or_batch) if isinstance(seed_or_batch, int) else seed_or_batch, method.cfg.patch_size
     return to_float(patchify(given, p), p)

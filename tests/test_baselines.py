@@ -10,7 +10,7 @@ from baselines import MAX_AUDIO, MIN_AUDIO, batch_gradient, virtual_step
 from config import METHODS as NAMES
 from flava import METHODS, WITHOUT_AVM
 from model import loss_per_pair
-from one_step import B, batch, loss_each, losses_of, make, rows_of, whole
+from one_step import B, batch, loss_each, losses_of, make, rows_of, all_patches
 from patches import IMAGE_MEAN, IMAGE_STD, Mask, Patches, all_ids, concat_patches, patchify, to_float
 from selection import select_motion
 
@@ -61,7 +61,7 @@ def test_the_loss_is_on_current_and_replayed_pairs(name, fixed_masks):
     method(batch(0))
     loss, _ = method(batch(1))
     slots = method.memory.sampled
-    losses = losses_of(method, concat_patches(whole(method, 1), whole(method, rows_of(0, slots))))
+    losses = losses_of(method, concat_patches(all_patches(method, 1), all_patches(method, rows_of(0, slots))))
     expected = loss_per_pair(method.cfg, losses).mean()
     if name == 'der++':                                    # ℓ^p: distance to the stored embeddings
         stored = [method.memory.rows[f'pooled_{m}'][slots].float() for m in 'av']
@@ -69,14 +69,14 @@ def test_the_loss_is_on_current_and_replayed_pairs(name, fixed_masks):
         assert drift > 0
         expected = expected + 0.5 * drift
     torch.testing.assert_close(loss, expected)             # CLS-ER: the copies still equal the backbone
-    assert abs(loss - loss_each(method, whole(method, 1)).mean()) > 1e-3           # replay matters
+    assert abs(loss - loss_each(method, all_patches(method, 1)).mean()) > 1e-3           # replay matters
 
 
 def test_der_stores_the_embeddings_of_the_current_pairs(fixed_masks):
     method = make('der++')
     for seed in (0, 1):
         method(batch(seed))
-        expected = losses_of(method, whole(method, seed))
+        expected = losses_of(method, all_patches(method, seed))
         for m, pooled in (('a', expected.pooled_a), ('v', expected.pooled_v)):
             stored = method.memory.rows[f'pooled_{m}'][seed * B:(seed + 1) * B].float()
             torch.testing.assert_close(stored, pooled, rtol=2e-3, atol=1e-3)       # float16
@@ -108,8 +108,8 @@ def test_virtual_steps_leave_no_trace(name):
 
     def virtual_part():
         if name == 'mir':
-            return [method.interference(whole(method, 2), whole(method, 3))]
-        return method.edit(whole(method, 2), whole(method, 3))
+            return [method.interference(all_patches(method, 2), all_patches(method, 3))]
+        return method.edit(all_patches(method, 2), all_patches(method, 3))
     first = virtual_part()
     assert all_equal(before, weights_of(method)) and torch.equal(random_state, torch.get_rng_state())
     assert all_equal(gradients, [w.grad for w in method.parameters()])
@@ -120,7 +120,7 @@ def test_virtual_steps_leave_no_trace(name):
 def test_a_virtual_step_is_undone_after_an_error():
     method = make('mir')
     before = weights_of(method)
-    gradient = batch_gradient(method.cfg, method.backbone, whole(method, 0))
+    gradient = batch_gradient(method.cfg, method.backbone, all_patches(method, 0))
     with pytest.raises(ZeroDivisionError):
         with virtual_step(method.backbone, gradient, 0.1):
             assert not all_equal(before, weights_of(method))
@@ -139,13 +139,13 @@ def stepped_copy(method, current):
 
 def test_interference_is_that_of_the_step_alone():
     """A step of no length raises no loss, so both losses use one mask. bf16 autocast around it changes nothing."""
-    assert not make('mir', lr=1e-30).interference(whole(make('mir'), 0), whole(make('mir'), 1)).any()
+    assert not make('mir', lr=1e-30).interference(all_patches(make('mir'), 0), all_patches(make('mir'), 1)).any()
     method = make('mir')
     torch.manual_seed(3)
-    expected = method.interference(whole(method, 0), whole(method, 1))
+    expected = method.interference(all_patches(method, 0), all_patches(method, 1))
     with torch.autocast('cpu', torch.bfloat16):
         torch.manual_seed(3)
-        assert torch.equal(method.interference(whole(method, 0), whole(method, 1)), expected)
+        assert torch.equal(method.interference(all_patches(method, 0), all_patches(method, 1)), expected)
 
 
 def test_mir_replays_the_most_interfered_candidates(fixed_masks, monkeypatch):
@@ -156,11 +156,11 @@ def test_mir_replays_the_most_interfered_candidates(fixed_masks, monkeypatch):
     method(batch(7))
     slots = method.memory.sampled
     assert len(slots) == 2 * B
-    candidates = whole(method, dict(audio=method.memory.rows['audio'][slots].float(),
+    candidates = all_patches(method, dict(audio=method.memory.rows['audio'][slots].float(),
                                     video=method.memory.rows['video'][slots]))
-    virtual = stepped_copy(method, whole(method, 7))
+    virtual = stepped_copy(method, all_patches(method, 7))
     rise = loss_each(method, candidates, virtual) - loss_each(method, candidates)
-    torch.testing.assert_close(method.interference(whole(method, 7), candidates), rise.detach(), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(method.interference(all_patches(method, 7), candidates), rise.detach(), rtol=1e-3, atol=1e-4)
     assert rise.std() > 1e-3                       # far above rounding errors
     expected = candidates.x_v[rise.argsort(descending=True)[:B]]
     torch.testing.assert_close(to_float(replayed[0], method.cfg.patch_size).x_v, expected)
@@ -168,7 +168,7 @@ def test_mir_replays_the_most_interfered_candidates(fixed_masks, monkeypatch):
 
 def test_gmed_edits_by_its_formula(fixed_masks):
     method = make('gmed', gmed_alpha=3.0, gmed_beta=0.2, gmed_gamma=0.9)
-    past, current = whole(method, 3), whole(method, 2)
+    past, current = all_patches(method, 3), all_patches(method, 2)
     edited = method.edit(current, past)
     virtual = stepped_copy(method, current)
     x_a, x_v = past.x_a.clone().requires_grad_(), past.x_v.clone().requires_grad_()
@@ -188,7 +188,7 @@ def test_gmed_clips_replays_and_writes_back(monkeypatch):
     method = make('gmed', gmed_alpha=1e5)
     method(batch(0))
     stored = method.memory.rows['edited_v'][:B].clone()
-    torch.testing.assert_close(stored, whole(method, 0).x_v)       # float32, unchanged
+    torch.testing.assert_close(stored, all_patches(method, 0).x_v)       # float32, unchanged
     replayed = record_argument(monkeypatch, 'concat_patches', 1)
     method(batch(1))
     slots = method.memory.sampled
@@ -245,7 +245,7 @@ def test_cls_er_holds_each_pair_to_the_better_copy(fixed_masks):
                 w += 0.05 * torch.randn_like(w)
     method(batch(0))
     loss, log = method(batch(1))
-    both = concat_patches(whole(method, 1), whole(method, rows_of(0, method.memory.sampled)))
+    both = concat_patches(all_patches(method, 1), all_patches(method, rows_of(0, method.memory.sampled)))
     masks = fixed_masks(method.cfg, both)
     past = Patches(*(x[B:] for x in both))
     past_masks = [Mask(mask.keep[B:], mask.mask[B:]) for mask in masks]
@@ -282,7 +282,7 @@ def test_lump_mixes_both_modalities_of_a_pair_by_one_ratio(monkeypatch):
     monkeypatch.setattr(method, 'mixing_ratio', lambda n: ratios)
     mixed = record_argument(monkeypatch, 'run_backbone', 2)
     method(batch(1))
-    now, past = whole(method, 1), whole(method, rows_of(0, method.memory.sampled))
+    now, past = all_patches(method, 1), all_patches(method, rows_of(0, method.memory.sampled))
     for i, m in enumerate(ratios):
         for x, current, replayed in zip(mixed[0][:2], now[:2], past[:2]):
             torch.testing.assert_close(x[i], m * current[i] + (1 - m) * replayed[i])
@@ -312,8 +312,8 @@ def test_selections_without_avm(selection, monkeypatch):
     patches = patchify(batch(0), cfg.patch_size)
     for i in range(B):
         assert torch.equal(seen[0].x_v[i], patches.x_v[i, seen[0].ids_v[i]])
-    many = torch.cat([method.select(whole(method, 0)).ids_a.flatten() for _ in range(250)])
+    many = torch.cat([method.select(all_patches(method, 0)).ids_a.flatten() for _ in range(250)])
     assert (many.bincount(minlength=cfg.num_patches_a) - 500).abs().max() < 5 * 500 ** 0.5     # half of 1,000 draws
     if selection == 'mats':                                        # literally in test_selection.py
-        v = method.backbone.patch_embed['v'](whole(method, 0).x_v)
+        v = method.backbone.patch_embed['v'](all_patches(method, 0).x_v)
         assert torch.equal(seen[0].ids_v, select_motion(v, cfg.kappa_v, cfg.grid_v))

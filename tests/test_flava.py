@@ -6,7 +6,7 @@ import torch.nn.functional as F
 import flava
 from avm import AVM, attend
 from model import AudioVideoMAE, loss_per_pair
-from one_step import B, batch, config, losses_of, make, rows_of, whole
+from one_step import B, batch, config, losses_of, make, rows_of, all_patches
 from patches import Patches, concat_patches, gather_patches, patchify, to_float
 from selection import discriminative_query, prune_probability
 
@@ -21,7 +21,7 @@ def test_initial_pretraining_trains_the_avm(fixed_masks, fixed_matching_loss):
     cfg = config()
     method = flava.InitialPretraining(cfg, AudioVideoMAE(cfg), AVM(cfg.embed_dim, cfg.avm_heads))
     loss, log = method(batch(0))
-    torch.testing.assert_close(loss, loss_per_pair(cfg, losses_of(method, whole(method, 0))).mean() + 0.25)
+    torch.testing.assert_close(loss, loss_per_pair(cfg, losses_of(method, all_patches(method, 0))).mean() + 0.25)
     assert log['avm'] == 0.25
 
 
@@ -50,7 +50,7 @@ def test_a_step_is_algorithm_1(name, fixed_masks, fixed_matching_loss, monkeypat
     slots = method.memory.sampled
 
     # the first batch meets an empty memory: nothing is pruned; its I and q̂ are those of the model
-    out = attend(cfg, method.backbone, method.avm, whole(method, 0))
+    out = attend(cfg, method.backbone, method.avm, all_patches(method, 0))
     assert not first.past and not first.P_a.any() and not first.P_v.any()
     for m, query in zip('av', queries(method, out)):
         torch.testing.assert_close(stored[f'query_{m}'][:B].float(), query, rtol=2e-3, atol=1e-3)
@@ -60,7 +60,7 @@ def test_a_step_is_algorithm_1(name, fixed_masks, fixed_matching_loss, monkeypat
         assert not stored['prune_a'][:B].any() and not stored['prune_v'][:B].any()
 
     # Eq. 5: the other modality's query, now and past
-    out = attend(cfg, method.backbone, method.avm, whole(method, 1))
+    out = attend(cfg, method.backbone, method.avm, all_patches(method, 1))
     query_a, query_v = queries(method, out)
     past_a, past_v = (stored[f'query_{m}'][slots].float() for m in 'av')
     P_a = prune_probability(out.importance_a, out.k_a, query_v, past_v, cfg.kappa_a)
@@ -75,18 +75,18 @@ def test_a_step_is_algorithm_1(name, fixed_masks, fixed_matching_loss, monkeypat
         (given, ids), = replays
         for got, key in zip(given, ('importance_a', 'importance_v', 'prune_a', 'prune_v')):
             assert torch.equal(got, stored[key][slots])
-        past = gather_patches(whole(method, rows_of(0, slots)), *ids)
+        past = gather_patches(all_patches(method, rows_of(0, slots)), *ids)
         for m, P in (('a', P_a), ('v', P_v)):
             torch.testing.assert_close(method.memory.rows[f'prune_{m}'][B:], P, rtol=1e-4, atol=1e-6)
     else:
         assert not replays
         past = to_float(Patches(stored['patches_a'][slots].float(), stored['patches_v'][slots],
                                 stored['ids_a'][slots].long(), stored['ids_v'][slots].long()), cfg.patch_size)
-        patches = whole(method, 0)
+        patches = all_patches(method, 0)
         for i, n in enumerate(slots):
             torch.testing.assert_close(past.x_v[i], patches.x_v[n, past.ids_v[i]])
 
-    losses = losses_of(method, concat_patches(gather_patches(whole(method, 1), *now), past))
+    losses = losses_of(method, concat_patches(gather_patches(all_patches(method, 1), *now), past))
     drift = sum(F.mse_loss(pooled[B:], stored[f'pooled_{m}'][slots].float())
                 for m, pooled in (('a', losses.pooled_a), ('v', losses.pooled_v)))
     assert drift > 1e-4
@@ -111,7 +111,7 @@ def test_each_current_pair_meets_one_replayed_pair():
     method = make('flava')
     method(batch(0, pairs=3))
     past = method.memory.sample(B, 'cpu')
-    out = attend(method.cfg, method.backbone, method.avm, whole(method, 1))
+    out = attend(method.cfg, method.backbone, method.avm, all_patches(method, 1))
     query_a, query_v = queries(method, out)
     P_a, P_v = method.prune_probabilities(out, query_a, query_v, past)
     for i, partner in enumerate((0, 1, 2, 0)):
