@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model import recompute
 from patches import to_float
 
 
@@ -147,5 +146,5 @@ def matching_loss(backbone, avm, tokens, patches):
                                              patches.ids_a[mismatched], patches.ids_v[mismatched])
         joint_a, joint_v = joint_a.index_copy(0, mismatched, fused_a), joint_v.index_copy(0, mismatched, fused_v)
         matched = matched.index_fill(0, mismatched, 0)
-    logit = recompute(avm.match, joint_a, joint_v)     # its activations must not outlive the scoring pass
+    logit = backbone.recompute(avm.match, joint_a, joint_v)     # its activations must not outlive the scoring pass
     return F.binary_cross_entropy_with_logits(logit.float(), matched)

@@ -15,6 +15,8 @@ DATASETS = ('shapes', 'vggsound', 'audioset', 'folders')
 METHODS = ('finetune', 'er', 'mir', 'der++', 'gmed', 'cls-er', 'lump', 'flava', 'flava+', 'multitask')
 SELECTIONS = ('both', 'importance', 'forget-robust', 'excess', 'rank', 'rank-excess', 'random', 'mats')
 AUDIO_SELECTIONS = ('time', 'frequency', 'none')
+PRECISIONS = ('auto', 'fp32', 'bf16')
+SCORERS = ('full', 'grid', 'student')
 
 
 class UserError(Exception):
@@ -152,6 +154,12 @@ class Config(Sizes):
                                 applies_to=SCORING)
     audio_selection: str = option('time', 'audio chunks along time, along frequency, or no chunks; Fig. 10 b',
                                   choices=AUDIO_SELECTIONS, applies_to=SCORING)
+    scorer: str = option('full', 'how patches are scored: by the AVM, all of them; or cheaper, ours: a sparse grid, or a '
+                         'distilled student (scorer.py)', choices=SCORERS, applies_to=SCORING)
+    scorer_stride: int = option(2, 'grid: every how many patches along each side one is scored', min=2,
+                                applies_to=SCORING)
+    scorer_every: int = option(8, 'student: every how many steps the AVM scores and teaches it', min=1,
+                               applies_to=SCORING)
     # Hyperparameters of the compared methods; Table 5 is damaged (N25)
     mir_candidates: int = option(5, 'MIR: candidates drawn from the memory, in batches', min=1, applies_to='mir')
     gmed_alpha: float = option(0.1, 'GMED: α, step size of the edit; Table 5', min=0, applies_to='gmed')
@@ -200,6 +208,10 @@ class Config(Sizes):
     tensorboard: int = option(0, '1: also write the log as event files for TensorBoard, beside log.jsonl; needs the '
                               'package tensorboard', min=0, max=1)
     device: str = option('', 'cuda or cpu; default: cuda if available')
+    precision: str = option('auto', 'auto: bf16 autocast on GPUs that support it, else fp32; bf16 on a CPU is faster if it '
+                            'has AVX512-BF16 or AMX', choices=PRECISIONS)
+    checkpoint: int = option(-1, '1: activation checkpointing of the fusion, less memory for more time; -1: on GPUs',
+                             min=-1, max=1)
     compile: int = option(0, '1: compile the transformer blocks with torch.compile', min=0, max=1)
 
     def __post_init__(self):
@@ -240,11 +252,13 @@ DATASET_PRESETS = {   # what differs from VGGSound (§5.2, Table 6)
 }
 PRETRAINED = Path(__file__).parent / 'weights' / 'shapes_small.pt'   # initial pre-training on shapes: weights/README.md
 RUNTIME_FIELDS = {   # may change when a run is resumed; results depend on them by rounding at most
-    'workers', 'keep_models', 'save_every', 'log_every', 'tensorboard', 'device', 'compile', 'out', 'cache', 'max_bad'}
+    'workers', 'keep_models', 'save_every', 'log_every', 'tensorboard', 'device', 'checkpoint', 'compile', 'out', 'cache',
+    'max_bad'}
 PATH_FIELDS = {'data', 'pretrain_data', 'tasks', 'retrieval_list'}   # may move: what they hold is compared instead
 STREAM_FIELDS = {   # options of the stream: the initial pre-training does not depend on them
     'order', 'retrieval_list', 'clips_per_task', 'test_clips', 'candidate_sets', 'method', 'mask_ratio', 'mae_weight',
-    'memory_size', 'alpha', 'beta', 'rho_a', 'rho_v', 'chunk', 'selection', 'rank_share', 'rank_weight', 'audio_selection',
+    'memory_size', 'alpha', 'beta', 'rho_a', 'rho_v', 'chunk', 'selection', 'rank_share', 'rank_weight',
+    'audio_selection', 'scorer', 'scorer_stride', 'scorer_every',
     'mir_candidates', 'gmed_alpha', 'gmed_beta', 'gmed_gamma', 'cls_er_alpha_p', 'cls_er_alpha_s', 'cls_er_r_p',
     'cls_er_r_s', 'cls_er_lam', 'lump_beta', 'lr', 'batch_size', 'epochs', 'steps'}
 
@@ -291,6 +305,11 @@ def check_selection(cfg):
     needed = ('flava',) if cfg.selection in ('random', 'mats') else ('flava', 'flava+')
     if cfg.selection != 'both' and cfg.method not in needed:
         raise UserError(f'--selection {cfg.selection} needs --method {" or ".join(needed)}')
+    if cfg.scorer != 'full' and (cfg.method not in ('flava', 'flava+') or cfg.selection in ('random', 'mats')):
+        raise UserError(f'--scorer {cfg.scorer} needs --method flava or flava+, and a selection by importance')
+    if cfg.scorer == 'student' and cfg.selection not in ('importance', 'rank'):
+        raise UserError(f'--scorer student needs --selection rank or importance: it has no queries and keys for P, which '
+                        f'--selection {cfg.selection} needs')
     if cfg.selection == 'mats' and cfg.num_frames < 2:
         raise UserError('--selection mats needs --num-frames 2 or more: it compares a frame with the one before')
     if cfg.min_silent > cfg.max_silent:

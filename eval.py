@@ -32,7 +32,7 @@ DIRECTIONS = ('audio_to_video', 'video_to_audio')
 
 
 @torch.no_grad()
-def embed_clips(backbones, datasets, device, batch_size, workers):
+def embed_clips(backbones, datasets, device, batch_size, workers, precision='auto'):
     """Embed the clips of all tasks with each backbone, in one pass: decoding takes longest.
 
     → [(c_a, c_v)] of each backbone, (n, D) each, L2-normalized; task_of (n,): the task of each clip; 'name: reason' of
@@ -42,7 +42,7 @@ def embed_clips(backbones, datasets, device, batch_size, workers):
     with tqdm(total=sum(map(len, datasets)), desc='evaluating', unit='clip', leave=False, disable=None) as bar:
         for task, batch in tasks_in_order(datasets, batch_size, workers, skipped):
             audio, video = batch['audio'].to(device), normalize_frames(batch['video'].to(device))
-            with autocast(device):
+            with autocast(device, precision):
                 pairs = [[c.float().cpu() for c in backbone.embed(audio, video)] for backbone in backbones]
             mine.append((task, batch['clip'].tolist(), pairs))
             bar.update(len(audio))
@@ -302,7 +302,8 @@ def evaluate(run, args):
     rows = []
     for group in group_models(run, models):
         embeddings, task_of, skipped = embed_clips([run.load_model(file)[0] for _, _, file in group], run.stream.test,
-                                                   run.device, run.cfg.batch_size, run.workers)
+                                                   run.device, run.cfg.batch_size, run.workers,
+                                                   run.cfg.precision)
         rows += [retrieval(c_a, c_v, task_of, len(run.stream.names), run.device, run.cfg.candidate_sets)
                  for c_a, c_v in embeddings]
     results = summarize(rows, run.stream.names, len(task_of) // run.cfg.candidate_sets)

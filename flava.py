@@ -3,7 +3,7 @@
 In:  a batch {'audio': (B, t, f) float32, 'video': (B, T, 3, H, W) uint8} of the current stream.
 Out: the loss to minimize, and values to log:  loss, log = method(batch)
 
-FLAVA is DER++ (`baselines.py`) on selected patches. Tour: stops 7, 15, 16 and 17.
+FLAVA is DER++ (`baselines.py`) on selected patches. `--scorer` is ours (`scorer.py`). Tour: stops 7, 15, 16 and 17.
 """
 from typing import NamedTuple
 
@@ -12,9 +12,11 @@ import torch
 import baselines
 from avm import AVMOutput, attend, joint_tokens, matching_loss
 from baselines import DERpp, Method
+from config import num_kept
 from memory import patch_capacity
 from model import Losses, log_dict, run_backbone
 from patches import Patches, gather_patches, patchify
+from scorer import Grid, Student, distillation_loss
 from selection import discriminative_query, prune_probability, select_patches
 
 
@@ -24,7 +26,7 @@ class FLAVAStep(NamedTuple):
     log: dict
     patches: Patches         # all M and N patches of the current pairs
     attention: AVMOutput     # I, queries, keys
-    query_a: torch.Tensor    # B,H,d   q̂_a
+    query_a: torch.Tensor    # B,H,d   q̂_a; None where the student scores
     query_v: torch.Tensor    # B,H,d   q̂_v
     past: dict               # the replayed pairs, as they are stored
     P_a: torch.Tensor        # B,M
@@ -40,6 +42,7 @@ class FLAVA(DERpp):
     def __init__(self, cfg, backbone, avm):
         super().__init__(cfg, backbone, avm)
         self.avm = avm
+        self.student = Student(cfg) if cfg.scorer == 'student' else None
 
     def forward(self, batch):
         step = self.step(batch)
@@ -49,16 +52,19 @@ class FLAVA(DERpp):
         """Algorithm 1, one step → FLAVAStep"""
         cfg, B = self.cfg, len(batch['audio'])
         patches = patchify(batch, cfg.patch_size)
+        grid = Grid(cfg, patches.ids_a.device) if cfg.scorer == 'grid' else None
 
         # localized alignment (§4.1): which patches does the other modality attend to?
-        attention, avm_loss = self.localize(patches)                                # I of Eq. 3; L^avm of Eq. 11
+        localize = self.localize_by_student if self.student else self.localize
+        attention, avm_loss = localize(grid.take(patches) if grid else patches)     # I of Eq. 3; L^avm of Eq. 11
         I_a, I_v = attention.importance_a, attention.importance_v
 
         # forget-robustness (§4.2): which of them does a past query attend to more than the current one?
         past = self.sample(batch)
-        query_a = discriminative_query(I_a, attention.q_a, cfg.kappa_a)             # q̂_a of Eq. 4
-        query_v = discriminative_query(I_v, attention.q_v, cfg.kappa_v)             # q̂_v
-        P_a, P_v = self.prune_probabilities(attention, query_a, query_v, past)                    # Eq. 5
+        query_a, query_v = self.discriminative_queries(attention)                   # q̂_a, q̂_v of Eq. 4
+        P_a, P_v = self.prune_probabilities(attention, query_a, query_v, past)      # Eq. 5
+        if grid:
+            (I_a, I_v), (P_a, P_v) = grid.fill(I_a, I_v), grid.fill(P_a, P_v)
 
         # select patches (§4.3)
         ids_a, ids_v = select_patches(cfg, I_a, I_v, P_a, P_v)                      # S̃_a, S̃_v: Algorithm 2, Eq. 6
@@ -69,7 +75,8 @@ class FLAVA(DERpp):
         loss, log, losses = self.learn(current, past, replayed)                     # ℓ^r + λℓ^c + αℓ^p
         loss, log['avm'] = loss + avm_loss, avm_loss.detach()                       # + L^avm, weight 1 (N11)
 
-        self.memory.add(query_a=query_a, query_v=query_v, pooled_a=losses.pooled_a[:B], pooled_v=losses.pooled_v[:B],
+        queries = {} if self.student else dict(query_a=query_a, query_v=query_v)
+        self.memory.add(pooled_a=losses.pooled_a[:B], pooled_v=losses.pooled_v[:B], **queries,
                         **self.to_store(batch, current, I_a, I_v, P_a, P_v))
         return FLAVAStep(loss=loss, log=log, patches=patches, attention=attention, query_a=query_a, query_v=query_v,
                          past=past, P_a=P_a, P_v=P_v, current=current, losses=losses)
@@ -80,16 +87,35 @@ class FLAVA(DERpp):
         avm_loss = matching_loss(self.backbone, self.avm, attention, patches)
         return attention._replace(o_a=None, o_v=None, joint_a=None, joint_v=None), avm_loss
 
+    def localize_by_student(self, patches):
+        """As `localize`, but the student predicts I. Every k-th step the AVM scores and learns, and teaches the
+        student."""
+        if self.memory.seen // len(patches.x_a) % self.cfg.scorer_every == 0:
+            attention, avm_loss = self.localize(patches)
+            log_I = self.student(self.backbone, patches)
+            return attention, avm_loss + distillation_loss(*log_I, attention.importance_a, attention.importance_v)
+        with torch.no_grad():
+            log_a, log_v = self.student(self.backbone, patches)
+        return AVMOutput(None, None, None, None, log_a.exp(), log_v.exp(), None, None, None, None), log_a.new_zeros(())
+
+    def discriminative_queries(self, attention):
+        """q̂_a, q̂_v (B, H, d) of Eq. 4, from κ of all patches, or as large a share of the grid's"""
+        if self.student:                               # it has no queries
+            return None, None
+        I_a, I_v = attention.importance_a, attention.importance_v
+        return (discriminative_query(I_a, attention.q_a, num_kept(self.cfg.rho_a, I_a.shape[1])),
+                discriminative_query(I_v, attention.q_v, num_kept(self.cfg.rho_v, I_v.shape[1])))
+
     def prune_probabilities(self, attention, query_a, query_v, past):
         """P_a (B, M), P_v (B, N) of Eq. 5. Each current pair meets q̂ᵖ of one replayed pair, audio patches the q̂ᵖ of
         video and the reverse. With an empty memory, P = 0 (N17)."""
         I_a, I_v = attention.importance_a, attention.importance_v
-        if not past:
+        if not past or self.student:
             return torch.zeros_like(I_a), torch.zeros_like(I_v)
         partner = torch.arange(len(query_a), device=query_a.device) % len(past['query_a'])
         past_a, past_v = past['query_a'][partner].to(query_a.dtype), past['query_v'][partner].to(query_v.dtype)
-        return (prune_probability(I_a, attention.k_a, query_v, past_v, self.cfg.kappa_a),
-                prune_probability(I_v, attention.k_v, query_a, past_a, self.cfg.kappa_v))
+        return (prune_probability(I_a, attention.k_a, query_v, past_v, num_kept(self.cfg.rho_a, I_a.shape[1])),
+                prune_probability(I_v, attention.k_v, query_a, past_a, num_kept(self.cfg.rho_v, I_v.shape[1])))
 
     def to_store(self, batch, current, I_a, I_v, P_a, P_v):
         """What the memory stores besides q̂ and c: the pair, with I and P as they are now (N23)."""

@@ -8,7 +8,6 @@ Out: the losses of Eq. 8 and 9 on these patches, or embeddings for retrieval.
 
 `python model.py` prints the number of parameters. Tour: stops 2, 3, 13 and 14.
 """
-import functools
 from typing import NamedTuple
 
 import torch
@@ -21,10 +20,6 @@ from patches import gather, patchify, random_masks, to_float
 from utils.distributed import all_gather_with_grad, get_rank
 from utils.weights import backbone_weights
 
-# Activation checkpointing: keep only the inputs for the backward pass, and recompute the rest there. Nothing inside is
-# random. The fusion runs twice on the same tokens, once per loss: checkpointing it saves a quarter of the activations of
-# encoders and fusion, for a fiftieth of the operations.
-recompute = functools.partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
 
 
 # -------------------------------------------------------------------------------------- blocks
@@ -140,6 +135,7 @@ class AudioVideoMAE(nn.Module):
         if isinstance(sizes, dict):                                # the options in config.json or in a saved model
             sizes = Sizes(**{name: sizes[name] for name in Sizes.__dataclass_fields__ if name in sizes})
         self.sizes = sizes
+        self.activation_checkpointing = False          # `recompute`
         p, D, Dd = sizes.patch_size, sizes.embed_dim, sizes.decoder_embed_dim
         # E_a, E_v: the modality encoders
         self.patch_embed = nn.ModuleDict({'a': PatchEmbed(p, 1, D), 'v': PatchEmbed(p, 3, D)})
@@ -193,14 +189,14 @@ class AudioVideoMAE(nn.Module):
                                ids_keep_a, ids_keep_v)
 
         # reconstruct the masked patches from both modalities: ℓ^r
-        joint_a, joint_v = recompute(self.fuse, o_a, o_v, ids_keep_a, ids_keep_v)
+        joint_a, joint_v = self.recompute(self.fuse, o_a, o_v, ids_keep_a, ids_keep_v)
         pred_a = self.decode(joint_a, ids_keep_a, patches.ids_a.gather(1, mask_a.mask), 'a')
         pred_v = self.decode(joint_v, ids_keep_v, patches.ids_v.gather(1, mask_v.mask), 'v')
         mae_a = reconstruction_loss(pred_a, gather(patches.x_a, mask_a.mask))
         mae_v = reconstruction_loss(pred_v, gather(patches.x_v, mask_v.mask))
 
         # contrast the pooled embeddings of each modality alone: ℓ^c
-        c_a, c_v = recompute(self.pool, o_a, o_v, ids_keep_a, ids_keep_v)
+        c_a, c_v = self.recompute(self.pool, o_a, o_v, ids_keep_a, ids_keep_v)
         return Losses(mae_a, mae_v, contrastive_loss(c_a, c_v, tau), c_a, c_v)
 
     def encode(self, x_a, x_v, ids_a, ids_v):
@@ -210,10 +206,14 @@ class AudioVideoMAE(nn.Module):
 
     def encode_modality(self, x, ids, modality):
         """x (B, n, values), ids (B, n) → (B, n, D)"""
-        x = add_positions(self.patch_embed[modality](x), self.pos[modality], ids) + self.modality_embed[modality]
+        x = self.embed_patches(x, ids, modality)
         for block in self.encoder[modality]:
             x = block(x)
         return x
+
+    def embed_patches(self, x, ids, modality):
+        """Eq. 1: the encoders' input.  x (B, n, values), ids (B, n) → (B, n, D)"""
+        return add_positions(self.patch_embed[modality](x), self.pos[modality], ids) + self.modality_embed[modality]
 
     def fuse(self, o_a, o_v, ids_a, ids_v):
         """E_f on both modalities jointly.  → õ_a (B, m, D), õ_v (B, n, D), before the last LayerNorm"""
@@ -248,6 +248,14 @@ class AudioVideoMAE(nn.Module):
         for block in self.decoder:
             x = block(x)
         return self.head[modality](self.decoder_norm(x[:, ids_keep.shape[1]:]))    # masked patches only
+
+    def recompute(self, function, *inputs):
+        """function(*inputs), with activation checkpointing if it is on: keep only the inputs for the backward pass, and
+        recompute the rest there. Nothing inside is random. The fusion runs twice on the same tokens, once per loss:
+        checkpointing it saves a quarter of the activations of encoders and fusion, for a fiftieth of the operations."""
+        if not self.activation_checkpointing:
+            return function(*inputs)
+        return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
 
     def embed(self, audio, video):
         """Retrieval embeddings of whole clips, nothing masked.  audio (B, t, f), video (B, T, 3, H, W) float32,

@@ -71,7 +71,9 @@ def train_task(run, clips, batches, title):
     """The steps of one task, or of the initial pre-training, from run.step on."""
     cfg, method = run.cfg, run.method
     if dist.is_initialized():
-        method = DistributedDataParallel(method, broadcast_buffers=False)
+        # with a student, most steps leave the AVM without a gradient
+        method = DistributedDataParallel(method, broadcast_buffers=False,
+                                         find_unused_parameters=cfg.scorer == 'student')
     loader = Loader(clips, dataclasses.replace(batches, start_step=run.step), count_workers(cfg.dataset, cfg.workers),
                     pin=run.device.type == 'cuda')
     with Progress(run, title, batches) as progress:
@@ -81,7 +83,7 @@ def train_task(run, clips, batches, title):
 
             # forward, backward, optimizer
             run.optimizer.zero_grad(set_to_none=True)
-            with autocast(run.device):
+            with autocast(run.device, cfg.precision):
                 loss, log = method(batch)              # `flava.py`, `baselines.py`
             loss.backward()
             run.optimizer.step()
@@ -196,6 +198,7 @@ class Run:
         self.cfg, self.device, self.out = cfg, device, Path(cfg.out)
         torch.manual_seed(cfg.seed)                    # the same weights on all ranks
         self.backbone, self.avm = AudioVideoMAE(cfg).to(device), AVM(cfg.embed_dim, cfg.avm_heads).to(device)
+        self.backbone.activation_checkpointing = cfg.checkpoint == 1 or cfg.checkpoint == -1 and device.type == 'cuda'
         if cfg.compile:
             print_rank0(compile_blocks(self.backbone))
         self.phase, self.task, self.step, self.global_step = 'pretrain', 0, 0, 0
@@ -313,7 +316,7 @@ def evaluate(run, stream):
     """Retrieval with the clips of all tasks as candidates → a row of results. Each rank embeds its share of the clips."""
     cfg, workers = run.cfg, count_workers(run.cfg.dataset, run.cfg.workers)
     embeddings, task_of, skipped = evaluation.embed_clips([run.method.eval_model], stream.test, run.device,
-                                                          cfg.batch_size, workers)
+                                                          cfg.batch_size, workers, cfg.precision)
     if get_rank() == 0:
         run.skipped.add(skipped)
     row = evaluation.retrieval(*embeddings[0], task_of, len(stream.names), run.device, cfg.candidate_sets)

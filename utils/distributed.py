@@ -123,14 +123,16 @@ def cleanup():
 
 # ------------------------------------------------------------------------------------- devices
 
-def supports_bf16(device):
-    return device.type == 'cuda' and torch.cuda.is_bf16_supported(including_emulation=False)
+def uses_bf16(device, precision='auto'):
+    """`--precision` auto: bf16 on GPUs that support it, float32 elsewhere"""
+    on_gpu = device.type == 'cuda' and torch.cuda.is_bf16_supported(including_emulation=False)
+    return precision == 'bf16' or precision == 'auto' and on_gpu
 
 
-def autocast(device):
-    """bf16 autocast on GPUs that support it; float32 elsewhere. The weight cache is off: a weight that is cast in a
-    no-grad pass (`avm.attend`) would have no gradient in a later pass."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=supports_bf16(device), cache_enabled=False)
+def autocast(device, precision='auto'):
+    """bf16 autocast, or none. The weight cache is off: a weight that is cast in a no-grad pass (`avm.attend`) would have
+    no gradient in a later pass."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(device, precision), cache_enabled=False)
 
 
 def peak_memory(device):

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from config import UserError
 from utils.checkpoint import write_text
 from utils.distributed import (all_gather_object, cpu_group, get_rank, get_world_size, peak_memory, print_rank0,
-                               supports_bf16)
+                               uses_bf16)
 
 PRINT_EVERY = 30        # seconds between two plain lines
 PRINTED_TASKS = 20      # tasks that the summary names
@@ -27,7 +27,7 @@ def print_summary(run, stream, initial):
     """What this run will do. initial: a sentence about the initial pre-training"""
     cfg, steps = run.cfg, sum(steps for _, _, steps in run.tasks)
     backbone, avm = (sum(p.numel() for p in module.parameters()) for module in (run.backbone, run.avm))
-    precision = 'bf16 autocast' if supports_bf16(run.device) else 'float32'
+    precision = 'bf16 autocast' if uses_bf16(run.device, run.cfg.precision) else 'float32'
     processes = f', {get_world_size()} processes' if get_world_size() > 1 else ''
     lines = [f'device        {run.device}, {precision}{processes}',
              f'model         {cfg.size or "base"}: {backbone:,} parameters, AVM {avm:,}',

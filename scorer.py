@@ -1,0 +1,107 @@
+"""Cheap scoring (ours): importance scores of all patches, without the AVM on all patches (`--scorer`).
+
+In:  Patches of whole clips.
+Out: I_a (B, M), I_v (B, N), as `avm.attend` computes them, approximately.
+
+Half of a step's time goes into the pass that scores all patches (App. K names it as the limitation). Two ways to spend
+less:
+
+    grid      the AVM scores every second patch along each side; I and P are interpolated in between
+    student   a narrow network predicts I from the patch embeddings; every 8th step the AVM scores and teaches it
+
+The encoders see a fifth of the patches in training, so they know sparse sets. The student has no queries and keys, so it
+serves the selections without P.
+"""
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from memory import to_device
+from model import Block
+from patches import gather_patches, to_float
+
+
+# ---------------------------------------------------------------------------------------- the grid
+
+class Grid:
+    """A sparse grid in both modalities: which patches the AVM scores, and the way back to all patches."""
+
+    def __init__(self, cfg, device):
+        self.grid_a, self.grid_v = cfg.grid_a, cfg.grid_v
+        self.axes_a = [axis_positions(length, cfg.scorer_stride) for length in self.grid_a]
+        self.axes_v = [axis_positions(length, cfg.scorer_stride) for length in self.grid_v[1:]]   # the same in all frames
+        self.device = device
+
+    def take(self, patches):
+        """Patches of whole clips → Patches of the grid"""
+        B = len(patches.x_a)
+        ids_a, ids_v = (to_device(grid_ids(grid, *axes), self.device).expand(B, -1)
+                        for grid, axes in ((self.grid_a, self.axes_a), (self.grid_v, self.axes_v)))
+        return gather_patches(patches, ids_a, ids_v)
+
+    def fill(self, x_a, x_v):
+        """Values of the grid's patches, (B, m) and (B, n) → of all patches, (B, M) and (B, N)"""
+        return interpolate(x_a, self.grid_a, *self.axes_a), interpolate(x_v, self.grid_v, *self.axes_v)
+
+
+def axis_positions(length, stride):
+    """Every stride-th of `length` positions, from a random offset: (n,)"""
+    offset = int(torch.randint(min(stride, length), ()))
+    return torch.arange(offset, length, stride)
+
+
+def grid_ids(grid, rows, columns):
+    """grid (..., rows, columns) in patches → positions of those rows and columns, in all frames: (n,)"""
+    ids = torch.arange(math.prod(grid)).reshape(-1, *grid[-2:])
+    return ids[:, rows][:, :, columns].flatten()
+
+
+def interpolate(x, grid, rows, columns):
+    """Bilinear interpolation; beyond the outermost rows and columns, their values.
+
+    x (B, n) at those rows and columns → (B, all patches of the grid)
+    """
+    weight_r, weight_c = (to_device(linear_weights(length, positions), x.device).to(x.dtype)
+                          for length, positions in zip(grid[-2:], (rows, columns)))
+    x = x.unflatten(1, (-1, len(rows), len(columns)))                  # B,T,r,c
+    return torch.einsum('btrc,Rr,Cc->btRC', x, weight_r, weight_c).flatten(1)
+
+
+def linear_weights(length, positions):
+    """Linear interpolation from `positions` (n,) to 0 … length−1: weights (length, n); each row sums to 1"""
+    at = torch.arange(length).clamp(positions[0], positions[-1])
+    spacing = positions[1] - positions[0] if len(positions) > 1 else 1
+    return (1 - (at[:, None] - positions).abs() / spacing).clamp(min=0)
+
+
+# ------------------------------------------------------------------------------------- the student
+
+class Student(nn.Module):
+    """Two transformer blocks, a quarter as wide as the backbone, on the patch embeddings of both modalities."""
+
+    def __init__(self, sizes):
+        super().__init__()
+        dim, heads = sizes.embed_dim // 4, max(1, sizes.num_heads // 4)
+        self.embed = nn.ModuleDict({m: nn.Linear(sizes.embed_dim, dim) for m in 'av'})
+        self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(2))
+        self.norm = nn.LayerNorm(dim)
+        self.head = nn.ModuleDict({m: nn.Linear(dim, 1) for m in 'av'})
+
+    def forward(self, backbone, patches):
+        """Patches of whole clips → log I_a (B, M), log I_v (B, N). No gradient reaches the backbone."""
+        with torch.no_grad():
+            x = to_float(patches, backbone.sizes.patch_size)
+            a, v = backbone.embed_patches(x.x_a, x.ids_a, 'a'), backbone.embed_patches(x.x_v, x.ids_v, 'v')
+        x = torch.cat([self.embed['a'](a), self.embed['v'](v)], 1)     # B,M+N,D/4
+        for block in self.blocks:
+            x = block(x)
+        a, v = self.norm(x).split([a.shape[1], v.shape[1]], 1)
+        return tuple(self.head[m](x).squeeze(-1).float().log_softmax(1) for m, x in (('a', a), ('v', v)))
+
+
+def distillation_loss(log_a, log_v, I_a, I_v):
+    """KL(I ‖ prediction), the sum of both modalities, the mean over pairs.  log_a, I_a (B, M), log_v, I_v (B, N) →
+    scalar"""
+    return F.kl_div(log_a, I_a, reduction='batchmean') + F.kl_div(log_v, I_v, reduction='batchmean')

@@ -1,0 +1,115 @@
+"""Cheap scoring (ours): the grid against loops, a step on it recomputed; what the student learns, and when."""
+import pytest
+import torch
+
+import flava
+from avm import attend
+from one_step import B, all_patches, batch, config, make
+from patches import gather_patches
+from scorer import Grid, axis_positions, distillation_loss, grid_ids, interpolate, linear_weights
+
+
+def literal_interpolation(x, rows, columns, num_rows, num_columns):
+    """Bilinear interpolation of one frame, patch by patch.  x {(row, column): value}"""
+    def neighbours(at, positions):
+        """[(position, weight)] of the one or two grid positions around `at`"""
+        below, above = [p for p in positions if p <= at], [p for p in positions if p >= at]
+        low, high = (below or above[:1])[-1], (above or below[-1:])[0]
+        share = 0 if low == high else (at - low) / (high - low)
+        return [(low, 1 - share), (high, share)]
+    return [sum(weight_r * weight_c * x[r, c] for r, weight_r in neighbours(row, rows)
+                for c, weight_c in neighbours(column, columns))
+            for row in range(num_rows) for column in range(num_columns)]
+
+
+@pytest.mark.parametrize('grid', [(8, 6), (3, 7, 5), (2, 4, 1)])
+@pytest.mark.parametrize('stride', [2, 3])
+def test_interpolation_is_bilinear_in_each_frame(grid, stride):
+    *frames, num_rows, num_columns = grid
+    for _ in range(4):                                     # random offsets
+        rows, columns = axis_positions(num_rows, stride), axis_positions(num_columns, stride)
+        frame = [r * num_columns + c for r in rows.tolist() for c in columns.tolist()]
+        size = num_rows * num_columns
+        ids = [t * size + position for t in range(frames[0] if frames else 1) for position in frame]
+        assert grid_ids(grid, rows, columns).tolist() == ids
+        x = torch.rand(2, len(ids), dtype=torch.float64)
+        got = interpolate(x, grid, rows, columns)
+        for b in range(2):
+            for t, values in enumerate(x[b].reshape(-1, len(frame)).tolist()):
+                known = dict(zip([divmod(position, num_columns) for position in frame], values))
+                expected = literal_interpolation(known, rows.tolist(), columns.tolist(), num_rows, num_columns)
+                torch.testing.assert_close(got[b, t * size:(t + 1) * size], torch.tensor(expected, dtype=torch.float64))
+
+
+def test_every_position_is_scored_equally_often_and_weights_sum_to_1():
+    counts = sum(torch.bincount(axis_positions(8, 2), minlength=8) for _ in range(400))
+    assert (counts - 200).abs().max() < 50                 # five standard deviations
+    torch.testing.assert_close(linear_weights(9, torch.tensor([1, 4, 7])).sum(1), torch.ones(9))
+
+
+def test_a_step_on_the_grid_scores_the_grid_alone(fixed_masks, monkeypatch):
+    """Eq. 2 to 5 on the patches of the grid; I and P interpolated to all patches before they select."""
+    method = make('flava', memory_size=8, scorer='grid', selection='both')
+    cfg, selected, grids, select = method.cfg, [], [], flava.select_patches
+
+    def record(*given):
+        selected.append(given[1:])
+        return select(*given)
+
+    def grid(*given):
+        grids.append(Grid(*given))
+        return grids[-1]
+    monkeypatch.setattr(flava, 'select_patches', record)
+    monkeypatch.setattr(flava, 'Grid', grid)
+    method.step(batch(0))
+    step = method.step(batch(1))
+    ids_a, ids_v = (grid_ids(cfg.grid_a, *grids[1].axes_a), grid_ids(cfg.grid_v, *grids[1].axes_v))
+    assert len(ids_a) == cfg.num_patches_a / 4 and len(ids_v) == cfg.num_patches_v / 4
+    patches = gather_patches(all_patches(method, 1), ids_a.expand(B, -1), ids_v.expand(B, -1))
+    out = attend(cfg, method.backbone, method.avm, patches)
+    torch.testing.assert_close(step.attention.importance_v, out.importance_v)
+    assert step.attention.k_a.shape[2] == len(ids_a)
+    I_a, I_v, P_a, P_v = selected[1]                       # the second step's current pairs
+    torch.testing.assert_close(I_a[:, ids_a], out.importance_a)
+    torch.testing.assert_close(I_v[:, ids_v], out.importance_v)
+    assert P_v.shape == I_v.shape == (B, cfg.num_patches_v) and P_v.max() > 0.1
+
+
+def test_the_student_learns_the_scores_of_the_avm():
+    """Its loss is KL divergence, reaches the student alone, and falls as it learns."""
+    cfg = config()
+    method = make('flava', selection='rank', scorer='student')
+    patches = all_patches(method, 0)
+    I_a, I_v = attend(cfg, method.backbone, method.avm, patches)[4:6]
+    torch.testing.assert_close(distillation_loss(I_a.log(), I_v.log(), I_a, I_v), torch.zeros(()), atol=1e-6, rtol=0)
+    log_a, log_v = method.student(method.backbone, patches)
+    expected = sum((I * (I.log() - log)).sum() / B for I, log in ((I_a, log_a), (I_v, log_v)))
+    loss = distillation_loss(log_a, log_v, I_a, I_v)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(log_a.exp().sum(1), torch.ones(B))
+    loss.backward()
+    assert all(p.grad is not None for p in method.student.parameters())
+    assert all(p.grad is None for p in method.backbone.parameters())
+    optimizer = torch.optim.Adam(method.student.parameters(), lr=0.01)
+    for _ in range(30):
+        optimizer.zero_grad()
+        distillation_loss(*method.student(method.backbone, patches), I_a, I_v).backward()
+        optimizer.step()
+    assert distillation_loss(*method.student(method.backbone, patches), I_a, I_v) < loss / 2
+
+
+@pytest.mark.parametrize('name', ['flava', 'flava+'])
+def test_the_avm_scores_and_learns_every_third_step(name):
+    method = make(name, selection='rank', scorer='student', scorer_every=3)
+    for number in range(5):
+        method.zero_grad()
+        step = method.step(batch(number))
+        step.loss.backward()
+        scored = number % 3 == 0
+        assert (step.attention.k_a is not None) == scored
+        for module in (method.avm, method.student):
+            assert all((p.grad is not None) == scored for p in module.parameters())
+        assert not step.P_a.any() and 'query_a' not in method.memory.rows
+        if not scored:
+            log_a, log_v = method.student(method.backbone, all_patches(method, number))
+            torch.testing.assert_close(step.attention.importance_v, log_v.exp())
