@@ -2,6 +2,7 @@
 # make test    every test, two at a time; TESTS=8: eight at a time
 # make quick   the tests of the equations
 # make bench   the cost of each method: at the paper's size on a GPU, at a small one without
+# make gpu     what only a GPU shows, in eight minutes
 # make table   the study's main table and report; JOBS=2: two runs at a time
 # Each makes .venv and installs into it when needed. Another interpreter: make PYTHON=python3.12 demo
 
@@ -17,7 +18,7 @@ JOBS ?= 1
 TESTS ?= 2
 EQUATIONS := patches model avm selection memory baselines flava eval conformance
 
-.PHONY: demo test quick bench table
+.PHONY: demo test quick bench gpu table
 
 demo: .venv/installed
 	$(PY) train.py --method finetune --out runs/demo-finetune --resume
@@ -36,6 +37,9 @@ table: .venv/installed
 
 bench: .venv/installed
 	$(PY) -m paper.bench
+
+gpu: .venv/installed
+	$(PY) -m paper.gpu_check
 
 .venv/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -70,19 +70,25 @@ class Saved:
 
 
 class Bench:
-    """One method, ready to step: its memory is full, and its optimizer has its moments."""
+    """One method, ready to step: its memory is full, and its optimizer has its moments.
 
-    def __init__(self, name, size, batch, device, precision, compiled=False):
+    changes: {option: value}, in place of the defaults. init: the device that draws the initial weights. A CPU draws the
+    same weights for every device, a GPU draws them faster.
+    """
+
+    def __init__(self, name, size, batch, device, precision, compiled=False, changes=None, init='cpu'):
         chosen = dict(method='flava', selection=name) if name in ('random', 'mats') else dict(method=name)
-        self.cfg = cfg = Config(**{**preset('shapes', size), **chosen, 'batch_size': batch})
+        self.cfg = cfg = Config(**{**preset('shapes', size), **chosen, **(changes or {}), 'batch_size': batch})
         # the memory holds only what one step can draw; `counts` scales its bytes up
         self.memory_size = cfg.memory_size
         cfg.memory_size = cfg.mir_candidates * batch
         self.device, self.precision = device, precision
 
         torch.manual_seed(0)
-        backbone = AudioVideoMAE(cfg)
-        self.method = build_method(cfg, backbone, AVM(cfg.embed_dim, cfg.avm_heads)).to(device)
+        with torch.device(init):
+            backbone, avm = AudioVideoMAE(cfg), AVM(cfg.embed_dim, cfg.avm_heads)
+        backbone.activation_checkpointing = cfg.checkpoint == 1 or cfg.checkpoint == -1 and device.type == 'cuda'
+        self.method = build_method(cfg, backbone, avm).to(device)
         self.note = compile_blocks(backbone) if compiled else ''
         self.optimizer = torch.optim.Adam(self.method.parameters(), lr=1e-5, fused=device.type == 'cuda')
         frames = (batch, cfg.num_frames, 3, cfg.image_size, cfg.image_size)
@@ -101,11 +107,13 @@ class Bench:
             return self.method(self.batch)[0]
 
     def step(self):
-        """One training step."""
+        """One training step → its loss, detached"""
         self.optimizer.zero_grad(set_to_none=True)
-        self.forward().backward()
+        loss = self.forward()
+        loss.backward()
         self.optimizer.step()
         self.method.after_step()
+        return loss.detach()
 
     def samples_per_s(self, steps):
         synchronize(self.device)

@@ -81,7 +81,7 @@ def flatten(expected, prefix=''):
 
 def check(path, dtype):
     """Print a line per key → whether all are within the limit"""
-    golden = torch.load(path, weights_only=True)
+    golden = torch.load(path, map_location=torch.get_default_device(), weights_only=True)
     out, good = compute(golden, path, dtype), True
     print(f'{path} in {str(dtype)[6:]}')
     for key, value in flatten(golden['expected']):

@@ -1,13 +1,16 @@
 """Fixtures for all tests: odd sizes, fixed seeds and masks, clips that are drawn once."""
 import dataclasses
+import os
 import random
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from filelock import FileLock
+from torch.overrides import TorchFunctionMode
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -20,6 +23,27 @@ from config import Sizes                               # after the path is set
 ODD = dict(image_size=32, num_frames=3, audio_frames=64, mel_bins=48, frame_shift=20.0, patch_size=8, embed_dim=24,
            num_heads=3, encoder_depth=2, fusion_depth=1, decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2,
            avm_heads=6)
+
+# FLAVA_TEST_DEVICE=cuda: the tests of the equations on a GPU (paper/gpu_check.py)
+DEVICE = torch.device(os.environ.get('FLAVA_TEST_DEVICE', 'cpu'))
+on_cpu = partial(pytest.mark.skipif, DEVICE.type != 'cpu')                     # @on_cpu(reason=…): CPU by nature
+
+
+class SeededDraws(TorchFunctionMode):
+    """Draws from a generator of the CPU move to the default device, which could not use the generator itself."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        on_default = function in (torch.rand, torch.randn, torch.randint, torch.randperm) and 'device' not in kwargs
+        if on_default and kwargs.get('generator') is not None:
+            return function(*args, **kwargs, device=kwargs['generator'].device).to(torch.get_default_device())
+        return function(*args, **kwargs)
+
+
+if DEVICE.type != 'cpu':
+    torch.set_default_device(DEVICE)
+    torch.backends.cudnn.allow_tf32 = False            # float32 as on a CPU
+    SeededDraws().__enter__()          # for the whole session
 
 RENDERED = {}
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 import baselines
 from baselines import MAX_AUDIO, MIN_AUDIO, batch_gradient, virtual_step
 from config import METHODS as NAMES
+from conftest import DEVICE
 from flava import METHODS, WITHOUT_AVM
 from model import loss_per_pair
 from one_step import B, batch, loss_each, losses_of, make, rows_of, all_patches
@@ -43,7 +44,7 @@ def test_learns_and_replays(name, bf16):
     training does it: a weight that a pass without gradient casts must still get its gradient."""
     method = make('flava', selection=name) if name in WITHOUT_AVM else make(name)
     for seed in range(2):
-        with torch.autocast('cpu', torch.bfloat16, enabled=bf16, cache_enabled=False):
+        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
             loss, log = method(batch(seed))
         assert torch.isfinite(loss) and all(torch.isfinite(x) for x in log.values())
         method.zero_grad()
@@ -143,7 +144,7 @@ def test_interference_is_that_of_the_step_alone():
     method = make('mir')
     torch.manual_seed(3)
     expected = method.interference(all_patches(method, 0), all_patches(method, 1))
-    with torch.autocast('cpu', torch.bfloat16):
+    with torch.autocast(DEVICE.type, torch.bfloat16):
         torch.manual_seed(3)
         assert torch.equal(method.interference(all_patches(method, 0), all_patches(method, 1)), expected)
 

@@ -12,9 +12,11 @@ import torch.nn.functional as F
 import eval as evaluation
 from avm import AVM
 from config import Config, UserError
-from conftest import ODD
+from conftest import ODD, on_cpu
 from eval import DIRECTIONS, FinishedRun, K, read_config
 from model import AudioVideoMAE
+
+pytestmark = on_cpu(reason='evaluation takes clips and embeddings from the CPU')
 
 
 # ------------------------------------------------------------------------------------- retrieval

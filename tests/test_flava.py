@@ -5,6 +5,7 @@ import torch.nn.functional as F
 
 import flava
 from avm import AVM, attend
+from conftest import DEVICE
 from model import AudioVideoMAE, loss_per_pair
 from one_step import B, batch, config, losses_of, make, rows_of, all_patches
 from patches import Patches, concat_patches, gather_patches, patchify, to_float
@@ -110,7 +111,7 @@ def test_each_current_pair_meets_one_replayed_pair():
     """Four current pairs, three in the memory: the fourth meets the first one again."""
     method = make('flava')
     method(batch(0, pairs=3))
-    past = method.memory.sample(B, 'cpu')
+    past = method.memory.sample(B, DEVICE)
     out = attend(method.cfg, method.backbone, method.avm, all_patches(method, 1))
     query_a, query_v = queries(method, out)
     P_a, P_v = method.prune_probabilities(out, query_a, query_v, past)

@@ -8,6 +8,7 @@ import torch
 
 from avm import AVM
 from config import Sizes, UserError
+from conftest import DEVICE, on_cpu
 from flava import FLAVA
 from memory import DEFAULT_DTYPE, DTYPES, Memory, patch_capacity, penalty, reshard
 from model import AudioVideoMAE
@@ -21,7 +22,7 @@ def test_reservoir_keeps_each_pair_equally_often():
         m = Memory(capacity)
         for start in range(0, stream, 10):
             m.add(number=torch.arange(start, start + 10).float()[:, None])
-        numbers = m.sample(capacity, 'cpu')['number'].flatten().long()
+        numbers = m.sample(capacity, DEVICE)['number'].flatten().long()
         assert len(numbers) == len(set(numbers.tolist())) == capacity
         kept[numbers] += 1
     share = capacity / stream
@@ -35,21 +36,21 @@ def test_replayed_values_are_the_stored_ones():
     ids = torch.randint(0, 784, (20, 5))
     m.add(audio=audio, video=video, importance_a=I, ids_v=ids, number=torch.arange(20).float()[:, None])
     for _ in range(3):
-        past = m.sample(8, 'cpu')
+        past = m.sample(8, DEVICE)
         rows = past['number'].flatten().long()
         assert torch.equal(past['video'], video[rows])
         assert torch.equal(past['importance_a'], I[rows]) and torch.equal(past['ids_v'], ids[rows])
         assert torch.equal(past['audio'], audio[rows].half().float())
         assert len(rows.unique()) == 8                              # without replacement
-    assert len(m.sample(100, 'cpu')['number']) == 20
+    assert len(m.sample(100, DEVICE)['number']) == 20
 
 
 def test_an_empty_memory_and_a_saved_one():
     m = Memory(5)
-    assert m.sample(3, 'cpu') == {} and len(m) == 0
+    assert m.sample(3, DEVICE) == {} and len(m) == 0
     m.add(x=torch.arange(3.0)[:, None])
     other = Memory(1)
-    other.load_state_dict(m.state_dict(), 'cpu')
+    other.load_state_dict(m.state_dict(), DEVICE)
     for memory in (m, other):
         torch.manual_seed(7)
         memory.add(x=torch.arange(3.0, 20.0)[:, None])
@@ -83,6 +84,7 @@ def test_capacity_of_selected_patches():
     assert few * (192 * 512 + 392 * 768) <= 2000 * (512 * 512 + 784 * 768) < (few + 1) * (192 * 512 + 392 * 768)
 
 
+@on_cpu(reason='a GPU has memory of its own')
 def test_a_memory_larger_than_the_machine_is_refused(monkeypatch):
     monkeypatch.setattr(psutil, 'virtual_memory', lambda: SimpleNamespace(total=10 ** 6))
     with pytest.raises(UserError, match='--memory-size: .* this machine has 0.0 GB'):
@@ -90,6 +92,7 @@ def test_a_memory_larger_than_the_machine_is_refused(monkeypatch):
     Memory(100).add(audio=torch.zeros(4, 1000))
 
 
+@on_cpu(reason='a checkpoint is split on the CPU')
 @pytest.mark.parametrize('pairs, before, after, batches', [
     (12, 4, 2, 20), (12, 2, 4, 20), (10, 4, 3, 20), (10, 1, 4, 20), (12, 4, 2, 1), (12, 1, 3, 0)])
 def test_a_memory_is_split_over_another_number_of_processes(pairs, before, after, batches):
@@ -102,7 +105,7 @@ def test_a_memory_is_split_over_another_number_of_processes(pairs, before, after
     new = [Memory(pairs // after) for _ in range(after)]
     if states[0]['rows']:                                      # otherwise train.py keeps the empty ones
         for rank, memory in enumerate(new):
-            memory.load_state_dict(reshard(states, rank, after, memory.capacity), 'cpu')
+            memory.load_state_dict(reshard(states, rank, after, memory.capacity), DEVICE)
     rows = [memory.rows['audio'][:len(memory)].flatten().tolist() for memory in new if memory.rows]
     stored = {x for state in states if state['rows'] for x in state['rows']['audio'].flatten().tolist()}
     found = sum(rows, [])
@@ -113,7 +116,7 @@ def test_a_memory_is_split_over_another_number_of_processes(pairs, before, after
     for memory in new:
         for number in range(30):
             memory.add(audio=torch.tensor([[1000. + number]]))
-        kept = memory.sample(100, 'cpu')['audio']
+        kept = memory.sample(100, DEVICE)['audio']
         assert len(kept) == len(memory) == memory.capacity and (kept > 0).all()
         assert memory.seen > 30 or batches == 0
 

@@ -7,6 +7,7 @@ import torch
 
 import selection
 from config import AUDIO_SELECTIONS, SELECTIONS
+from conftest import DEVICE
 from one_step import config
 from selection import (discriminative_query, draw_weights, prune_probability, rank_weights, select_audio,
                        select_motion, select_patches, select_random, select_video)
@@ -217,7 +218,7 @@ def test_audio_chunks_along_frequency_or_none(name):
 
 
 def test_random_selection_is_a_uniform_subset():
-    ids = select_random((4000, 10), 3, 'cpu')
+    ids = select_random((4000, 10), 3, DEVICE)
     assert ids.shape == (4000, 3)
     assert (frequency(ids, 10) - 0.3).abs().max() < 4.5 * math.sqrt(0.3 * 0.7 / 4000)
 

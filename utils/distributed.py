@@ -92,16 +92,19 @@ def get_device(name):
 def init_distributed(cfg):
     """Join the process group if torchrun started this process → this rank's device. Raises UserError."""
     device, distributed = get_device(cfg.device), 'RANK' in os.environ
+    # gloo lets several processes share a GPU, to test them; NCCL does not
+    backend = os.environ.get('FLAVA_BACKEND') or ('nccl' if device.type == 'cuda' else 'gloo')
     if distributed and device.index is not None:
         raise UserError(f'--device {cfg.device}: under torchrun each process has its own GPU; use --device cuda')
     if device.type == 'cuda':
         index = device.index if device.index is not None else int(os.environ.get('LOCAL_RANK', 0))
+        if backend == 'gloo':
+            index %= torch.cuda.device_count()
         if index >= torch.cuda.device_count():
             raise UserError(f'torchrun started more processes than the {torch.cuda.device_count()} GPUs here')
         torch.cuda.set_device(index)
         device = torch.device('cuda', torch.cuda.current_device())
     if distributed:
-        backend = 'nccl' if device.type == 'cuda' else 'gloo'
         missing = [name for name in ('WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT') if not os.environ.get(name)]
         if missing:
             raise UserError(f'RANK is set, but not {", ".join(missing)}: start with torchrun, or unset RANK')

@@ -36,7 +36,7 @@ def test_every_method_is_measured():
 
 def test_operations_of_finetune_by_hand():
     """Matrix products of linear layers and attention: once forward, twice backward."""
-    method = bench.Bench('finetune', 'small', 2, torch.device('cpu'), 'fp32')
+    method = bench.Bench('finetune', 'small', 2, torch.device('cpu'), 'fp32', changes=dict(checkpoint=1))
     s = method.cfg
     p2, D, Dd = s.patch_size ** 2, s.embed_dim, s.decoder_embed_dim
     M, N = s.num_patches_a, s.num_patches_v
