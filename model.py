@@ -32,6 +32,8 @@ class PatchEmbed(nn.Module):
         super().__init__()
         self.proj = nn.Conv2d(channels, dim, kernel_size=p, stride=p)
         nn.init.xavier_uniform_(self.proj.weight.view(dim, -1))    # as MAE does
+        # the gradient in the layout of the weight, as DistributedDataParallel wants it
+        self.proj.weight.register_hook(lambda grad: grad.clone(memory_format=torch.contiguous_format))
 
     def forward(self, x):
         """x (B, n, p·p·channels) → (B, n, D)"""

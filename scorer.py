@@ -18,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from memory import to_device
 from model import Block
 from patches import gather_patches, to_float
 
@@ -26,36 +25,36 @@ from patches import gather_patches, to_float
 # ---------------------------------------------------------------------------------------- the grid
 
 class Grid:
-    """A sparse grid in both modalities: which patches the AVM scores, and the way back to all patches."""
+    """A sparse grid in both modalities: which patches the AVM scores, and the way back to all patches. All on one
+    device, without a host-device sync."""
 
     def __init__(self, cfg, device):
         self.grid_a, self.grid_v = cfg.grid_a, cfg.grid_v
-        self.axes_a = [axis_positions(length, cfg.scorer_stride) for length in self.grid_a]
-        self.axes_v = [axis_positions(length, cfg.scorer_stride) for length in self.grid_v[1:]]   # the same in all frames
-        self.device = device
+        self.axes_a = [axis_positions(length, cfg.scorer_stride, device) for length in self.grid_a]
+        self.axes_v = [axis_positions(length, cfg.scorer_stride, device) for length in self.grid_v[1:]]   # of all frames
 
     def take(self, patches):
         """Patches of whole clips → Patches of the grid"""
         B = len(patches.x_a)
-        ids_a, ids_v = (to_device(grid_ids(grid, *axes), self.device).expand(B, -1)
-                        for grid, axes in ((self.grid_a, self.axes_a), (self.grid_v, self.axes_v)))
-        return gather_patches(patches, ids_a, ids_v)
+        return gather_patches(patches, grid_ids(self.grid_a, *self.axes_a).expand(B, -1),
+                              grid_ids(self.grid_v, *self.axes_v).expand(B, -1))
 
     def fill(self, x_a, x_v):
         """Values of the grid's patches, (B, m) and (B, n) → of all patches, (B, M) and (B, N)"""
         return interpolate(x_a, self.grid_a, *self.axes_a), interpolate(x_v, self.grid_v, *self.axes_v)
 
 
-def axis_positions(length, stride):
+def axis_positions(length, stride, device):
     """Every stride-th of `length` positions, from a random offset: (n,)"""
-    offset = int(torch.randint(min(stride, length), ()))
-    return torch.arange(offset, length, stride)
+    offset = int(torch.randint(min(stride, length), (), device='cpu'))
+    return torch.arange(offset, length, stride, device=device)
 
 
 def grid_ids(grid, rows, columns):
     """grid (..., rows, columns) in patches → positions of those rows and columns, in all frames: (n,)"""
-    ids = torch.arange(math.prod(grid)).reshape(-1, *grid[-2:])
-    return ids[:, rows][:, :, columns].flatten()
+    *frames, num_rows, num_columns = grid
+    frames = torch.arange(math.prod(frames), device=rows.device)
+    return ((frames[:, None, None] * num_rows + rows[:, None]) * num_columns + columns).flatten()
 
 
 def interpolate(x, grid, rows, columns):
@@ -63,15 +62,15 @@ def interpolate(x, grid, rows, columns):
 
     x (B, n) at those rows and columns → (B, all patches of the grid)
     """
-    weight_r, weight_c = (to_device(linear_weights(length, positions), x.device).to(x.dtype)
-                          for length, positions in zip(grid[-2:], (rows, columns)))
+    weight_r, weight_c = linear_weights(grid[-2], rows).to(x.dtype), linear_weights(grid[-1], columns).to(x.dtype)
     x = x.unflatten(1, (-1, len(rows), len(columns)))                  # B,T,r,c
-    return torch.einsum('btrc,Rr,Cc->btRC', x, weight_r, weight_c).flatten(1)
+    return (weight_r @ x @ weight_c.T).flatten(1)
 
 
 def linear_weights(length, positions):
     """Linear interpolation from `positions` (n,) to 0 … length−1: weights (length, n); each row sums to 1"""
-    at = torch.arange(length).clamp(positions[0], positions[-1])
+    at = torch.arange(length, device=positions.device)
+    at = torch.minimum(torch.maximum(at, positions[0]), positions[-1])
     spacing = positions[1] - positions[0] if len(positions) > 1 else 1
     return (1 - (at[:, None] - positions).abs() / spacing).clamp(min=0)
 

@@ -10,8 +10,6 @@ import torch
 from downstream.pictures import plot_maps
 from paper.groups import Missing, comparable, labels, with_evaluation
 
-ROWS = 16   # that fit on a page
-
 
 def same_clips(groups):
     """For each group a run with the same clips as the first one → [(label, run, record of eval/localization.pt)].
@@ -36,22 +34,21 @@ def same_clips(groups):
 
 # --------------------------------------------------------------------- over the stream: Figures 2, 17
 
-def attention_over_stream(groups, first, number=None):
-    """Past clips number first … first + number − 1: one row a method. number: None for as many as fit on a page
+def attention_over_stream(groups, first, number):
+    """Past clips number first … first + number − 1: one row a method.
 
     The maps are those right after the clip's own task, and those of the last model. The paper does not say by which AVM
     it shows the attention of DER++. Here, methods that do not train the AVM show that of the initial pre-training.
     """
     found = same_clips(comparable(with_evaluation(groups, 'localization'), 'method'))
-    found = [(label, run, record) for label, run, record in found if set(record['tasks']) <= set(record['after'])]
+    found = [(label, run, record) for label, run, record in found
+             if len(record['tasks']) > 1 and set(record['tasks']) <= set(record['after'])]
     if not found:
-        raise Missing('`python eval.py RUN --eval localization` of a run with a model after each task, without --last')
+        raise Missing('`python eval.py RUN --eval localization` of a run with models after two tasks, without --last')
     _, run, record = found[0]
-    clips = past_clips(record)[first:first + (number or max(1, ROWS // len(found)))]
-    if not clips:
-        raise Missing('a stream of two tasks or more')
+    past = [k for k, clip in enumerate(record['clips']) if clip['task'] < len(record['tasks']) - 1]
     rows = []
-    for k in clips:
+    for k in past[first:first + number]:
         for label, _, own in found:
             clip, task = own['clips'][k], own['tasks'][own['clips'][k]['task']]
             after = own['after'].index(task)
@@ -64,21 +61,14 @@ def attention_over_stream(groups, first, number=None):
                      'Attention to past clips')
 
 
-def past_clips(record):
-    """Indices of the clips of all tasks but the last: the first clip of each task, then the second of each."""
-    tasks = [clip['task'] for clip in record['clips']]
-    past = [k for k, task in enumerate(tasks) if task < len(record['tasks']) - 1]
-    return sorted(past, key=lambda k: (tasks[:k].count(tasks[k]), tasks[k]))
-
-
 def figure_2(groups):
     """Attention to a clip of the first task, right after that task and at the end."""
     return attention_over_stream(groups, 0, 1)
 
 
 def figure_17(groups):
-    """Figure 2 with other clips."""
-    return attention_over_stream(groups, 1)
+    """Figure 2 with three other clips."""
+    return attention_over_stream(groups, 1, 3)
 
 
 # --------------------------------------------------------------------------- spurious: Figures 3, 16
@@ -107,8 +97,8 @@ def figure_3(groups):
 
 
 def figure_16(groups):
-    """Figure 3 with other clips, later ones first."""
-    return spurious_attention(groups, slice(-2, -2 - ROWS, -1))
+    """Figure 3 with clips of the other tasks."""
+    return spurious_attention(groups, slice(None, -1))
 
 
 # ------------------------------------------------------------------------------ sound sources: Figure 12
@@ -121,18 +111,13 @@ def figure_12(groups):
     flava = next((k for k, (_, run, _) in enumerate(found) if run.cfg.method == 'flava'), len(found) - 1)
     columns.append((f'AVM: {found[flava][0]}', 'AVM'))
 
-    # one frame of the first clip of each task
-    cfg, rows = copy.copy(run.cfg), {}
+    # the middle frame of the first clip of each task
+    cfg, middle, rows = copy.copy(run.cfg), run.cfg.num_frames // 2, {}
     cfg.num_frames = 1
-    for k, clip in reversed(list(enumerate(record['clips']))):
-        # the frame with the most of the source; the middle one where the source is unknown
-        t, source = len(clip['frames']) // 2, clip['truth_v']
-        if source is not None:
-            source = source.reshape(run.cfg.grid_v)
-            t = int(source.sum((1, 2)).argmax())
-        maps = {f'cosine {j}': own['clips'][k]['cosine_v'] for j, (_, _, own) in enumerate(found)}
-        maps['AVM'] = found[flava][2]['clips'][k]['I_v']
-        maps = {name: x[-1].reshape(run.cfg.grid_v)[t] for name, x in maps.items()}
-        task = record['tasks'][clip['task']]
-        rows[task] = dict(clip, frames=clip['frames'][t:t + 1], truth_v=None if source is None else source[t], **maps)
-    return plot_maps(cfg, list(reversed(rows.items())), columns, [], 'Sound sources')
+    for k, clip in enumerate(record['clips']):
+        maps = {f'cosine {j}': own['clips'][k]['cosine_v'][-1] for j, (_, _, own) in enumerate(found)}
+        maps |= {'AVM': found[flava][2]['clips'][k]['I_v'][-1], 'truth_v': clip['truth_v']}
+        maps = {name: None if x is None else x.reshape(run.cfg.grid_v)[middle] for name, x in maps.items()}
+        clip = clip | maps | {'frames': clip['frames'][middle:middle + 1]}
+        rows.setdefault(record['tasks'][clip['task']], clip)
+    return plot_maps(cfg, list(rows.items()), columns, [], 'Sound sources')

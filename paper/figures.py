@@ -12,14 +12,13 @@ import math
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-from tqdm import tqdm
 
-from downstream.pictures import task_style
+from config import UserError
+from downstream.pictures import plot_over_stream
 from paper import attention_figures, gap_figures
 from paper.groups import (METHOD_TITLES, Missing, classification, comparable, group_runs, over_seeds, retrieval,
                           with_evaluation, with_value)
-from paper.plot_style import (HATCHES, PRINT, STYLES, bars, error_bars, legend_below, line_style, lines,
-                              ticks_of_tasks)
+from paper.plot_style import HATCHES, PRINT, STYLES, bars, error_bars, legend_below, line_style, lines
 from paper.tables import TABLES
 from utils.checkpoint import check_writable, write_text
 from utils.cli import cli_errors, Parser
@@ -129,9 +128,7 @@ def plot_tasks(subfigure, groups):
     axes = subfigure.subplots(1, len(groups), squeeze=False, sharey=True)[0]
     for axis, group in zip(axes, groups):
         record = group.runs[0].load('classification')
-        for i, task in enumerate(record['tasks']):
-            axis.plot([row[i] for row in record['acc']], label=task, **task_style(i))
-        ticks_of_tasks(axis, record['after'])
+        plot_over_stream(axis, record['acc'], record['tasks'], record['after'])
         axis.set_title(f'(b) {group.title}, no MAE: each task')
     axes[0].set_ylabel(f'{record["metric"]}, %')
     subfigure.legend(*axes[0].get_legend_handles_labels(), loc='outside right center', frameon=False)
@@ -149,7 +146,7 @@ def write(groups, out, figures=FIGURES):
     """Write all tables and these figures that the groups allow → one line each: its file, or what it needs."""
     jobs = [('figure', *job) for job in figures.items()] + [('table', *job) for job in TABLES.items()]
     lines = []
-    for kind, number, make in tqdm(jobs, desc='drawing', leave=False, disable=None):
+    for kind, number, make in jobs:
         try:
             with plt.rc_context(PRINT):
                 made = make(groups)
@@ -175,6 +172,9 @@ def main(arguments=None):
     with cli_errors():
         check_writable(args.out, '--out ')
         groups = group_runs(args.runs)
+        datasets = {group.cfg.dataset for group in groups}
+        if len(datasets) > 1:
+            raise UserError(f'runs of {" and ".join(sorted(datasets))}: name those of one dataset at a time')
         print('\n'.join(write(groups, args.out)))
 
 

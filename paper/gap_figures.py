@@ -6,10 +6,8 @@ Out: matplotlib figures.
 import matplotlib.pyplot as plt
 import numpy as np
 
-from paper.groups import (SELECTION_TITLES, Missing, by_dataset, comparable, dataset_title, labels, over_seeds,
-                          with_evaluation, with_value)
-from paper.plot_style import (SELECTION_STYLES, STYLES, bars, legend_below, line_style, line_styles, lines,
-                              ticks_of_tasks)
+from paper.groups import SELECTION_TITLES, Missing, comparable, labels, over_seeds, with_evaluation, with_value
+from paper.plot_style import SELECTION_STYLES, STYLES, bars, legend_below, line_style, lines, ticks_of_tasks
 
 
 # ------------------------------------------------------------------------------- what figures share
@@ -61,26 +59,16 @@ def cloud(axis, run, task, title, limit):
     axis.set(title=title, aspect='equal', xlim=(-limit, limit), ylim=(-limit, limit))
 
 
-def gaps_by_dataset(groups):
-    """Comparable groups with a gap: [those of the main dataset], or [those of the main dataset, those of AudioSet]"""
-    found = with_evaluation(groups, 'gap')
-    parts = by_dataset([g for g in found if g.cfg.dataset != 'audioset'])[:1]
-    return parts + by_dataset([g for g in found if g.cfg.dataset == 'audioset'])
-
-
 # ------------------------------------------------------------------------------------- the figures
 
 def figure_5(groups):
-    """Modality gap: (a) over the stream; (b) embeddings of the second task, by CLS-ER and FLAVA, as in the paper, or
-    by the first and the last group."""
-    found = gaps_by_dataset(groups)[0]
-    by_method = {group.cfg.method: group for group in reversed(found)}
-    pair = [by_method.get('cls-er', found[0])]
-    if by_method.get('flava', found[-1]) is not pair[0]:
-        pair.append(by_method.get('flava', found[-1]))
+    """Modality gap: (a) over the stream; (b) embeddings of the second task, by CLS-ER and FLAVA as in the paper, or by
+    the first two groups."""
+    found = comparable(with_evaluation(groups, 'gap'), 'method')
+    pair = [group for group in found if group.cfg.method in ('cls-er', 'flava')] or found[:2]
     figure, axes = plt.subplots(1, 1 + len(pair), figsize=(7, 3), layout='constrained',
                                 width_ratios=[1.9] + [1] * len(pair))
-    gap_over_stream(axes[0], found, labels(found), line_styles(found))
+    gap_over_stream(axes[0], found, labels(found), [line_style(STYLES[group.cfg.method]) for group in found])
     axes[0].set_title('(a) modality gap')
     tasks = pair[0].runs[0].load('gap')['tasks']
     task = min(1, len(tasks) - 1)
@@ -93,40 +81,29 @@ def figure_5(groups):
 
 
 def figure_13(groups):
-    """Modality gap: (a) difference between the end and each task's own end; (b) over the stream of AudioSet."""
-    parts = gaps_by_dataset(groups)
-    audioset = [part for part in parts if part[0].cfg.dataset == 'audioset']
-    found = with_value(parts[0], gap_difference)
+    """Modality gap: difference between the end and each task's own end. Panel (b) is Figure 5 of AudioSet's runs."""
+    found = with_value(comparable(with_evaluation(groups, 'gap'), 'method'), gap_difference)
     if not found:
         raise Missing('`python eval.py RUN --eval gap` of a run with a model after each task, without --last')
-    panels = 1 + len(audioset)
-    figure, axes = plt.subplots(1, panels, squeeze=False, layout='constrained',
-                                figsize=(3.5 * panels, 1.4 + 0.2 * max(len(found), 5)))
-    difference_bars(axes[0, 0], found, labels(found), [STYLES[group.cfg.method][0] for group in found])
-    axes[0, 0].set_title(f'(a) {dataset_title(found)}')
-    for part in audioset:
-        gap_over_stream(axes[0, 1], part, labels(part), line_styles(part))
-        axes[0, 1].set_title('(b) AudioSet')
-        legend_below(figure, axes[0, 1])
+    figure, axis = plt.subplots(figsize=(3.5, 1.4 + 0.2 * max(len(found), 5)), layout='constrained')
+    difference_bars(axis, found, labels(found), [STYLES[group.cfg.method][0] for group in found])
     return figure
 
 
 def figure_14(groups):
-    """Embeddings of the first task by the last model, one panel a method: (a) main dataset, (b) AudioSet."""
-    parts = gaps_by_dataset(groups)
-    columns = min(5, max(map(len, parts)))
-    rows = [-(-len(part) // columns) for part in parts]
-    figure, axes = plt.subplots(sum(rows), columns, squeeze=False, layout='constrained',
-                                figsize=(max(3.5, 1.4 * columns), 1.6 * sum(rows) + 0.7))
-    limit = axis_limit([group for part in parts for group in part], 0)
-    for letter, part, top in zip('ab', parts, (0, rows[0])):
-        for axis, group, name in zip(axes[top:].flat, part, labels(part)):
-            cloud(axis, group.runs[0], 0, name, limit)
-        axes[top, 0].set_ylabel(f'({letter}) {dataset_title(part)}: {part[0].runs[0].load("gap")["tasks"][0]}')
-    for axis in axes.flat:
+    """Embeddings of the first task by the last model, one panel a method."""
+    found = comparable(with_evaluation(groups, 'gap'), 'method')
+    columns = min(5, len(found))
+    rows = -(-len(found) // columns)
+    figure, axes = plt.subplots(rows, columns, squeeze=False, layout='constrained',
+                                figsize=(max(3.5, 1.4 * columns), 1.6 * rows + 0.7))
+    for axis in axes.flat[len(found):]:
+        axis.axis('off')
+    limit = axis_limit(found, 0)
+    for axis, group, name in zip(axes.flat, found, labels(found)):
+        cloud(axis, group.runs[0], 0, name, limit)
         axis.label_outer()
-        if not axis.has_data():
-            axis.axis('off')
+    axes[0, 0].set_ylabel(found[0].runs[0].load('gap')['tasks'][0])
     legend_below(figure, axes[0, 0])
     return figure
 

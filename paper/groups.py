@@ -94,12 +94,6 @@ def comparable(groups, *varied):
     return max(sets.values(), key=len, default=[])
 
 
-def by_dataset(groups):
-    """The groups of each dataset that are comparable but for their methods → [[group, …], …]"""
-    datasets = dict.fromkeys(group.cfg.dataset for group in groups)
-    return [comparable([group for group in groups if group.cfg.dataset == dataset], 'method') for dataset in datasets]
-
-
 def dataset_title(groups):
     """The paper's name of the first group's dataset"""
     return DATASET_TITLES.get(groups[0].cfg.dataset, groups[0].cfg.dataset)
@@ -125,8 +119,7 @@ def with_evaluation(groups, name):
     found = [Group(group.options, [run for run in group.runs if run.load(name) is not None]) for group in groups]
     found = [group for group in found if group.runs]
     if not found:
-        folder = groups[0].runs[0].folder if groups else 'RUN'
-        raise Missing(f'`python eval.py {folder} --eval {name}{" --data AVE" if name == "ave" else ""}`')
+        raise Missing(f'`python eval.py RUN --eval {name}`')
     return found
 
 

@@ -35,19 +35,6 @@ def line_style(style):
     return dict(zip(('color', 'linestyle', 'marker'), style))
 
 
-def line_styles(groups):
-    """The style of each group's method. The second and later groups of one method get hollow markers."""
-    styles = []
-    for k, group in enumerate(groups):
-        colour, line, marker = STYLES[group.cfg.method]
-        style = line_style((colour, line, marker))
-        earlier = sum(other.cfg.method == group.cfg.method for other in groups[:k])
-        if earlier:
-            style |= dict(linestyle=(0, (1, 1 + earlier)), marker=marker or '|', markerfacecolor='white')
-        styles.append(style)
-    return styles
-
-
 def ticks_of_tasks(axis, tasks):
     """One tick a task, slanted so that long names fit."""
     axis.set_xticks(range(len(tasks)), tasks, rotation=35, ha='right', rotation_mode='anchor')

@@ -5,9 +5,8 @@ Out: Markdown: mean ± standard deviation over seeds. For runs of the paper's si
      brackets, and a line lists the options that differ from the paper's.
 """
 from paper import paper_numbers
-from paper.groups import (DIRECTIONS, METHOD_TITLES, SELECTION_TITLES, Missing, arrow, by_dataset, classification,
-                          comparable, dataset_title, labels, markdown, over_seeds, retrieval, text, with_evaluation,
-                          with_value)
+from paper.groups import (DIRECTIONS, METHOD_TITLES, SELECTION_TITLES, Missing, arrow, classification, comparable,
+                          dataset_title, labels, markdown, over_seeds, retrieval, text, with_evaluation, with_value)
 
 RECALLS = [(recall, which) for recall in ('R@1', 'R@5', 'R@10', 'Avg') for which in 'AF']      # columns of Tables 1, 7
 AVERAGES = [retrieval(direction, 'Avg', which) for direction in DIRECTIONS for which in 'AF']   # of Tables 3, 9, 10
@@ -62,19 +61,17 @@ def cells(group, columns, row):
 
 # ------------------------------------------------------------------------ retrieval: Tables 1 and 7
 
-def retrieval_table(table, title, groups, own):
-    """Tables 1 and 7: a table for each dataset and direction. own: {dataset: the paper's options for this table}"""
-    parts = []
-    for chosen in by_dataset(groups):
-        paper = {direction: paper_numbers.rows_for(chosen, f'table_{table}', direction) for direction in DIRECTIONS}
-        parts.append(heading(table, title, chosen, any(paper.values()), **own.get(chosen[0].cfg.dataset, {})))
-        for direction, name in DIRECTIONS.items():
-            columns = [retrieval(direction, *column) for column in RECALLS]
-            rows = [[label, *cells(group, columns, row)] for label, group, row in by_method(chosen, paper[direction])]
-            header = [name, 'seeds'] + [f'{recall} {arrow(which)}' for recall, which in RECALLS]
-            parts.append(markdown(header, rows) + '\n')
-        parts.append(candidates(chosen))
-    return '\n'.join(parts)
+def retrieval_table(table, title, groups, **own):
+    """Tables 1 and 7: a table for each direction. own: the paper's options for this table alone"""
+    chosen = comparable(groups, 'method')
+    paper = {direction: paper_numbers.rows_for(chosen, f'table_{table}', direction) for direction in DIRECTIONS}
+    parts = [heading(table, title, chosen, any(paper.values()), **own)]
+    for direction, name in DIRECTIONS.items():
+        columns = [retrieval(direction, *column) for column in RECALLS]
+        rows = [[label, *cells(group, columns, row)] for label, group, row in by_method(chosen, paper[direction])]
+        header = [name, 'seeds'] + [f'{recall} {arrow(which)}' for recall, which in RECALLS]
+        parts.append(markdown(header, rows) + '\n')
+    return '\n'.join([*parts, candidates(chosen)])
 
 
 def table_1(groups):
@@ -82,7 +79,7 @@ def table_1(groups):
     chosen = [group for group in groups if not group.cfg.order]
     if not chosen:
         raise Missing('runs of `python train.py` without --order')
-    return retrieval_table(1, 'Zero-shot retrieval', chosen, {})
+    return retrieval_table(1, 'Zero-shot retrieval', chosen)
 
 
 def table_7(groups):
@@ -90,25 +87,23 @@ def table_7(groups):
     chosen = [group for group in groups if group.cfg.order == 'shuffled']
     if not chosen:
         raise Missing('runs of `python train.py --order shuffled` (VGGSound: with --batch-size 36)')
-    own = {'vggsound': dict(order='shuffled', batch_size=36), 'audioset': dict(order='shuffled')}     # App. E
-    return retrieval_table(7, 'Zero-shot retrieval, shuffled tasks', chosen, own)
+    own = dict(batch_size=36) if chosen[0].cfg.dataset == 'vggsound' else {}                      # App. E
+    return retrieval_table(7, 'Zero-shot retrieval, shuffled tasks', chosen, order='shuffled', **own)
 
 
 # ------------------------------------------------------------------------ downstream: Tables 4 and 8
 
 def table_4(groups):
     """Classification by a linear head on the frozen backbone."""
-    found, parts = with_value(with_evaluation(groups, 'classification'), classification('A')), []
+    chosen = comparable(with_value(with_evaluation(groups, 'classification'), classification('A')), 'method')
+    paper = paper_numbers.rows_for(chosen, 'table_4')
+    # the paper's numbers come with deviations: A, ±, F, ±
+    paper = {method: tuple(zip(row[::2], row[1::2])) for method, row in paper.items()}
     columns = [classification('A'), classification('F')]
-    for chosen in by_dataset(found):
-        paper = paper_numbers.rows_for(chosen, 'table_4')
-        # the paper's numbers come with deviations: A, ±, F, ±
-        paper = {method: tuple(zip(row[::2], row[1::2])) for method, row in paper.items()}
-        metric = chosen[0].runs[0].load('classification')['metric']
-        rows = [[label, *cells(group, columns, row)] for label, group, row in by_method(chosen, paper)]
-        parts += [heading(4, f'Classification ({metric})', chosen, paper),
-                  markdown(['Method', 'seeds', 'A ↑', 'F ↓'], rows) + '\n']
-    return '\n'.join(parts)
+    rows = [[label, *cells(group, columns, row)] for label, group, row in by_method(chosen, paper)]
+    metric = chosen[0].runs[0].load('classification')['metric']
+    head = heading(4, f'Classification ({metric})', chosen, paper)
+    return head + '\n' + markdown(['Method', 'seeds', 'A ↑', 'F ↓'], rows) + '\n'
 
 
 def table_8(groups):
@@ -134,13 +129,11 @@ def table_3(groups):
         raise Missing('runs of `python train.py --method flava --selection importance`, forget-robust, random or mats')
     paper, rows = paper_numbers.rows_for(chosen, 'table_3'), []
     for selection, title in SELECTION_TITLES.items():
-        row = paper.get(selection, ())
-        costs = [f'– ({cost:.2f})' for cost in row[len(AVERAGES):]]
+        row = paper.get(selection, ())[:len(AVERAGES)]          # memory and throughput follow
         for group in own.get(selection, [None] if row else []):
-            rows.append([title, *cells(group, AVERAGES, row[:len(AVERAGES)]), *costs])
-    header = ['Method', *AVERAGES_HEADER, *(['GPU M. ↓', 'T.P. ↑'] if paper else [])]
+            rows.append([title, *cells(group, AVERAGES, row)])
     head = heading(3, 'Selections, mean over R@1, 5, 10', chosen, paper, 'selection')
-    return '\n'.join([head, markdown(header, rows) + '\n', candidates(chosen)])
+    return '\n'.join([head, markdown(['Method', *AVERAGES_HEADER], rows) + '\n', candidates(chosen)])
 
 
 def option_table(table, title, symbol, option, groups):

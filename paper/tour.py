@@ -117,16 +117,6 @@ def links_from(out):
     return link
 
 
-def attention_on_source(clip, I_a, I_v):
-    """Sentences for the page; '' where the source is unknown. I_a (M,), I_v (N,)"""
-    if clip.source_v is None:
-        return ''
-    parts = [f'{100 * I[source].sum():.0f} % of ${symbol}$ is on the source, which covers '
-             f'{100 * source.float().mean():.0f} % of the patches'
-             for symbol, I, source in (('I_v', I_v, clip.source_v), ('I_a', I_a, clip.source_a))]
-    return f'On this clip, {"; ".join(parts)}. A map finds the source if the first share is the larger one.'
-
-
 # ------------------------------------------------------------------------------- page and notebook
 
 def split_page(text):
@@ -136,11 +126,11 @@ def split_page(text):
 
 
 def run_code(code, names):
-    """Run a block → the code before its last line, and the figure of that line; '', None without a figure"""
-    *_, last = ast.parse(code).body or [None]
-    if not isinstance(last, ast.Expr):                 # imports, or no code at all
+    """Run a block → the code without a last line that makes a figure, and that figure or None"""
+    last = ast.parse(code).body[-1]
+    if not isinstance(last, ast.Expr):
         exec(code, names)
-        return '', None
+        return code, None
     shown = ''.join(code.splitlines(keepends=True)[:last.lineno - 1])
     exec(shown, names)
     return shown, eval(ast.unparse(last), names)
@@ -152,24 +142,25 @@ def write(out, run=None, clip=None, past=None):
     page = PAGE.read_text('utf-8').replace('None, None, None', ', '.join(map(repr, files)))
     # run the code of all stops
     names = {}
-    parts = [(text, code, *run_code(code, names)) for text, code in split_page(page)]
+    parts = [(text, code, *(run_code(code, names) if code else ('', None))) for text, code in split_page(page)]
 
     # README: the text, with the code of each stop and its picture
     out.mkdir(parents=True, exist_ok=True)
     model = f'`{Path(run).name}`' if run else f'`{WEIGHTS}`, FLAVA after the six tasks of the built-in stream'
-    values = names | dict(tensor=tensor, link=links_from(out), model=model, attention_on_source=attention_on_source)
-    readme, cells, pictures = '', [], 0
+    values = names | dict(tensor=tensor, link=links_from(out), model=model, digits=digits)
+    readme, cells = '', []
     for text, code, shown, figure in parts:
         text = re.sub(r'\{\{(.+?)\}\}', lambda match: digits(eval(match[1], values)), text)
         readme += text
         cells.append(dict(cell_type='markdown', metadata={}, source=text.strip()))
         if code:
             cells.append(dict(cell_type='code', metadata={}, source=code.strip(), outputs=[], execution_count=None))
+            readme += f'```python\n{shown}```\n'
         if figure:
-            pictures += 1
-            file = f'stop-{pictures:02d}.png'
+            stop = int(re.findall(r'^## (\d+)\.', text, re.M)[-1])
+            file = f'stop-{stop:02d}.png'
             (out / file).write_bytes(png(figure))
-            readme += f'```python\n{shown}```\n\n![picture of stop {pictures}]({file})\n'
+            readme += f'\n![picture of stop {stop}]({file})\n'
     write_text(out / 'README.md', readme.replace('\n\n\n', '\n\n'))
 
     # the same stops as a notebook

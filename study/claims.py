@@ -64,10 +64,10 @@ def load(path):
     return runs
 
 
-def retrieval(which, k='R@10', directions=DIRECTIONS):
-    """→ value(record): A or F in percent, the mean over directions; None where there is none"""
+def retrieval(which):
+    """→ value(record): A or F of R@10 in percent, the mean of both directions; None where there is none"""
     def value(record):
-        values = [record['retrieval'][direction][k][which] for direction in directions]
+        values = [record['retrieval'][direction]['R@10'][which] for direction in DIRECTIONS]
         return None if None in values else float(np.mean(values))
     return value
 

@@ -250,19 +250,13 @@ def main(train, arguments=None):
         cfg, resume = parse(words)
         if cfg.dataset != 'shapes':
             raise UserError('study.oracle needs --dataset shapes: it uses the true sources')
-        if args.of or args.prune == 'all' or args.draw_v:
-            if cfg.method not in ('flava', 'flava+') or cfg.selection in ('random', 'mats'):
-                raise UserError('variants change how FLAVA selects: use --method flava or flava+')
-            if cfg.pretrain_steps:
-                raise UserError('the initial pre-training selects nothing: use --pretrain-steps 0')
+        selects = cfg.method in ('flava', 'flava+') and cfg.selection not in ('random', 'mats')
+        if (args.of or args.prune == 'all' or args.draw_v) and (not selects or cfg.pretrain_steps):
+            raise UserError('variants change how FLAVA selects: use --method flava or flava+, and --pretrain-steps 0')
         if args.coverage and resume:
             raise UserError('--coverage counts from the first step: it cannot --resume')
-        # a folder belongs to one variant
-        file = Path(cfg.out) / 'oracle.json'
-        if file.exists() and json.loads(file.read_text('utf-8')) != vars(args):
-            raise UserError(f'{cfg.out} was started with {file.read_text("utf-8")}: use another --out')
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_text(file, json.dumps(vars(args)))
+        Path(cfg.out).mkdir(parents=True, exist_ok=True)
+        write_text(Path(cfg.out) / 'oracle.json', json.dumps(vars(args)))
         datasets = open_stream(cfg, 0).train
         coverage = Coverage(cfg, datasets) if args.coverage else None
         with patched(flava, args, cfg, datasets), coverage.recording() if coverage else contextlib.nullcontext():

@@ -4,8 +4,8 @@
 
 In:  records.jsonl, as `runs.py` writes it.
 Out: claims.md: tables of each group of runs; each claim of `claims.py` with differences, intervals and verdict.
-     log.md: which run was made when. figures/: forgetting.png, differences.png, selected.png, and the paper's
-     tables and those of its figures that need no model.
+     log.md: which run was made when. figures/: summary.png, forgetting.png, differences.png, and the paper's tables
+     and those of its figures that need no model.
 """
 import json
 import tempfile
@@ -17,9 +17,9 @@ from scipy import stats
 
 from paper import figures
 from paper.groups import DIRECTIONS, group_runs, markdown, text
-from paper.plot_style import PRINT, SELECTION_STYLES, STYLES, legend_below, line_style, ticks_of_tasks
+from paper.plot_style import PRINT, SELECTION_STYLES, STYLES, line_style, ticks_of_tasks
 from study import claims
-from study.claims import A, F, at_end, field, over_seeds, retrieval, source_selected, title
+from study.claims import A, F, at_end, field, over_seeds, source_selected, title
 from study.runs import FIRST_WITH_COVERAGE, GROUPS, MAIN, RECORDS, add_probe_A
 from utils.checkpoint import check_writable, write_text
 from utils.cli import Parser, cli_errors, parse
@@ -32,27 +32,14 @@ P_PAIRS = [('on_v', 'beside_v'), ('on_a', 'beside_a'), ('same class', 'other tas
 
 # ----------------------------------------------------------------------------------------- the tables
 
-def table(words, runs, names, columns, seeds=False):
-    """A row a run: title, number of seeds if wanted, mean ± standard deviation of each of columns {title: value}"""
+def table(words, runs, names, columns):
+    """A row a run: title, number of seeds, mean ± standard deviation of each of columns {title: value}"""
     rows = []
     for name in names:
         if name in runs:
             numbers = [text(over_seeds(runs[name], value)) for value in columns.values()]
-            rows.append([title(name), *([len(runs[name])] if seeds else []), *numbers])
-    return markdown([words, *(['seeds'] if seeds else []), *columns], rows)
-
-
-def main_tables(runs, names):
-    """A and F at R@1, 5, 10 for each direction; then the other numbers of these runs."""
-    tables = []
-    for direction, words in DIRECTIONS.items():
-        columns = {f'{k} {which} {arrow}': retrieval(which, k, [direction])
-                   for k in ('R@1', 'R@5', 'R@10') for which, arrow in (('A', '↑'), ('F', '↓'))}
-        columns['median rank ↓'] = retrieval('A', 'median_rank', [direction])
-        tables.append(table(words, runs, names, columns, seeds=True))
-    columns = {'R@10 A ↑, both': A, 'F ↓, both': F, 'gap': claims.gap, 'probe ↑': claims.probe,
-               'samples/s': field('samples_per_s'), 'peak, GB': field('memory_gb')}
-    return '\n\n'.join([*tables, table('', runs, names, columns)])
+            rows.append([title(name), len(runs[name]), *numbers])
+    return markdown([words, 'seeds', *columns], rows)
 
 
 def claims_table(group, runs):
@@ -69,27 +56,13 @@ def claims_table(group, runs):
                      'detectable effect where inconclusive'], rows)
 
 
-def variants_table(runs, names):
-    """A, and the share of the source that each variant selects."""
-    rows = []
-    for name in names:
-        if name in runs:
-            selection = next((SELECTION_OF[part] for part in name.split('-') if part in SELECTION_OF), 'importance')
-            values = (A, source_selected(selection, 'v'), source_selected(selection, 'a'))
-            rows.append([name, f'`{first_record(runs[name])["options"]}`', len(runs[name]),
-                         *(text(over_seeds(runs[name], value)) for value in values)])
-    return markdown(['', 'options', 'seeds', 'R@10 A ↑', 'source selected, frames, %', 'sound, %'], rows)
-
-
-def selections_table(runs):
-    """Table 3's selections: A, F, the share of the source they take, and A with the source in I."""
-    rows = []
-    for name, selection in SELECTION_OF.items():
-        if name in runs:
-            values = (A, F, source_selected(selection, 'v'), source_selected(selection, 'a'))
-            rows.append([title(name), *(text(over_seeds(runs[name], value)) for value in values),
-                         text(over_seeds(runs.get(f'oracle-{name}', {}), A))])
-    return markdown(['', 'R@10 A ↑', 'F ↓', 'source selected, frames, %', 'sound, %', 'A with the source in I'], rows)
+def source_selected_in_training(modality):
+    """→ value(record): percent of the source's patches that the run's own selection takes by the last model"""
+    def value(record):
+        options = record['options'].split()
+        selection = options[options.index('--selection') + 1] if '--selection' in options else 'both'
+        return source_selected(selection, modality)(record)
+    return value
 
 
 def attention_tables(runs):
@@ -143,17 +116,17 @@ def page(runs):
     commits, machines = (sorted({record[name] for record in records}) for name in ('commit', 'machine'))
     parts = ['# Claims, with the numbers behind them', 'Written by `python -m study.report`; do not edit.',
              f'{len(records)} runs, {hours:.1f} hours of one core for training; commits {", ".join(commits)}; '
-             f'{", ".join(machines)}. Mean ± standard deviation over seeds. Samples/s and peak are of runs that shared '
-             'the machine with others: `paper/bench.py` measures cost.',
+             f'{", ".join(machines)}. Mean ± standard deviation over seeds. A and F are of R@10 in percent, the mean '
+             'of both directions.',
              *claims.__doc__.strip().split('\n\n')[2:]]
     for group, (words, _, names) in GROUPS.items():
         if not set(names) & set(runs) or group.startswith('tuning'):
             continue
-        parts += [f'## {words}', main_tables(runs, names), claims_table(group, runs)]
-        if group == 'main':
-            parts += ['## Table 3, and the source', selections_table(runs)]
+        columns = {'A ↑': A, 'F ↓': F, 'gap': claims.gap, 'probe ↑': claims.probe}
         if group in ('oracles', 'why', 'why-second', 'why-again', 'mixture'):
-            parts.append(variants_table(runs, names))
+            columns |= {'source selected, frames, %': source_selected_in_training('v'),
+                        'sound, %': source_selected_in_training('a')}
+        parts += [f'## {words}', table('', runs, names, columns), claims_table(group, runs)]
     if set(MAIN) & set(runs):
         parts += ['## Where the AVM looks, what is selected, what P is', attention_tables(runs)]
     if set(GROUPS['fresh'].runs) & set(runs):
@@ -239,24 +212,6 @@ def plot_differences(runs):
     return figure
 
 
-def plot_selected(runs):
-    """Source patches that each selection takes over the stream, by the models of FLAVA; the mean over all tasks."""
-    record = first_record(runs['flava'])
-    figure, axes = plt.subplots(1, 2, figsize=(7, 3), sharey=True, layout='constrained')
-    for axis, modality, words in zip(axes, 'va', ('frames', 'sound')):
-        key = f'selected_{modality}'
-        for selection in record['selection'][key]:
-            def over_stream(record):
-                return np.mean(record['selection'][key][selection], 1)
-            plot_band(axis, runs['flava'], over_stream, label=selection, **line_style(SELECTION_STYLES[selection]))
-        axis.axhline(record['selection']['chance'][key], color='gray', linestyle=':', label='chance')
-        ticks_of_tasks(axis, record['selection']['after'])
-        axis.set_title(words)
-    axes[0].set_ylabel('source patches selected, %')
-    legend_below(figure, axes[0])
-    return figure
-
-
 def restore_run(record, folder):
     """A record → the folder of its run as `paper.groups` reads it, without models, maps and points of the gap."""
     run = folder / f'{record["name"]}-{record["seed"]}'
@@ -294,7 +249,6 @@ def main(arguments=None):
         write_text(out / 'log.md', log(runs))
         print(out / 'claims.md')
         drawn = {'summary': plot_summary, 'forgetting': plot_forgetting, 'differences': plot_differences}
-        drawn |= {'selected': plot_selected} if 'flava' in runs else {}
         for name, plot in drawn.items():
             with plt.rc_context(PRINT):
                 figure = plot(runs)

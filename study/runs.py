@@ -3,7 +3,6 @@
     python -m study.runs main                 all runs of a group that have no record (`make table`)
     python -m study.runs lava-100 flava-101   these runs;  main --seeds 100: one seed of a group
     python -m study.runs fresh --left         print the runs without a record, and how long they take
-    python -m study.runs --import DIR         append the records DIR/*.json of another checkout
 
 In:  names of runs: NAME-SEED, or the name of a group below.
 Out: results/records.jsonl, one line a run: options, commit, machine, time; retrieval after each task; evaluations of
@@ -73,7 +72,7 @@ class Rank(NamedTuple):
     pruning: str | None = None     # P: none, excess or printed
 
 
-RANK = Rank(share=0.125, weight=16, sound='importance')       # `tuned_rank` of the records; pruning is not chosen yet
+RANK = Rank(share=0.125, weight=16, sound='importance', pruning='none')       # `tuned_rank` of the records
 
 
 def by_rank(sound=None, pruning=None, area=1, more=''):
@@ -218,16 +217,12 @@ def read_records(path=RECORDS):
     return {(record['name'], record['seed']): record for record in records}
 
 
-def append_records(records, path=RECORDS):
-    """Append those records that the file lacks. Processes take turns. Raises UserError where options differ."""
+def append_record(record, path=RECORDS):
+    """Append a record to the file. Processes take turns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f'{path}.lock'):
-        known, lines = read_records(path), path.read_text('utf-8') if path.exists() else ''
-        for record in records:
-            check_options(record)
-            if (record['name'], record['seed']) not in known:
-                lines += json.dumps(record) + '\n'
-        write_text(path, lines)
+        lines = path.read_text('utf-8') if path.exists() else ''
+        write_text(path, lines + json.dumps(record) + '\n')
 
 
 def check_options(record):
@@ -372,7 +367,7 @@ def make_run(run, records, folders):
     seconds = train(name, seed, folders / run)
     torch.set_num_threads(1)
     record = make_record(name, seed, folders / run, started_at, seconds)
-    append_records([record], records)
+    append_record(record, records)
     for weights in [folders / run / 'last.pt', *(folders / run / 'models').glob('*.pt')]:
         weights.unlink()
     print(f'{run}: R@10 A {retrieval_A(record):.1f}, {seconds:.0f} s', flush=True)
@@ -395,13 +390,8 @@ def main(arguments=None):
     parser.add_argument('--records', type=Path, default=RECORDS, help='file of records')
     parser.add_argument('--folders', type=Path, default=Path('runs/study'), help='folder of the runs themselves')
     parser.add_argument('--left', action='store_true', help='only print the runs without a record')
-    parser.add_argument('--import', type=Path, metavar='DIR', dest='import_from', help='append the records DIR/*.json')
     args = parser.parse_args(arguments)
     with cli_errors('the same command continues'):
-        if args.import_from:
-            imported = [json.loads(file.read_text('utf-8')) for file in args.import_from.glob('*.json')]
-            append_records(sorted(imported, key=lambda record: record['ended']), args.records)
-            print(f'{len(imported)} records read from {args.import_from}')
         runs = expand(args.runs, args.seeds)
         if args.left:
             print_left(runs, read_records(args.records))

@@ -27,7 +27,7 @@ def literal_interpolation(x, rows, columns, num_rows, num_columns):
 def test_interpolation_is_bilinear_in_each_frame(grid, stride):
     *frames, num_rows, num_columns = grid
     for _ in range(4):                                     # random offsets
-        rows, columns = axis_positions(num_rows, stride), axis_positions(num_columns, stride)
+        rows, columns = (axis_positions(length, stride, 'cpu') for length in (num_rows, num_columns))
         frame = [r * num_columns + c for r in rows.tolist() for c in columns.tolist()]
         size = num_rows * num_columns
         ids = [t * size + position for t in range(frames[0] if frames else 1) for position in frame]
@@ -42,7 +42,7 @@ def test_interpolation_is_bilinear_in_each_frame(grid, stride):
 
 
 def test_every_position_is_scored_equally_often_and_weights_sum_to_1():
-    counts = sum(torch.bincount(axis_positions(8, 2), minlength=8) for _ in range(400))
+    counts = sum(torch.bincount(axis_positions(8, 2, 'cpu'), minlength=8) for _ in range(400))
     assert (counts - 200).abs().max() < 50                 # five standard deviations
     torch.testing.assert_close(linear_weights(9, torch.tensor([1, 4, 7])).sum(1), torch.ones(9))
 

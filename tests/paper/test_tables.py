@@ -13,7 +13,7 @@ BRACKETS = re.compile(r'^\|.*\(\d+\.\d+.*\)', re.M)         # a number of the pa
 
 def test_retrieval_tables(tmp_path):
     paths = [paper_run(tmp_path / f'{m}{s}', s, method=m, evaluated=()) for m in ('er', 'flava') for s in (0, 1)]
-    paths += [paper_run(tmp_path / 'as', 5, 'audioset', method='flava+', order='shuffled', evaluated=())]
+    paths += [paper_run(tmp_path / 'shuffled', 5, method='flava+', order='shuffled', evaluated=())]
     table = tables.table_1(group_runs(paths))
     part = table[table.index('| Video-to-Audio'):]
     own = [results_of(path)['video_to_audio']['R@5']['F'] for path in paths[2:4]]
@@ -21,10 +21,11 @@ def test_retrieval_tables(tmp_path):
     assert cells_of(part, 'FLAVA (Ours)')[5] == f'{statistics.mean(own):.2f} ± {statistics.stdev(own):.2f} (4.84)'
     assert cells_of(part, 'LUMP')[1:4] == ['0', '– (3.24)', '– (3.30)']
     assert cells_of(part, 'Multitask')[-2:] == ['– (19.80)', '–']
-    assert 'AudioSet' not in table and 'Candidates: 1353 (paper: 1353).' in table
+    assert 'Candidates: 1353 (paper: 1353).' in table
     shuffled = tables.table_7(group_runs(paths))
     own = results_of(paths[-1])['audio_to_video']['Avg']['A']
-    assert cells_of(shuffled, 'FLAVA+ (Ours)')[8] == f'{own:.2f} (15.67)' and 'VGGSound' not in shuffled
+    assert cells_of(shuffled, 'FLAVA+ (Ours)')[8].startswith(f'{own:.2f} (')
+    assert '(in brackets): batch_size 48 (36).' in shuffled         # Table 7 has batches of 36 on VGGSound
     with pytest.raises(Missing, match='--order shuffled'):
         tables.table_7(group_runs(paths[:1]))
     with pytest.raises(Missing, match='without --order'):
@@ -43,7 +44,7 @@ def test_ablation_tables(tmp_path):
     table = tables.table_3(groups)
     assert cells_of(table, 'LAVA')[2] == f'{average(paths[1], "audio_to_video", "A")} (13.44)'
     assert cells_of(table, 'DER++')[5] == f'{average(paths[4], "video_to_audio", "F")} (6.66)'
-    assert cells_of(table, 'FRS')[1:3] == ['0', '– (13.40)'] and cells_of(table, 'MATS')[-1] == '– (21.42)'
+    assert cells_of(table, 'FRS')[1:3] == ['0', '– (13.40)']
     assert cells_of(table, 'rank (ours)')[2] == average(paths[3], 'audio_to_video', 'A')
     table = tables.table_9(groups)
     assert cells_of(table, '0.375')[2] == f'{average(paths[5], "audio_to_video", "A")} (13.76)'
@@ -83,6 +84,3 @@ def test_options_that_differ_from_the_papers_are_listed(tmp_path):
     table = tables.table_1(group_runs(runs[1:]))
     assert cells_of(table, 'FLAVA (Ours)')[2] == '– (5.34)' and '(' not in cells_of(table, 'LAVA')[2]
     assert 'selection' not in tables.table_3(group_runs(runs[1:])).splitlines()[2]
-    # Table 7 has batches of 36 on VGGSound
-    table = tables.table_7(group_runs([paper_run(tmp_path / 'shuffled', order='shuffled')]))
-    assert '(in brackets): batch_size 48 (36).' in table

@@ -53,14 +53,12 @@ def test_what_each_name_marks(setting):
     shares = []
     for index in range(9):
         scene = train[1].scene(index)
-        source_a, source_v = source_of_clip(train[1], cfg, index)
+        _, source_v = source_of_clip(train[1], cfg, index)
         marked = {of: oracle.marked_patches(scene, cfg, of) for of in oracle.MARKS}
         assert marked['objects']['importance_v'].equal(source_v | silent_objects(scene, cfg))
         assert (marked['objects']['importance_v'] & ~source_v).any()         # each clip here has a silent object
         assert marked['moments']['importance_a'].equal(frame_moments(cfg))
-        assert marked['seen']['importance_v'].equal(source_v)
-        assert marked['seen']['importance_a'].equal(frame_moments(cfg))
-        assert marked['both']['importance_a'].equal(source_a) and marked['frames']['importance_v'].equal(source_v)
+        assert marked['seen'].keys() == {'importance_a', 'importance_v'}
         part = marked['part']['importance_v']
         assert (source_v | ~part).all() and part.equal(oracle.marked_patches(scene, cfg, 'part')['importance_v'])
         shares.append(part.sum().item() / source_v.sum().item())
@@ -124,8 +122,7 @@ def test_other_weights_for_the_draw(setting):
     assert torch.allclose(oracle.weights_of('even', cfg, I, 0.5), torch.tensor(0.25))
 
 
-@pytest.mark.parametrize('options', [['--method', 'der++'], ['--method', 'cls-er'], ['--method', 'flava+'],
-                                     ['--selection', 'random'], ['--selection', 'rank']])
+@pytest.mark.parametrize('options', [['--method', 'der++'], ['--method', 'flava+'], ['--selection', 'rank']])
 def test_coverage_by_hand(setting, options, monkeypatch):
     """A method's steps with recording: the same losses, and what was selected and visible of each clip."""
     _, train, *networks = setting
@@ -160,8 +157,8 @@ def test_coverage_by_hand(setting, options, monkeypatch):
     assert coverage.seen['visible_v'][clip].nonzero().flatten().tolist() == sorted(visible)
     summary = coverage.summary()
     assert (summary['clips'], summary['steps']) == (4, 1.5)
-    assert summary['never_visible_a'] >= summary['never_selected_a'] == (0 if options[1] in ('der++', 'cls-er') else
-                                                                         pytest.approx(summary['never_selected_a']))
+    assert (summary['never_selected_a'] == 0) == (options[1] == 'der++')
+    assert summary['never_visible_a'] > summary['never_selected_a']
 
 
 def test_pooling_all_patches_is_the_usual_embedding(setting):
@@ -187,10 +184,8 @@ def test_the_command_line_and_what_it_refuses(tmp_path, capsys, monkeypatch):
 
     oracle.main(train, [*of, *here])
     assert started == [here] and '"of": "sound"' in (tmp_path / 'run/oracle.json').read_text()
-    for words, error in (([*of, '--method', 'der++'], 'how FLAVA selects'), (['--of', 'both', '--odds', '0'], '--odds'),
-                         ([*of, '--pretrain-steps', '3'], 'selects nothing'), (['--dataset', 'ave'], 'ave'),
-                         (['--coverage', *here, '--resume'], 'cannot --resume'),
-                         ([*here, '--odds', '2', '--resume'], 'was started with')):
+    for words, error in (([*of, '--method', 'der++'], 'how FLAVA selects'), (['--dataset', 'ave'], 'ave'),
+                         (['--coverage', *here, '--resume'], 'cannot --resume')):
         with pytest.raises(SystemExit) as stopped:
             oracle.main(train, words)
         assert stopped.value.code == 2 and error in capsys.readouterr().err

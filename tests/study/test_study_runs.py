@@ -70,20 +70,6 @@ def test_what_was_chosen_is_the_best_of_what_was_tried():
     for by_seed in records.values():
         for record in by_seed.values():
             runs.check_options(record)
-
-
-def test_records_are_appended_once(tmp_path):
-    file, folder = tmp_path / 'new' / 'records.jsonl', tmp_path / 'folder'
-    folder.mkdir()
-    for ended, seed in (('2', 100), ('1', 101)):
-        record = dict(name='er', seed=seed, options='--method er', ended=ended)
-        (folder / f'er-{seed}.json').write_text(json.dumps(record))
-    for _ in range(2):
-        runs.main(['--import', str(folder), '--records', str(file)])
-    assert list(runs.read_records(file)) == [('er', 101), ('er', 100)]
-    (folder / 'er-100.json').write_text(json.dumps(record | dict(options='--method mir')))
-    with pytest.raises(SystemExit):
-        runs.main(['--import', str(folder), '--records', str(file)])
     with pytest.raises(UserError, match='remove the record'):
         runs.check_options(dict(name='lava', seed=100, options='--method er'))
 
@@ -95,10 +81,6 @@ def test_what_is_left_is_printed(tmp_path, capsys):
     runs.main(['er-100', 'mir-100', 'mir-101', '--left', '--records', str(file)])
     out, err = capsys.readouterr()
     assert out.split() == ['mir-100', 'mir-101'] and err.startswith('1 of 3 runs have a record')
-
-
-def test_a_record_is_short():
-    assert runs.shorten({'gap': (1.2345678, [2]), 'clouds': 9}) == {'gap': [1.2346, [2]]}
 
 
 @pytest.mark.slow
