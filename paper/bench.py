@@ -37,13 +37,17 @@ from model import AudioVideoMAE, compile_blocks
 from paper import paper_numbers
 from paper.groups import markdown
 from patches import patchify
+from scorer import Grid
 from streams.catalogue import open_stream
 from streams.common import ConcatClips
 from streams.loading import Loader, count_workers
 from utils.cli import cli_errors, Parser, number
 from utils.distributed import get_device, peak_memory
 
-NAMES = [name for name in METHODS if name != 'multitask'] + ['random', 'mats']     # Multitask costs as Finetune does
+# name: the options of Config that make it. Multitask costs as Finetune does.
+VARIANTS = {**{name: dict(method=name) for name in METHODS if name != 'multitask'},
+            'random': dict(selection='random'), 'mats': dict(selection='mats'), 'lava': dict(selection='importance'),
+            'flava-grid': dict(scorer='grid'), 'lava-student': dict(selection='importance', scorer='student')}
 
 CLIPS = {'VGGSound': 58_573, 'AudioSet': 155_643}      # training clips of all tasks, Fig. 6 (c)
 
@@ -72,13 +76,12 @@ class Saved:
 class Bench:
     """One method, ready to step: its memory is full, and its optimizer has its moments.
 
-    changes: {option: value}, in place of the defaults. init: the device that draws the initial weights. A CPU draws the
-    same weights for every device, a GPU draws them faster.
+    name: one of VARIANTS. init: the device that draws the initial weights. A CPU draws the same weights for every device,
+    a GPU draws them faster.
     """
 
-    def __init__(self, name, size, batch, device, precision, compiled=False, changes=None, init='cpu'):
-        chosen = dict(method='flava', selection=name) if name in ('random', 'mats') else dict(method=name)
-        self.cfg = cfg = Config(**{**preset('shapes', size), **chosen, **(changes or {}), 'batch_size': batch})
+    def __init__(self, name, size, batch, device, precision, compiled=False, init='cpu'):
+        self.cfg = cfg = Config(**{**preset('shapes', size), **VARIANTS[name], 'batch_size': batch})
         # the memory holds only what one step can draw; `counts` scales its bytes up
         self.memory_size = cfg.memory_size
         cfg.memory_size = cfg.mir_candidates * batch
@@ -123,17 +126,26 @@ class Bench:
         synchronize(self.device)
         return steps * self.cfg.batch_size / (time.perf_counter() - start)
 
+    @property
+    def cycle(self):
+        """Number of steps after which costs repeat: the student learns in one step of several."""
+        return self.cfg.scorer_every if self.cfg.scorer == 'student' else 1
+
     def operations(self, part):
-        """Floating-point operations per sample of part(). Attention counts as plain matrix products, because the
-        counter does not know every fused kernel."""
+        """Floating-point operations per sample of part(), the mean over a cycle. Attention counts as plain matrix products,
+        because the counter does not know every fused kernel."""
         with torch.compiler.set_stance('force_eager'), sdpa_kernel(SDPBackend.MATH), OperationCounter() as counter:
-            part()
-        return counter.total / self.cfg.batch_size
+            for _ in range(self.cycle):
+                part()
+        return counter.total / self.cycle / self.cfg.batch_size
 
     def score(self):
-        """The pass over all patches that selects some of them; nothing in methods without it."""
+        """What the AVM scores is scored: all patches, or the grid's. Nothing in methods without it."""
         if isinstance(self.method, FLAVA):
-            attend(self.cfg, self.method.backbone, self.method.avm, patchify(self.batch, self.cfg.patch_size))
+            patches = patchify(self.batch, self.cfg.patch_size)
+            if self.cfg.scorer == 'grid':
+                patches = Grid(self.cfg, self.device).take(patches)
+            attend(self.cfg, self.method.backbone, self.method.avm, patches)
 
     @torch.compiler.set_stance('force_eager')
     def kept_bytes(self):
@@ -194,7 +206,7 @@ def measure(args, device, precision):
         found[name]['peak_gb'].append(peak_memory(device) - idle)
         # counted, the same on every machine: once
         if round_number == 0:
-            found[name] |= dict(operations=[bench.operations(bench.step)], scoring=[bench.operations(bench.score)],
+            found[name] |= dict(operations=[bench.operations(bench.step)], scoring=[bench.operations(bench.score) / bench.cycle],
                                 kept=[bench.kept_bytes()], memory_bytes=[bench.memory_bytes()])
             if args.compile:
                 tqdm.write(f'{name}: {bench.note}')
@@ -279,8 +291,8 @@ def read_options(arguments):
     parser.add_argument('--device', default='', help='cuda or cpu; default: cuda if available')
     parser.add_argument('--precision', choices=('fp32', 'bf16'), help='default: bf16 on GPUs that have it, else fp32')
     parser.add_argument('--compile', action='store_true', help='compile the transformer blocks with torch.compile')
-    parser.add_argument('--methods', nargs='+', choices=NAMES, metavar='NAME',
-                        help=f'default: all; with --data: flava. Of {", ".join(NAMES)}')
+    parser.add_argument('--methods', nargs='+', choices=list(VARIANTS), metavar='NAME',
+                        help=f'default: all; with --data: flava. Of {", ".join(VARIANTS)}')
     parser.add_argument('--rounds', type=positive, default=5, help='rounds, each with all methods (default 5)')
     parser.add_argument('--steps', type=positive, default=10, help='timed steps per round (default 10)')
     parser.add_argument('--data', help='folder of clips (streams/README.md): measure how fast they load')
@@ -297,7 +309,7 @@ def main(arguments=None):
         device = get_device(args.device)
         gpu = device.type == 'cuda'
         args.size = args.size or ('base' if gpu else 'small')
-        args.methods = args.methods or (['flava'] if args.data else NAMES)
+        args.methods = args.methods or (['flava'] if args.data else list(VARIANTS))
         bf16 = gpu and torch.cuda.is_bf16_supported(including_emulation=False)
         precision = args.precision or ('bf16' if bf16 else 'fp32')
         machine = f'{platform.machine()}, {torch.get_num_threads()} threads'

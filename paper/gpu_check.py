@@ -16,7 +16,7 @@ Out: results/gpu/NAME.json and NAME.md, written again after every step of every 
 
 A part that fails is recorded with its traceback, and the next part runs. The time that a part saves goes to later ones.
 
-Where the time of a step goes (part 3), as shares of a few steps, by CUDA events around
+Where the time of a step goes (part 2), as shares of a few steps, by CUDA events around
     backbone   the calls of encode, fuse, decode and pool in the forward pass with gradient
     scoring    the same calls without gradient
     backward   loss.backward(), with the fusion that it recomputes
@@ -34,14 +34,16 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 from torch.overrides import TorchFunctionMode
 
-from config import Config, UserError
+from config import UserError
 from paper import bench
 from paper.groups import markdown
 from study import runs
@@ -51,9 +53,12 @@ from utils.distributed import get_device
 
 ROOT = Path(__file__).parent.parent
 MINUTES = 8
-BUDGET = dict(tests=60, methods=40, speed=200, run=100, resume=45, processes=35)      # seconds, in MINUTES minutes
+BUDGET = dict(methods=20, speed=280, together=180)     # seconds, in MINUTES minutes
 TOLERANCE = 1e-3                                       # relative, of losses in float32
-SETTINGS = [(False, 48), (False, 9), (True, 48), (True, 9)]            # part 3: (compiled, batch size), in this order
+SETTINGS = [(False, 48), (False, 9), (True, 48), (True, 9)]            # part 2: (compiled, batch size), in this order
+TIMED = ['der++', 'flava', 'random', 'finetune', 'flava-grid', 'lava', 'lava-student']
+COMPILED = ['der++', 'flava', 'lava-student', 'random']         # a compilation takes long
+SMOKE = ['der++', 'flava', 'flava-grid', 'lava-student']
 SHORT_RUN = ('--method flava --clips-per-task 64 --test-clips 6 --candidate-sets 1 --epochs 2 --pretrain-steps 0 '
              '--memory-size 20 --log-every 1 --save-every 1000').split()
 TINY = ('--image-size 32 --num-frames 2 --audio-frames 64 --mel-bins 32 --frame-shift 62 --embed-dim 16 --num-heads 2 '
@@ -66,7 +71,7 @@ class Check:
     def __init__(self, args, device):
         self.args, self.device, self.smoke = args, device, args.smoke
         self.start = self.deadline = time.monotonic()
-        self.report = dict(header=header(device), parts={})
+        self.report, self.lock = dict(header=header(device), parts={}), threading.Lock()
         self.file = Path(args.out) / re.sub('[^a-z0-9]+', '-', self.report['header']['device'].lower()).strip('-')
         self.file.parent.mkdir(parents=True, exist_ok=True)
 
@@ -78,19 +83,23 @@ class Check:
         write_text(f'{self.file}.json', json.dumps(self.report, indent=1))
         write_text(f'{self.file}.md', to_markdown(self.report))
 
-    def run_part(self, name, part):
-        """Run a part until its deadline. An exception is recorded and printed, and does not leave this function."""
+    def start_budget(self, name):
+        """Add the seconds of BUDGET to what earlier parts left."""
         self.deadline = max(self.deadline, time.monotonic()) + BUDGET[name] * self.args.minutes / MINUTES
-        found = self.report['parts'][name] = {}
         show(f'\n{name}: {self.left():.0f} s')
-        begin = time.monotonic()
+
+    def run_part(self, name):
+        """Run a part until the deadline. An exception is recorded and printed, and does not leave this function."""
+        part, begin = PARTS[name], time.monotonic()
+        found = self.report['parts'][name] = {}
         try:
             part(self, found)
         except Exception as error:                     # whatever fails here: the other parts are still worth their time
             found |= dict(error=f'{type(error).__name__}: {error}'.strip(), traceback=traceback.format_exc())
             show(f'{name} failed: {found["error"]}')
         found['seconds'] = round(time.monotonic() - begin, 1)
-        self.save()
+        with self.lock:
+            self.save()
 
 
 def show(line):
@@ -148,7 +157,7 @@ def read_log(folder):
     return [json.loads(line) for line in file.read_text().splitlines() if line.endswith('}')] if file.exists() else []
 
 
-# ------------------------------------------------------------------------------------ 1: equations
+# ------------------------------------------------------------------------------------ 3: equations
 
 def tests(check, found):
     """The tests of the equations on the device, four at a time → passed, failed, skipped; a line for each failure"""
@@ -177,7 +186,7 @@ def tests(check, found):
         raise RuntimeError('its time was up' if code is None else f'pytest: exit code {code}: {text[-300:]}')
 
 
-# -------------------------------------------------------------------------------------- 2: methods
+# -------------------------------------------------------------------------------------- 1: methods
 
 class DrawOnCPU(TorchFunctionMode):
     """Draw every random number on the CPU and move it to the device: the same numbers on both."""
@@ -193,21 +202,10 @@ class DrawOnCPU(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-SCORING = {   # label: (method, changes of options): the cheap ways to score patches, and LAVA, which the student serves
-    'flava, grid': ('flava', dict(scorer='grid')), 'lava': ('flava', dict(selection='importance')),
-    'lava, student': ('flava', dict(selection='importance', scorer='student'))}
-CYCLE = Config.scorer_every                            # steps: in one of them the student learns
-
-
-def variants(names):
-    """→ {label: (method, changes of options)}: these methods, and SCORING"""
-    return {**{name: (name, {}) for name in names}, **SCORING}
-
-
-def three_steps(name, changes, batch, device):
+def three_steps(name, batch, device):
     """→ the losses of three steps; the gradient of the third, flat, on the CPU"""
     with DrawOnCPU():
-        method = bench.Bench(name, 'small', batch, device, 'fp32', changes=changes)
+        method = bench.Bench(name, 'small', batch, device, 'fp32')
         torch.manual_seed(1)
         losses = [method.step().item() for _ in range(3)]
     gradients = [weight.grad.flatten() for weight in method.method.parameters() if weight.grad is not None]
@@ -217,16 +215,17 @@ def three_steps(name, changes, batch, device):
 def methods(check, found):
     """Losses of three steps in float32, without TF32, from the same weights and random numbers, on the CPU and the GPU.
     The largest relative difference of the losses, and the relative distance of the last gradients. A near tie of two
-    importance scores can select another patch on the GPU: then FLAVA's losses differ."""
+    importance scores can select another patch on the GPU: then FLAVA's losses differ. MATS's differ with two frames: both
+    have the same motion, and such exact ties are broken differently."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    batch, names = (3, ['der++', 'flava']) if check.smoke else (8, bench.NAMES)
-    for label, (name, changes) in variants(names).items():
+    batch, names = (3, SMOKE) if check.smoke else (8, list(bench.VARIANTS))
+    for label in names:
         if check.left() < 2:
             found[label] = dict(skipped='its time was up')
             continue
         try:
-            on_cpu, gradient = three_steps(name, changes, batch, torch.device('cpu'))
-            on_gpu, other = three_steps(name, changes, batch, check.device)
+            on_cpu, gradient = three_steps(label, batch, torch.device('cpu'))
+            on_gpu, other = three_steps(label, batch, check.device)
             difference = max(abs(x - y) / abs(x) for x, y in zip(on_cpu, on_gpu))
             distance = ((gradient - other).norm() / gradient.norm()).item()
             found[label] = dict(cpu=on_cpu, gpu=on_gpu, loss_difference=difference, gradient_distance=distance,
@@ -239,7 +238,7 @@ def methods(check, found):
         check.save()
 
 
-# ---------------------------------------------------------------------------------------- 3: speed
+# ---------------------------------------------------------------------------------------- 2: speed
 
 def stamp(device):
     """A point in time on the device's stream; on a CPU, of its clock"""
@@ -268,7 +267,7 @@ def matrix_rate(device, n, dtype):
     return 20 * 2 * n ** 3 / between(begin, end)
 
 
-def time_shares(method, steps=CYCLE):
+def time_shares(method, steps=8):
     """Where the time of a Bench's steps goes → {part: share}. The parts are defined at the top of this file."""
     backbone, device, intervals, in_forward = method.method.backbone, method.device, [], True
 
@@ -310,14 +309,14 @@ def time_shares(method, steps=CYCLE):
     return {**shares, 'outside': 1 - sum(shares.values())}
 
 
-def prepare(check, found, name, changes, size, batch, precision, compiled):
+def prepare(check, found, name, size, batch, precision, compiled):
     """→ a Bench, or None. Records its peak memory alone, its compilation, and an error such as too little memory."""
     device, gpu = check.device, check.device.type == 'cuda'
     try:
         bench.reset_peak(device)
         before = (torch.cuda.memory_allocated(), torch.cuda.memory_reserved()) if gpu else (0, 0)
         begin = time.monotonic()
-        method = bench.Bench(name, size, batch, device, precision, compiled, changes, init=device)
+        method = bench.Bench(name, size, batch, device, precision, compiled, init=device)
         for _ in range(2):
             method.step()
         bench.synchronize(device)
@@ -350,10 +349,10 @@ def count_operations(check, found, size, precision, chosen):
     """Operations per sample of each method, the mean over a cycle, in batches of 4: plain attention, which can be
     counted, would not fit at 48."""
     found['operations'] = {}
-    for label, (name, changes) in chosen.items():
+    for label in chosen:
         try:
-            method = bench.Bench(name, size, 4, check.device, precision, changes=changes, init=check.device)
-            found['operations'][label] = method.operations(lambda: [method.step() for _ in range(CYCLE)]) / CYCLE
+            method = bench.Bench(label, size, 4, check.device, precision, init=check.device)
+            found['operations'][label] = method.operations(method.step)
         except Exception as error:
             show(f'  {label}: operations are not counted ({type(error).__name__}: {str(error)[:200]})')
         method = None
@@ -363,9 +362,9 @@ def speed(check, found):
     """Samples/s, peak memory, shares of time and of the matrix rate at the paper's size in bf16. Methods in eager mode
     are timed round after round; compiled ones one after the other, each with an empty cache of the compiler."""
     device, smoke = check.device, check.smoke
-    size, precision, rounds, steps = ('small', 'fp32', 2, 1) if smoke else ('base', 'bf16', 4, CYCLE)
+    size, precision, rounds, steps = ('small', 'fp32', 2, 1) if smoke else ('base', 'bf16', 4, 8)
     settings = [(False, 3)] if smoke else SETTINGS
-    chosen = variants(['der++', 'flava'] if smoke else ['der++', 'flava', 'random', 'finetune'])
+    chosen = SMOKE if smoke else TIMED
     found['matrix_rate'] = rate = matrix_rate(device, *((256, torch.float32) if smoke else (8192, torch.bfloat16)))
     show(f'matrix products: {rate / 1e12:.1f} Tflop/s')
     count_operations(check, found, size, precision, chosen)
@@ -377,8 +376,9 @@ def speed(check, found):
     logging.getLogger('torch._dynamo').addHandler(handler)
 
     for compiled, batch in settings:
-        costs = found[f'{"compiled" if compiled else "eager"}, batch {batch}'] = {label: {} for label in chosen}
-        groups = [[label] for label in chosen] if compiled else [list(chosen)]
+        groups = [[label] for label in COMPILED] if compiled else [list(chosen)]
+        costs = {label: {} for labels in groups for label in labels}
+        found[f'{"compiled" if compiled else "eager"}, batch {batch}'] = costs
         for labels in groups:
             if compiled:
                 torch.compiler.reset()
@@ -388,7 +388,7 @@ def speed(check, found):
                 if check.left() < (45 if compiled else 10):        # a compilation takes long and cannot be stopped
                     costs[label]['error'] = 'skipped: its time was up'
                     continue
-                method = prepare(check, costs[label], *chosen[label], size, batch, precision, compiled)
+                method = prepare(check, costs[label], label, size, batch, precision, compiled)
                 group |= {label: method} if method else {}
             method = None
             time_group(check, costs, group, rounds, steps)
@@ -430,7 +430,7 @@ def run(check, found):
     with tempfile.TemporaryDirectory() as folder:
         out, log, begin = Path(folder) / 'run', Path(folder) / 'log', time.monotonic()
         process = start(['train.py', *words, '--seed', 100, '--data-seed', 100, '--out', out,
-                         '--cache', f'{folder}/cache', '--device', check.device.type], log)
+                         '--cache', f'{folder}/cache', '--device', check.device.type, '--workers', 4], log)
         code, lines = finish(process, check.left()), read_log(out)
         found['run_seconds'] = round(time.monotonic() - begin, 1)
         if lines:
@@ -489,7 +489,6 @@ def processes(check, found):
         process = start(['-m', 'torch.distributed.run', '--nproc_per_node', 2, '--standalone', 'train.py', *words,
                          '--out', out, '--cache', f'{folder}/cache'], log, FLAVA_BACKEND=backend, OMP_NUM_THREADS='1')
         code = finish(process, check.left())
-        found['log'] = log.read_text(errors='replace')[-4000:]
         check_code(code, log)
         lines = read_log(out)
         found |= dict(steps=len(lines), last_loss=lines[-1]['loss'], finished=(out / 'results.json').exists())
@@ -519,13 +518,13 @@ def to_markdown(report):
 
 
 def cells(costs):
-    """A row of part 2"""
+    """A row of part 1"""
     return (*(' '.join(f'{loss:.4f}' for loss in costs[place]) for place in ('cpu', 'gpu')),
             f'{costs["loss_difference"]:.1e}', f'{costs["gradient_distance"]:.1e}', 'yes' if costs['agree'] else 'NO')
 
 
 def speed_table(costs):
-    """A table of part 3: samples/s as median (minimum … maximum)"""
+    """A table of part 2: samples/s as median (minimum … maximum)"""
     kinds = ('backbone', 'scoring', 'backward', 'optimizer', 'outside')
     rows = []
     for label, own in costs.items():
@@ -541,7 +540,7 @@ def speed_table(costs):
 
 # ------------------------------------------------------------------------------- the command line
 
-PARTS = dict(tests=tests, methods=methods, speed=speed, run=run, resume=resume, processes=processes)
+PARTS = dict(methods=methods, speed=speed, tests=tests, run=run, resume=resume, processes=processes)
 
 
 def main(arguments=None):
@@ -562,9 +561,14 @@ def main(arguments=None):
         check = Check(args, get_device(args.device))
         for name, value in check.report['header'].items():
             show(f'{name:<10}{value}')
-        for place, (name, part) in enumerate(PARTS.items(), 1):
-            if place in args.parts:
-                check.run_part(name, part)
+        names = [name for place, name in enumerate(PARTS, 1) if place in args.parts]
+        for name in names:
+            if name in BUDGET:                         # alone, because it uses this process, and speed is timed
+                check.start_budget(name)
+                check.run_part(name)
+        check.start_budget('together')
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(check.run_part, [name for name in names if name not in BUDGET]))
         show(f'\n{time.monotonic() - check.start:.0f} s; report: {check.file}.md')
 
 

@@ -271,7 +271,7 @@ def train(name, seed, folder):
 
     Resumes an interrupted run, unless it records coverage, which counts from the first step.
     """
-    words = f'{options_of(name)} --seed {seed} --data-seed {seed} --out {folder}'.split()
+    words = f'{options_of(name)} --seed {seed} --data-seed {seed} --out {folder} --device cpu'.split()
     if seed >= FIRST_WITH_COVERAGE:
         shutil.rmtree(folder, ignore_errors=True)
         words += ['--coverage']
