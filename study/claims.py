@@ -15,7 +15,8 @@ When claims were written. Unmarked ones of the main stream, the second stream an
 benchmark. †: while the first seed of the main stream ran. ‡: after its results were known, so they are observations,
 not tests. Ablations and "true source": before their runs. "Why": after the runs with the true source, before its own
 runs, on other seeds; two of its claims after a dozen of these runs. "Top eighth": after all of them, on seeds that had
-not shown it. "Pre-registered": before the tuning of `rank` was finished and before the first run on seeds 300-309.
+not shown it. "Pre-registered": before the tuning of `rank` was finished and before the first run on seeds 300-309; about
+cheap scoring, before its tuning and before the first run on seeds 310-319.
 """
 from typing import NamedTuple
 
@@ -36,7 +37,8 @@ TITLES = {name: title.removesuffix(' (Ours)') for name, title in METHOD_TITLES.i
     'why-part': 'LAVA, part of the source in I_v', 'why-top': 'LAVA, top eighth of I_v',
     'top-again': 'LAVA, top eighth of I_v, new seeds', 'why-seen': 'LAVA, source in I_v, moments in I_a',
     'why-any-frames': 'LAVA, uniform I_v', 'why-any-sound': 'LAVA, uniform I_a',
-    'why-second-frames': 'LAVA, source in I_v, second stream'}
+    'why-second-frames': 'LAVA, source in I_v, second stream', 'scorer-full': 'rank, full scorer',
+    'scorer-cheap': 'rank, cheap scorer', 'scorer-der++': 'DER++, seeds of the scorer'}
 PREFIXES = {'second-': ', second stream', 'fresh-second-': ', second stream', 'fresh-': '', 'large-': ', large objects',
             'small-': ', small objects', 'order-1-': ', order 1', 'order-2-': ', order 2'}
 
@@ -288,5 +290,8 @@ CLAIMS = {   # {group of runs: claims}
     'orders': [Claim(f'{order}: rank has a higher A than {TITLES[name]}', [(f'{order}-rank', f'{order}-{name}')])
                for order in ('order-1', 'order-2') for name in ('der++', 'flava')],
     'mixture': [Claim(f'a mixture with m = {m} has a higher A than LAVA (m = 0)', [(f'mixture-{m}', 'mixture-0')])
-                for m in (0.25, 0.5, 0.75, 1)]}
+                for m in (0.25, 0.5, 0.75, 1)],
+    'scorer': [
+        Claim('with a cheap scorer, rank\'s A is at most 1 point lower', [('scorer-cheap', 'scorer-full')], A, 1),
+        Claim('with a cheap scorer, rank has a higher A than DER++', [('scorer-cheap', 'scorer-der++')])]}
 assert set(CLAIMS) <= set(GROUPS)

@@ -13,7 +13,7 @@ The seed sets clips, order within a task, masks and selection. Runs with one see
 All runs share classes and initial model. Each trains in a process with one thread.
 
 Seed 0 chose the benchmark and the options of the methods. Seeds 100-109 are reported. Seeds 200-203 choose the options
-of `rank` and are never reported. Seeds 300-309 are the pre-registered runs. They also record coverage (`oracle.py`).
+of `rank` and its cheap scorer, and are never reported. Seeds 300-319 are the pre-registered runs. They also record coverage (`oracle.py`).
 """
 import argparse
 import dataclasses
@@ -73,6 +73,10 @@ class Rank(NamedTuple):
 
 
 RANK = Rank(share=0.125, weight=16, sound='importance', pruning='none')       # `tuned_rank` of the records
+
+
+# The cheap scorer that the tuning chose: `tuned_scorer`, of those that are fast enough. None: not chosen yet.
+SCORER = None
 
 
 def by_rank(sound=None, pruning=None, area=1, more=''):
@@ -149,6 +153,10 @@ for _word, _order in TASK_ORDERS.items():
 MIXTURE = {f'mixture-{m}': f'--draw-v mixture --mixture {m} --pruning none {MAIN["lava"]}'
            for m in (0, 0.25, 0.5, 0.75, 1)}
 
+# Cheap scoring: is it as good as scoring all patches, and ahead of DER++?
+SCORERS = {'scorer-full': by_rank(), 'scorer-cheap': by_rank(more=SCORER) if SCORER else None,
+           'scorer-der++': MAIN['der++']}
+
 TUNING = {f'tune-{name}-{number}': f'--method {name} {options}'
           for name, tried in TRIED.items() for number, options in enumerate(tried)}
 TUNING_RANK = {   # first share and weight, then sound, then P
@@ -156,6 +164,9 @@ TUNING_RANK = {   # first share and weight, then sound, then P
                                         f'{TUNED["flava"]}' for share in (16, 8, 4) for weight in (4, 16, 64)},
     **{f'tune-sound-{sound}': by_rank(sound=sound, pruning='none') for sound in ('rank', 'even')},
     **{f'tune-pruning-{pruning}': by_rank(pruning=pruning) for pruning in ('excess', 'printed')}}
+TUNING_SCORER = {
+    **{f'tune-grid-{stride}': by_rank(more=f'--scorer grid --scorer-stride {stride}') for stride in (2, 3)},
+    **{f'tune-student-{every}': by_rank(more=f'--scorer student --scorer-every {every}') for every in (4, 8, 16)}}
 
 GROUPS = {
     'main': Group('Main stream', tuple(range(100, 110)), MAIN),
@@ -173,8 +184,10 @@ GROUPS = {
     'third': Group('Pre-registered: objects of twice and of half the area', tuple(range(300, 305)), THIRD),
     'orders': Group('Pre-registered: two random task orders', tuple(range(300, 305)), ORDERS),
     'mixture': Group('Pre-registered: mixture weights (1 − m)·I_v + m/N', tuple(range(300, 304)), MIXTURE),
+    'scorer': Group('Pre-registered: cheap scoring', tuple(range(310, 320)), SCORERS),
     'tuning': Group('Tuning of the methods', (0,), TUNING),
-    'tuning-rank': Group('Tuning of rank', tuple(range(200, 204)), TUNING_RANK)}
+    'tuning-rank': Group('Tuning of rank', tuple(range(200, 204)), TUNING_RANK),
+    'tuning-scorer': Group('Tuning of the cheap scorer', tuple(range(200, 204)), TUNING_SCORER)}
 RUNS = {name: ' '.join(options.split()) if options else None
         for group in GROUPS.values() for name, options in group.runs.items()}
 SEEDS = {name: group.seeds for group in GROUPS.values() for name in group.runs}
@@ -183,8 +196,8 @@ SEEDS = {name: group.seeds for group in GROUPS.values() for name in group.runs}
 def options_of(name):
     """Options of a run. Raises UserError where they are not known yet."""
     if RUNS[name] is None:
-        raise UserError(f'{name} needs RANK in study/runs.py. The tuning is not finished: `python -m study.runs '
-                        'tuning-rank --left`')
+        raise UserError(f'{name} needs RANK or SCORER in study/runs.py. The tuning is not finished: `python -m '
+                        'study.runs tuning-rank tuning-scorer --left`')
     return RUNS[name]
 
 
@@ -262,6 +275,14 @@ def tuned_rank(records):
         return Rank(*setting)
     prunings = {'none': sounds[sound], 'excess': 'tune-pruning-excess', 'printed': 'tune-pruning-printed'}
     return Rank(*setting, sound, best_choice(prunings, records))
+
+
+def tuned_scorer(records, fast_enough):
+    """{name: {seed: record}} → of the runs of TUNING_SCORER that are fast enough, the one with the highest mean A.
+
+    fast_enough: those with at least 1.35 times DER++'s samples/s at base size on a CPU (`paper/bench.py`)
+    """
+    return best_choice({name: name for name in TUNING_SCORER if name in fast_enough}, records)
 
 
 # ------------------------------------------------------------------------------------------- one run
@@ -344,7 +365,7 @@ def make_record(name, seed, folder, commit, seconds):
                   samples_per_s=sorted(line['samples_per_s'] for line in log)[len(log) // 2],
                   memory_gb=max(line['memory_gb'] for line in log),
                   retrieval=shorten(json.loads((folder / 'results.json').read_text('utf-8'))))
-    if name in TUNING_RANK:
+    if name in TUNING_RANK | TUNING_SCORER:
         return record                                                      # chosen by A alone
     record |= shorten(evaluate_run(folder, name))
     if seed >= FIRST_WITH_COVERAGE:
