@@ -22,7 +22,7 @@ def test_two_processes_train_every_method_as_one_would(tmp_path):
     done = subprocess.run([*TORCHRUN, script, *METHODS, '--', *options], cwd=tmp_path, capture_output=True, text=True,
                           env=ONE_THREAD)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    for method in METHODS:
+    for method in [*METHODS, 'student']:
         assert (tmp_path / 'whole' / method / 'results.json').exists()
     for method in ('flava+', 'gmed', 'cls-er'):
         whole, stopped = tmp_path / 'whole' / method, tmp_path / 'stopped' / method

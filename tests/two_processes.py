@@ -139,7 +139,10 @@ def main():
     train.init_distributed, train.cleanup, os._exit = lambda cfg: device, lambda: None, sys.exit
     downstream.pictures.draw, downstream.report.write = lambda *run: [], lambda folder: []
     split = sys.argv.index('--')
-    run_methods(sys.argv[1:split], ('flava+', 'gmed', 'cls-er'), sys.argv[split + 1:])
+    options = sys.argv[split + 1:]
+    run_methods(sys.argv[1:split], ('flava+', 'gmed', 'cls-er'), options)
+    # a student: most steps leave the AVM without a gradient
+    train.main([*options, *'--selection rank --scorer student --scorer-every 2 --steps 3 --out whole/student'.split()])
     cleanup()
 
 
