@@ -69,7 +69,7 @@ class AVM(nn.Module):
 
 
 def mean_as_released(V):
-    """"We average the values head-wise and token-wise" (Eq. 10).  V (B, H, n, d) → (B, D)
+    """MeanPool of Eq. 11: "we average the values head-wise and token-wise".  V (B, H, n, d) → (B, D)
 
     The released module reshapes (B, H, n, d) to (B, n, H·d) without a transpose. So each group of d outputs averages
     every H-th token, over all heads. The released weights were trained so (N5).
@@ -99,22 +99,22 @@ class JointTokens(NamedTuple):
 
 
 class AVMOutput(NamedTuple):
-    """The same pass, and the AVM's attention on it."""
-    o_a: torch.Tensor            # B,M,D
-    o_v: torch.Tensor            # B,N,D
-    joint_a: torch.Tensor        # B,M,D   õ_a
-    joint_v: torch.Tensor        # B,N,D   õ_v
-    importance_a: torch.Tensor   # B,M     I_a
-    importance_v: torch.Tensor   # B,N     I_v
-    q_a: torch.Tensor            # B,H,M,d
-    q_v: torch.Tensor            # B,H,N,d
-    k_a: torch.Tensor            # B,H,M,d
-    k_v: torch.Tensor            # B,H,N,d
+    """The same pass, and the AVM's attention on it. On a sparse grid (`scorer.py`), M and N are the grid's."""
+    o_a: torch.Tensor = None            # B,M,D
+    o_v: torch.Tensor = None            # B,N,D
+    joint_a: torch.Tensor = None        # B,M,D   õ_a
+    joint_v: torch.Tensor = None        # B,N,D   õ_v
+    importance_a: torch.Tensor = None   # B,M     I_a
+    importance_v: torch.Tensor = None   # B,N     I_v
+    q_a: torch.Tensor = None            # B,H,M,d
+    q_v: torch.Tensor = None            # B,H,N,d
+    k_a: torch.Tensor = None            # B,H,M,d
+    k_v: torch.Tensor = None            # B,H,N,d
 
 
 @torch.no_grad()
 def joint_tokens(cfg, backbone, patches):
-    """E_a, E_v, E_f on Patches of whole clips → JointTokens"""
+    """E_a, E_v, E_f on Patches, none of them masked → JointTokens"""
     x = to_float(patches, cfg.patch_size)
     o_a, o_v = backbone.encode(*x)
     return JointTokens(o_a, o_v, *backbone.fuse(o_a, o_v, x.ids_a, x.ids_v))
@@ -122,29 +122,28 @@ def joint_tokens(cfg, backbone, patches):
 
 @torch.no_grad()
 def attend(cfg, backbone, avm, patches):
-    """Eq. 2 and 3 for Patches of whole clips → AVMOutput"""
+    """Eq. 2 and 3 for Patches → AVMOutput"""
     tokens = joint_tokens(cfg, backbone, patches)
     p = avm.project(tokens.joint_a, tokens.joint_v)
     return AVMOutput(*tokens, *importance(p, cfg.beta), p.q_a, p.q_v, p.k_a, p.k_v)
 
 
 def matching_loss(backbone, avm, tokens, patches):
-    """L^avm of Eq. 11 → scalar. tokens: JointTokens or AVMOutput of these patches, which are of whole clips. The gradient
-    reaches the AVM alone.
+    """L^avm of Eq. 11 → scalar. tokens: JointTokens or AVMOutput of these patches. The gradient reaches the AVM alone.
 
-    Half of the batch keeps its own audio. The other half gets the audio of another pair. Both terms of the cross-entropy count (N11).
+    Half of the batch keeps its own audio. The other half gets the audio of another pair; of one or two pairs, none does
+    (N12). Both terms of the cross-entropy count (N11).
     """
     B = len(tokens.joint_a)
     joint_a, joint_v, matched = tokens.joint_a, tokens.joint_v, torch.ones(B, device=tokens.joint_a.device)
     if B > 2:
         # in a random cycle of the pairs, each mismatched pair gets the audio of the one before it: never its own
         order = torch.randperm(B, device=joint_a.device)
-        mismatched, place = order[:B // 2].sort()
-        audio_of = order.roll(1)[place]
+        mismatched, audio_of = order[:B // 2], order.roll(1)[:B // 2]
         with torch.no_grad():                          # only the fusion sees both modalities
             fused_a, fused_v = backbone.fuse(tokens.o_a[audio_of], tokens.o_v[mismatched],
                                              patches.ids_a[mismatched], patches.ids_v[mismatched])
         joint_a, joint_v = joint_a.index_copy(0, mismatched, fused_a), joint_v.index_copy(0, mismatched, fused_v)
         matched = matched.index_fill(0, mismatched, 0)
-    logit = backbone.recompute(avm.match, joint_a, joint_v)     # its activations must not outlive the scoring pass
+    logit = backbone.recompute(avm.match, joint_a, joint_v)     # the only part of the scoring pass with a gradient
     return F.binary_cross_entropy_with_logits(logit.float(), matched)

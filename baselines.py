@@ -98,7 +98,7 @@ class DERpp(Replay):
         current = self.select(patchify(batch, self.cfg.patch_size))
         past = self.sample(batch)
         replayed = self.select(patchify(past, self.cfg.patch_size)) if past else None
-        loss, log, losses = self.learn(current, past, replayed)
+        loss, log, losses = self.replay_loss(current, past, replayed)
         B = len(batch['audio'])
         self.memory.add(audio=batch['audio'], video=batch['video'],
                         pooled_a=losses.pooled_a[:B], pooled_v=losses.pooled_v[:B])
@@ -108,7 +108,7 @@ class DERpp(Replay):
         """All patches. The subclasses learn from fewer."""
         return patches
 
-    def learn(self, current, past, replayed):
+    def replay_loss(self, current, past, replayed):
         """ℓ^r + λℓ^c of current and replayed Patches in one batch, + α ℓ^p of the replayed ones → loss, log, Losses"""
         patches = concat_patches(current, replayed) if past else current
         losses = run_backbone(self.cfg, self.backbone, patches)
@@ -234,28 +234,28 @@ class GMED(Replay):
         self.memory.add(edited_a=current.x_a, edited_v=current.x_v)
         return self.total_loss(losses), log_dict(losses)
 
-    def edit(self, patches, past):
+    def edit(self, patches, replayed):
         """x ← γx + α ∇ₓ[(ℓ(x; θᵛ) − ℓ(x; θ)) − βℓ(x; θ)], clipped to the values that a clip can have
 
-        patches: the current pairs; past: the replayed ones, x_a (n, M, p·p), x_v (n, N, p·p·3) float32 → like past
+        patches: the current pairs; replayed: past ones, x_a (n, M, p·p), x_v (n, N, p·p·3) float32 → like replayed
         """
         cfg = self.cfg
-        with isolated_rng(past.x_a.device):
+        with isolated_rng(replayed.x_a.device):
             gradient = batch_gradient(cfg, self.backbone, patches)
-            masks = random_masks(cfg, past)
-            before_a, before_v = self.input_gradient(past, masks)
+            masks = random_masks(cfg, replayed)
+            before_a, before_v = self.input_gradient(replayed, masks)
             with virtual_step(self.backbone, gradient, cfg.lr):
-                after_a, after_v = self.input_gradient(past, masks)
-        x_a = cfg.gmed_gamma * past.x_a + cfg.gmed_alpha * (after_a - (1 + cfg.gmed_beta) * before_a)
-        x_v = cfg.gmed_gamma * past.x_v + cfg.gmed_alpha * (after_v - (1 + cfg.gmed_beta) * before_v)
+                after_a, after_v = self.input_gradient(replayed, masks)
+        x_a = cfg.gmed_gamma * replayed.x_a + cfg.gmed_alpha * (after_a - (1 + cfg.gmed_beta) * before_a)
+        x_v = cfg.gmed_gamma * replayed.x_v + cfg.gmed_alpha * (after_v - (1 + cfg.gmed_beta) * before_v)
         low, high = frame_bounds(cfg.patch_size, x_v.device)
-        return past._replace(x_a=x_a.clamp(MIN_AUDIO, MAX_AUDIO), x_v=torch.maximum(torch.minimum(x_v, high), low))
+        return replayed._replace(x_a=x_a.clamp(MIN_AUDIO, MAX_AUDIO), x_v=torch.maximum(torch.minimum(x_v, high), low))
 
     @torch.enable_grad()
-    def input_gradient(self, past, masks):
-        """∇ₓ of the sum of the pairs' losses → two tensors like past.x_a, past.x_v"""
-        x_a, x_v = past.x_a.detach().requires_grad_(), past.x_v.detach().requires_grad_()
-        losses = run_backbone(self.cfg, self.backbone, past._replace(x_a=x_a, x_v=x_v), masks)
+    def input_gradient(self, replayed, masks):
+        """∇ₓ of the sum of the pairs' losses → two tensors like replayed.x_a, replayed.x_v"""
+        x_a, x_v = replayed.x_a.detach().requires_grad_(), replayed.x_v.detach().requires_grad_()
+        losses = run_backbone(self.cfg, self.backbone, replayed._replace(x_a=x_a, x_v=x_v), masks)
         return torch.autograd.grad(loss_per_pair(self.cfg, losses).sum(), (x_a, x_v))
 
 
@@ -263,7 +263,7 @@ class GMED(Replay):
 
 class CLSER(Replay):
     """CLS-ER (Arani et al. 2022): ER with two averaged copies of the backbone, plastic and stable. Replayed pairs stay
-    near the embeddings of the better copy. The stable copy is evaluated (N29)."""
+    near the embeddings of the copy with the lower loss. The stable copy is evaluated (N29)."""
 
     def __init__(self, cfg, backbone, avm):
         super().__init__(cfg, backbone, avm)
@@ -293,10 +293,10 @@ class CLSER(Replay):
         return loss, log
 
     @torch.no_grad()
-    def teacher_embeddings(self, past, masks):
+    def teacher_embeddings(self, replayed, masks):
         """Pooled c_a, c_v (n, D) of each pair, from the copy with the lower loss on it"""
-        plastic = run_backbone(self.cfg, self.plastic, past, masks)
-        stable = run_backbone(self.cfg, self.stable, past, masks)
+        plastic = run_backbone(self.cfg, self.plastic, replayed, masks)
+        stable = run_backbone(self.cfg, self.stable, replayed, masks)
         stable_wins = (loss_per_pair(self.cfg, stable) < loss_per_pair(self.cfg, plastic))[:, None]
         return (torch.where(stable_wins, stable.pooled_a, plastic.pooled_a),
                 torch.where(stable_wins, stable.pooled_v, plastic.pooled_v))

@@ -119,7 +119,7 @@ class Config(Sizes):
     max_roll: int = option(-1, 'maximum roll in time of training spectrograms, in frames; -1: any roll, as released; '
                            '10 keeps audio and video in step', min=-1, max=10 ** 6, applies_to=FILES)
     candidate_sets: int = option(1, 'number of candidate sets that the retrieval clips of shapes are split into; a query '
-                                 'searches its own set', min=1, max=10 ** 6, applies_to='shapes')
+                                 'is compared with its own set', min=1, max=10 ** 6, applies_to='shapes')
     min_silent: int = option(0, 'minimum number of silent objects in a clip of shapes', min=0, max=2,
                              applies_to='shapes')
     max_silent: int = option(1, 'maximum number of silent objects', min=0, max=2, applies_to='shapes')
@@ -138,7 +138,7 @@ class Config(Sizes):
     tau: float = option(0.05, 'τ, temperature of Eq. 9; as released', over=0)
     mae_weight: float = option(1.0, 'weight of ℓ^r in the stream; 0 removes it (Fig. 11)', min=0)
     memory_size: int = option(2000, 'pairs in the rehearsal memory, over all GPUs; §5.2', min=1, applies_to=REPLAY)
-    alpha: float = option(0.5, 'α, weight of the penalty ℓ^p; Table 5', min=0, applies_to='der++, ' + SELECTING)
+    alpha: float = option(0.5, 'α, weight of the penalty ℓ^p; N25', min=0, applies_to='der++, ' + SELECTING)
     beta: float = option(0.4, 'β of Eq. 2 for the importance scores; Table 10', over=0,
                          applies_to=SCORING)
     rho_a: float = option(0.5, 'ρ_a, share of audio patches that is selected; Table 9', over=0, max=1,
@@ -160,21 +160,21 @@ class Config(Sizes):
                                 applies_to=SCORING)
     scorer_every: int = option(8, 'student: every how many steps the AVM scores and teaches it', min=1,
                                applies_to=SCORING)
-    # Hyperparameters of the compared methods; Table 5 is damaged (N25)
+    # Hyperparameters of the compared methods. N25: Table 5 is not readable there, so they are our choices.
     mir_candidates: int = option(5, 'MIR: candidates drawn from the memory, in batches', min=1, applies_to='mir')
-    gmed_alpha: float = option(0.1, 'GMED: α, step size of the edit; Table 5', min=0, applies_to='gmed')
-    gmed_beta: float = option(0.05, 'GMED: β, regularizer of the edit; Table 5', min=0, applies_to='gmed')
+    gmed_alpha: float = option(0.1, 'GMED: α, step size of the edit; N25', min=0, applies_to='gmed')
+    gmed_beta: float = option(0.05, 'GMED: β, regularizer of the edit; N25', min=0, applies_to='gmed')
     gmed_gamma: float = option(1.0, 'GMED: γ, decay of the edited clip; Table 5', min=0, max=1, applies_to='gmed')
     cls_er_alpha_p: float = option(0.999, 'CLS-ER: α_P, decay of the plastic copy; Table 5', min=0, max=1,
                                    applies_to='cls-er')
-    cls_er_alpha_s: float = option(0.999, 'CLS-ER: α_S, decay of the stable copy; Table 5', min=0, max=1,
+    cls_er_alpha_s: float = option(0.999, 'CLS-ER: α_S, decay of the stable copy; N25', min=0, max=1,
                                    applies_to='cls-er')
     cls_er_r_p: float = option(0.8, 'CLS-ER: r_P, update rate of the plastic copy; Table 5', min=0, max=1,
                                applies_to='cls-er')
     cls_er_r_s: float = option(0.6, 'CLS-ER: r_S, update rate of the stable copy; Table 5', min=0, max=1,
                                applies_to='cls-er')
-    cls_er_lam: float = option(0.1, 'CLS-ER: λ, weight of the consistency loss; Table 5', min=0, applies_to='cls-er')
-    lump_beta: float = option(0.05, 'LUMP: mixing ratios come from Beta(this, this); Table 5', over=0,
+    cls_er_lam: float = option(0.1, 'CLS-ER: λ, weight of the consistency loss; N25', min=0, applies_to='cls-er')
+    lump_beta: float = option(0.05, 'LUMP: mixing ratios come from Beta(this, this); N25', over=0,
                               applies_to='lump')
 
     # Training
@@ -210,8 +210,7 @@ class Config(Sizes):
     device: str = option('', 'cuda or cpu; default: cuda if available')
     precision: str = option('auto', 'auto: bf16 autocast on GPUs that support it, else fp32; bf16 on a CPU is faster if it '
                             'has AVX512-BF16 or AMX', choices=PRECISIONS)
-    checkpoint: int = option(-1, '1: activation checkpointing of the fusion, less memory for more time; -1: on GPUs',
-                             min=-1, max=1)
+    activation_checkpointing: int = option(-1, '1: of the fusion, less memory for more time; -1: on GPUs', min=-1, max=1)
     compile: int = option(0, '1: compile the transformer blocks with torch.compile', min=0, max=1)
 
     def __post_init__(self):
@@ -239,7 +238,7 @@ SIZES = {   # --size NAME
                   embed_dim=64, num_heads=4, encoder_depth=3, fusion_depth=1,
                   decoder_embed_dim=64, decoder_depth=1, decoder_num_heads=4, avm_heads=4),
 }
-PRESETS = {   # what --size changes beside the sizes themselves
+PRESETS = {   # what --size changes
     'base': {},
     'small': dict(SIZES['small'], lr=1e-3, batch_size=16, mask_ratio=0.7, lam=1.0, tau=0.1, chunk=2,
                   pretrain_lr=2e-3, pretrain_batch_size=64, pretrain_mask_ratio=0.5),
@@ -252,7 +251,7 @@ DATASET_PRESETS = {   # what differs from VGGSound (§5.2, Table 6)
 }
 PRETRAINED = Path(__file__).parent / 'weights' / 'shapes_small.pt'   # initial pre-training on shapes: weights/README.md
 RUNTIME_FIELDS = {   # may change when a run is resumed; results depend on them by rounding at most
-    'workers', 'keep_models', 'save_every', 'log_every', 'tensorboard', 'device', 'checkpoint', 'compile', 'out', 'cache',
+    'workers', 'keep_models', 'save_every', 'log_every', 'tensorboard', 'device', 'activation_checkpointing', 'compile', 'out', 'cache',
     'max_bad'}
 PATH_FIELDS = {'data', 'pretrain_data', 'tasks', 'retrieval_list'}   # may move: what they hold is compared instead
 STREAM_FIELDS = {   # options of the stream: the initial pre-training does not depend on them
@@ -342,8 +341,7 @@ def check_masks(cfg):
 def with_older_defaults(saved):
     """Options of a saved run → the same, with the options that it did not know, at what they were then."""
     saved = dict(saved)
-    saved.setdefault('candidate_sets', saved.pop('galleries', 1))
-    saved.pop('galleries', None)
+    saved.setdefault('candidate_sets', saved.pop('galleries', 1))      # its old name
     if saved.get('dataset', 'shapes') == 'shapes':
         older = dict(max_roll=-1, min_silent=max(saved.get('max_silent', 1) - 1, 0))
     else:

@@ -21,12 +21,12 @@ from selection import discriminative_query, prune_probability, select_patches
 
 
 class FLAVAStep(NamedTuple):
-    """What one step computes: for the tour, and for whoever wants to look inside."""
+    """What one step computes: for the tour and for experiments."""
     loss: torch.Tensor
     log: dict
     patches: Patches         # all M and N patches of the current pairs
-    attention: AVMOutput     # I, queries, keys
-    query_a: torch.Tensor    # B,H,d   q̂_a; None where the student scores
+    attention: AVMOutput     # I, queries, keys; of the grid's patches with --scorer grid
+    query_a: torch.Tensor    # B,H,d   q̂_a; None with --scorer student
     query_v: torch.Tensor    # B,H,d   q̂_v
     past: dict               # the replayed pairs, as they are stored
     P_a: torch.Tensor        # B,M
@@ -54,7 +54,8 @@ class FLAVA(DERpp):
         patches = patchify(batch, cfg.patch_size)
         grid = Grid(cfg, patches.ids_a.device) if cfg.scorer == 'grid' else None
 
-        # localized alignment (§4.1): which patches does the other modality attend to?
+        # localized alignment (§4.1): which patches does the other modality attend to? On a grid, I, q, k and P are of the
+        # grid's patches until `grid.fill`.
         localize = self.localize_by_student if self.student else self.localize
         attention, avm_loss = localize(grid.take(patches) if grid else patches)     # I of Eq. 3; L^avm of Eq. 11
         I_a, I_v = attention.importance_a, attention.importance_v
@@ -72,7 +73,7 @@ class FLAVA(DERpp):
 
         # learn from them and from replayed pairs, as DER++ does
         replayed = self.select_replayed(past) if past else None
-        loss, log, losses = self.learn(current, past, replayed)                     # ℓ^r + λℓ^c + αℓ^p
+        loss, log, losses = self.replay_loss(current, past, replayed)                     # ℓ^r + λℓ^c + αℓ^p
         loss, log['avm'] = loss + avm_loss, avm_loss.detach()                       # + L^avm, weight 1 (N11)
 
         queries = {} if self.student else dict(query_a=query_a, query_v=query_v)
@@ -90,17 +91,18 @@ class FLAVA(DERpp):
     def localize_by_student(self, patches):
         """As `localize`, but the student predicts I. Every k-th step the AVM scores and learns, and teaches the
         student."""
-        if self.memory.seen // len(patches.x_a) % self.cfg.scorer_every == 0:
+        step = self.memory.seen // len(patches.x_a)
+        if step % self.cfg.scorer_every == 0:
             attention, avm_loss = self.localize(patches)
             log_I = self.student(self.backbone, patches)
             return attention, avm_loss + distillation_loss(*log_I, attention.importance_a, attention.importance_v)
         with torch.no_grad():
             log_a, log_v = self.student(self.backbone, patches)
-        return AVMOutput(None, None, None, None, log_a.exp(), log_v.exp(), None, None, None, None), log_a.new_zeros(())
+        return AVMOutput(importance_a=log_a.exp(), importance_v=log_v.exp()), log_a.new_zeros(())
 
     def discriminative_queries(self, attention):
-        """q̂_a, q̂_v (B, H, d) of Eq. 4, from κ of all patches, or as large a share of the grid's"""
-        if self.student:                               # it has no queries
+        """q̂_a, q̂_v (B, H, d) of Eq. 4. With a student, which has no queries: None, None"""
+        if self.student:
             return None, None
         I_a, I_v = attention.importance_a, attention.importance_v
         return (discriminative_query(I_a, attention.q_a, num_kept(self.cfg.rho_a, I_a.shape[1])),

@@ -173,6 +173,8 @@ def reshard(states, rank, world_size, capacity):
     share = min(capacity, stored // world_size)
     mine = torch.randperm(stored, generator=torch.Generator().manual_seed(seen))[rank::world_size][:share]
     rows = {name: torch.cat([state['rows'][name] for state in states])[mine] for name in states[0]['rows']}
-    if seen > stored:      # the reservoirs were full: this one is full too, so that capacity / seen stays right
+    # A pair is kept with probability capacity / seen. Where reservoirs were full, the share of this rank is its capacity
+    # from now on, so that this probability stays right.
+    if seen > stored:
         return dict(capacity=max(1, share), seen=seen // world_size, rows=rows)
     return dict(capacity=capacity, seen=share, rows=rows)

@@ -137,7 +137,7 @@ class AudioVideoMAE(nn.Module):
         if isinstance(sizes, dict):                                # the options in config.json or in a saved model
             sizes = Sizes(**{name: sizes[name] for name in Sizes.__dataclass_fields__ if name in sizes})
         self.sizes = sizes
-        self.activation_checkpointing = False          # `recompute`
+        self.activation_checkpointing = False
         p, D, Dd = sizes.patch_size, sizes.embed_dim, sizes.decoder_embed_dim
         # E_a, E_v: the modality encoders
         self.patch_embed = nn.ModuleDict({'a': PatchEmbed(p, 1, D), 'v': PatchEmbed(p, 3, D)})
@@ -185,7 +185,7 @@ class AudioVideoMAE(nn.Module):
         """
         mask_a, mask_v = masks
 
-        # encode the visible patches
+        # encode the visible patches; ids_keep: their positions in the clip
         ids_keep_a, ids_keep_v = patches.ids_a.gather(1, mask_a.keep), patches.ids_v.gather(1, mask_v.keep)
         o_a, o_v = self.encode(gather(patches.x_a, mask_a.keep), gather(patches.x_v, mask_v.keep),
                                ids_keep_a, ids_keep_v)
@@ -241,7 +241,7 @@ class AudioVideoMAE(nn.Module):
         """D(õ) of one modality: predict the masked patches.
 
         joint (B, n, D) at positions ids_keep (B, n); ids_mask (B, m) → (B, m, values of a patch).
-        The decoder sees visible and masked patches only. Patches that are not selected do not exist for it (N7).
+        The decoder sees visible and masked patches only. It neither sees nor predicts patches that are not selected (N7).
         """
         visible = self.decoder_embed(self.norm['joint'](joint))
         masked = self.mask_token[modality].expand(*ids_mask.shape, -1).to(visible.dtype)
@@ -254,7 +254,8 @@ class AudioVideoMAE(nn.Module):
     def recompute(self, function, *inputs):
         """function(*inputs), with activation checkpointing if it is on: keep only the inputs for the backward pass, and
         recompute the rest there. Nothing inside is random. The fusion runs twice on the same tokens, once per loss:
-        checkpointing it saves a quarter of the activations of encoders and fusion, for a fiftieth of the operations."""
+        checkpointing it saves a quarter of the activations of encoders and fusion, for a twenty-fifth of the
+        operations."""
         if not self.activation_checkpointing:
             return function(*inputs)
         return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)

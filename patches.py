@@ -7,6 +7,7 @@ Patches that are masked or not selected are dropped, not set to zero. That saves
 
 Shapes, in all files:
     B     pairs in a batch                        p        side of a patch
+    D     embedding dimension                     H, d     attention heads, and dimension of a head: D = H·d
     t, f  spectrogram frames and mel bins         M, N     audio and video patches of a whole clip
     T     video frames of H × W pixels            κ_a, κ_v selected audio and video patches
 
@@ -17,7 +18,7 @@ from typing import NamedTuple
 
 import torch
 
-from config import Sizes, num_kept  # noqa: F401  (Sizes: the numbers behind these shapes)
+from config import num_kept
 
 IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)    # Table 6: of red, green, blue in [0, 1]
 
@@ -87,13 +88,13 @@ def concat_patches(current, past):
 
 def random_masking(ids, num_visible):
     """ids (B, κ): positions of the selected patches → Mask of num_visible visible and κ − num_visible masked patches.
-    Every subset is equally likely."""
+    Every subset is equally likely (N6)."""
     order = torch.rand(ids.shape, device=ids.device).argsort(1)
     return Mask(order[:, :num_visible], order[:, num_visible:])
 
 
 def random_masks(cfg, patches):
-    """A Mask of audio and a Mask of video. The mask ratio is of all patches of a clip, selected or not (N6)."""
+    """A Mask of audio and a Mask of video. The mask ratio is of all patches of a clip, selected or not (N7)."""
     return (random_masking(patches.ids_a, num_kept(1 - cfg.mask_ratio, cfg.num_patches_a)),
             random_masking(patches.ids_v, num_kept(1 - cfg.mask_ratio, cfg.num_patches_v)))
 

@@ -3,14 +3,17 @@
 In:  Patches of whole clips.
 Out: I_a (B, M), I_v (B, N), as `avm.attend` computes them, approximately.
 
-Half of a step's time goes into the pass that scores all patches (App. K names it as the limitation). Two ways to spend
-less:
+The pass that scores all patches is a third of FLAVA's operations (results/details-cost.md); App. K names it as the
+limitation. Two ways to spend less:
 
     grid      the AVM scores every second patch along each side; I and P are interpolated in between
     student   a narrow network predicts I from the patch embeddings; every 8th step the AVM scores and teaches it
 
-The encoders see a fifth of the patches in training, so they know sparse sets. The student has no queries and keys, so it
-serves the selections without P.
+In training the encoders see a fifth of the patches at a time, so a sparse grid is like their usual input. The student has
+no queries and keys, so it is for selections without P.
+
+On a grid, q̂ and P are those of its κ most important patches: as large a share of the grid as κ is of all patches. A patch
+beside one with P > 0 gets an interpolated P. The interpolated I does not sum to 1, which drawing by weight does not need.
 """
 import math
 
@@ -69,10 +72,10 @@ def interpolate(x, grid, rows, columns):
 
 def linear_weights(length, positions):
     """Linear interpolation from `positions` (n,) to 0 … length−1: weights (length, n); each row sums to 1"""
-    at = torch.arange(length, device=positions.device)
-    at = torch.minimum(torch.maximum(at, positions[0]), positions[-1])
+    target = torch.arange(length, device=positions.device)
+    target = torch.minimum(torch.maximum(target, positions[0]), positions[-1])
     spacing = positions[1] - positions[0] if len(positions) > 1 else 1
-    return (1 - (at[:, None] - positions).abs() / spacing).clamp(min=0)
+    return (1 - (target[:, None] - positions).abs() / spacing).clamp(min=0)
 
 
 # ------------------------------------------------------------------------------------- the student

@@ -4,8 +4,8 @@ In:  importance scores I (Eq. 3), queries and keys of the AVM, and q̂ of past p
 Out: S̃_a (B, κ_a), S̃_v (B, κ_v): positions of the selected patches (Eq. 6, Algorithm 2), for `gather_patches` (Eq. 7).
      At the end: the ablations of Table 3 and Fig. 10, and our variants.
 
-    I, q, k ─ Eq. 4 ─► k̂, q̂ ─ Eq. 5, with a past q̂ᵖ ─► P ─ Bernoulli ─► pruned ─┬─ Eq. 6 ────────► S̃_v
-                              (F in the paper) ───────────────────────────────────┘└─ Algorithm 2 ──► S̃_a
+    I, q, k ─ Eq. 4 ─► k̂, q̂ ─ Eq. 5, with a past q̂ᵖ ─► P ─ Bernoulli ─► pruned (F) ─┬─ Eq. 6 ──────► S̃_v
+    I ─────────────────────────────────────────────────────────────────────────────┴─ Algorithm 2 ─► S̃_a
 
 The whole batch is selected at once. Sampling without replacement uses exponential arrival times e_i / w_i with
 e_i ~ Exp(1): the order of arrival has exactly the distribution of drawing one patch after the other by weight w.
@@ -54,7 +54,7 @@ def take_patches(x, S):
 
 
 def sample_pruned(P):
-    """The coin flips of Eq. 6: P (B, n) → pruned (B, n), 1 where a patch is pruned. After a NaN loss P is NaN too;
+    """The Bernoulli draws of Eq. 6: P (B, n) → pruned (B, n), 1 where a patch is pruned. After a NaN loss P is NaN too;
     as 0, it lets the training loop report the NaN."""
     return torch.bernoulli(P.nan_to_num(0)).long()
 
@@ -93,7 +93,7 @@ def select_audio(weight, P, kappa, grid, chunk):
     weight, P (B, M), time-major; grid = (time, freq), M = time · freq; chunk = L_c, which divides time
     returns S̃_a (B, κ), distinct positions
 
-        1. flip coins: which patches are pruned
+        1. draw which patches are pruned
         2. draw an order of chunks, by the mean weight of each
         3. count unpruned patches, chunk by chunk, until κ are reached; the chunks before that one are complete
         4. in the last chunk drop the surplus: from its tail; from its head if only the chunk after it is complete (N20)
@@ -103,7 +103,7 @@ def select_audio(weight, P, kappa, grid, chunk):
     time, freq = grid
     num_chunks, size = time // chunk, chunk * freq
 
-    # 1. flip coins
+    # 1. draw which patches are pruned
     pruned = sample_pruned(P)
 
     # 2. draw an order of chunks
@@ -116,7 +116,7 @@ def select_audio(weight, P, kappa, grid, chunk):
     last_turn = (counted < kappa).sum(1, keepdim=True).clamp(max=num_chunks - 1)
     complete = turn < last_turn                                        # B,chunks
 
-    # 4. drop the surplus of the last chunk
+    # 4. number the patches of the last chunk from the end that is kept: the cut to κ below drops the other end
     before_complete = F.pad(complete, (1, 0))[:, :-1]                  # is the chunk before it complete?
     after_complete = F.pad(complete, (0, 1))[:, 1:]
     drop_head = (turn == last_turn) & after_complete & ~before_complete
@@ -148,7 +148,7 @@ def draw_weights(cfg, I_a, I_v, P_a, P_v):
     weight_a, weight_v = I_a, I_v
     if cfg.selection == 'forget-robust':               # FRS of Table 3: uniform weights (N21)
         weight_a, weight_v = torch.ones_like(I_a), torch.ones_like(I_v)
-    if cfg.selection in ('rank', 'rank-excess'):       # ours
+    if cfg.selection in ('rank', 'rank-excess'):       # ours, for video: in audio it gained nothing (results/)
         weight_v = rank_weights(I_v, cfg.rank_share, cfg.rank_weight)
 
     # what prunes them: P, as in FLAVA and FRS, unless …
@@ -160,8 +160,8 @@ def draw_weights(cfg, I_a, I_v, P_a, P_v):
 
 
 def excess(P):
-    """Ours. P is about ½ where past and current query attend to a patch alike, and Eq. 6 then prunes half of what I
-    prefers. This prunes a patch only as far as the past query attends to it more.  P (B, n) → (B, n)"""
+    """Ours. P is about ½ where past and current query attend to a patch alike, and Eq. 6 then prunes half of the patches
+    of high importance. This prunes a patch only as far as the past query attends to it more.  P (B, n) → (B, n)"""
     return (2 * P - 1).clamp(min=0)
 
 

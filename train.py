@@ -1,7 +1,7 @@
 """Algorithm 1: a stream of tasks, a method, a training step; retrieval after each task.
 
     python train.py                                    FLAVA on the built-in shapes, small model
-    python train.py --dataset vggsound --data DIR      the paper's main experiment
+    python train.py --dataset vggsound --data DIR      a stream of videos; the paper also gives --init (README.md)
     torchrun --nproc_per_node 4 train.py ...           the same on four GPUs
 
 In:  options; `--help` lists them.
@@ -39,7 +39,7 @@ from utils.checkpoint import (StopRequest, rank_checkpoint, rank_state, read_che
                               run_lock, save_atomically, write_text)
 from utils.cli import cli_errors, parse, unused_flags
 from utils.distributed import (autocast, barrier, broadcast_object, cleanup, get_rank, get_world_size,
-                               init_distributed, print_rank0)
+                               init_distributed, print_rank0, uses_checkpointing)
 from utils.logging import NAMED, Progress, SkippedClips, check_tensorboard, event_writer, print_summary, truncate_log
 from utils.weights import load_weights, pretraining_cache
 
@@ -60,7 +60,7 @@ def train_stream(run, stream, checkpoint):
         if run.step < len(batches):
             train_task(run, clips, batches, f'task {run.task + 1}/{len(tasks)} {name}')
             run.save()
-        run.retrieval_rows = run.retrieval_rows + [evaluate(run, stream)]
+        run.retrieval_rows.append(evaluate(run, stream))
         print_recall(run, name)
         run.task, run.step = run.task + 1, 0
         run.save_model(run.task)
@@ -89,13 +89,25 @@ def train_task(run, clips, batches, title):
             run.optimizer.step()
             run.method.after_step()
 
-            # log, checkpoint, stop on a signal
+            # log.jsonl and the progress bar
+            run.step, run.global_step = run.step + 1, run.global_step + 1
             progress.update(len(batch['audio']), loss, log)
+
+            # checkpoint; stop on a signal
+            stop, save = progress.stop_or_save()
+            if stop or save:
+                run.save()
+            if stop:
+                raise KeyboardInterrupt
 
 
 def plan_pretraining(run, stream, checkpoint):
-    """→ Batches of the initial pre-training, None if there is nothing to train; its file in the cache, or None; what is
-    done and why, for the user"""
+    """→ batches, path, a sentence for the user; `pretrain` reads the first two:
+
+    batches, path  train, then save in the cache
+    None,    path  read from the cache
+    None,    None  nothing to do
+    """
     cfg, clips = run.cfg, len(stream.pretrain)
     if cfg.pretrain_steps == 0:
         return None, None, f'none: {cfg.init} has initial weights' if cfg.init else 'none: --pretrain-steps 0'
@@ -119,9 +131,9 @@ def pretrain(run, stream, checkpoint, batches, path):
             print_rank0(f'initial pre-training: {load_weights(path, run.backbone, run.avm)}')
         return
     # the same loop without selection and with the options of the pre-training; ℓ^r is kept here in Fig. 11 too (N36)
-    own = dataclasses.replace(cfg, method='finetune', selection='both', mask_ratio=cfg.pretrain_mask_ratio,
-                              mae_weight=1.0)
-    run.start_phase('pretrain', InitialPretraining(own, run.backbone, run.avm), cfg.pretrain_lr, checkpoint)
+    pretrain_cfg = dataclasses.replace(cfg, method='finetune', selection='both', scorer='full',
+                                       mask_ratio=cfg.pretrain_mask_ratio, mae_weight=1.0)
+    run.start_phase('pretrain', InitialPretraining(pretrain_cfg, run.backbone, run.avm), cfg.pretrain_lr, checkpoint)
     train_task(run, stream.pretrain, batches, 'initial pre-training')
     run.check_finite()
     if get_rank() == 0:
@@ -198,7 +210,7 @@ class Run:
         self.cfg, self.device, self.out = cfg, device, Path(cfg.out)
         torch.manual_seed(cfg.seed)                    # the same weights on all ranks
         self.backbone, self.avm = AudioVideoMAE(cfg).to(device), AVM(cfg.embed_dim, cfg.avm_heads).to(device)
-        self.backbone.activation_checkpointing = cfg.checkpoint == 1 or cfg.checkpoint == -1 and device.type == 'cuda'
+        self.backbone.activation_checkpointing = uses_checkpointing(cfg, device)
         if cfg.compile:
             print_rank0(compile_blocks(self.backbone))
         self.phase, self.task, self.step, self.global_step = 'pretrain', 0, 0, 0
@@ -262,7 +274,7 @@ class Run:
         if state['processes'] == get_world_size():
             own = state['rank_state'] if get_rank() == 0 else read_checkpoint(others[get_rank() - 1])
             restore_rank_state(own, self.method, self.device, self.global_step)
-        else:                                          # another number of processes: new seeds, memory split anew
+        else:                                          # another number of processes: new seeds, and the memory is split again
             torch.manual_seed(torch.initial_seed() + 1_000_003 * self.global_step)
             memories = [state['rank_state']['memory']] + [read_checkpoint(file)['memory'] for file in others]
             if memories[0] and memories[0]['rows']:
@@ -306,7 +318,7 @@ def load_checkpoint(cfg, resume):
         raise UserError(f'{cfg.out} was started with other options: {"; ".join(changes[:3])}')
     if checkpoint['processes'] != get_world_size():
         print_rank0(f'{cfg.out} was saved by {checkpoint["processes"]} processes and continues with '
-                    f'{get_world_size()}: the memory is split anew, and the results are not bit for bit the same')
+                    f'{get_world_size()}: the memory is split again, and the results are not bit for bit the same')
     return checkpoint
 
 
@@ -374,7 +386,7 @@ def train(run, checkpoint):
     print_summary(run, stream, initial)
     if get_rank() == 0:
         for note in [*stream.notes, *advice(stream.train)]:
-            print_rank0(note)
+            print(note)
         run.skipped.add(stream.bad)
         run.skipped.write(run.out)
     if cfg.init and not checkpoint:

@@ -42,7 +42,7 @@ from streams.catalogue import open_stream
 from streams.common import ConcatClips
 from streams.loading import Loader, count_workers
 from utils.cli import cli_errors, Parser, number
-from utils.distributed import get_device, peak_memory
+from utils.distributed import get_device, peak_memory, uses_checkpointing
 
 # name: the options of Config that make it. Multitask costs as Finetune does.
 VARIANTS = {**{name: dict(method=name) for name in METHODS if name != 'multitask'},
@@ -90,7 +90,7 @@ class Bench:
         torch.manual_seed(0)
         with torch.device(init):
             backbone, avm = AudioVideoMAE(cfg), AVM(cfg.embed_dim, cfg.avm_heads)
-        backbone.activation_checkpointing = cfg.checkpoint == 1 or cfg.checkpoint == -1 and device.type == 'cuda'
+        backbone.activation_checkpointing = uses_checkpointing(cfg, device)
         self.method = build_method(cfg, backbone, avm).to(device)
         self.note = compile_blocks(backbone) if compiled else ''
         self.optimizer = torch.optim.Adam(self.method.parameters(), lr=1e-5, fused=device.type == 'cuda')

@@ -90,7 +90,7 @@ def changed(tmp_path_factory):
 
 
 def test_a_change_touches_two_files_at_most(changed):
-    assert len(SECTIONS) == 10
+    assert len(SECTIONS) == 11
     for title, files in changed[1].items():
         assert len(files) <= 2, f'{title}: {files}'
 
@@ -150,6 +150,8 @@ def test_the_commands_run(changed):
     assert len(read('mirrored/results.json')['tasks']) == 3
     assert optimizer('warmup')['lr'] == pytest.approx(read('warmup/config.json')['lr'] / 100)
     assert optimizer('adamw')['decoupled_weight_decay'] and optimizer('adamw')['weight_decay'] == 1e-2
+    logged = folder / 'runs' / 'logged'
+    assert len((logged / 'log.csv').read_text().splitlines()) == len((logged / 'log.jsonl').read_text().splitlines())
     assert read('eight-frames/config.json')['num_frames'] == 8
 
 

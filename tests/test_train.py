@@ -58,13 +58,13 @@ def test_every_method_runs_and_resumes(method, tmp_path, here, monkeypatch):
             assert (run / name).stat().st_size > 0
 
 
-@pytest.mark.parametrize('options', ['--scorer grid', '--scorer student --selection rank --scorer-every 3',
+@pytest.mark.parametrize('options', ['--scorer grid --pretrain-steps 1', '--scorer student --selection rank --scorer-every 3',
                                      '--precision bf16'])
 def test_cheap_scoring_and_bf16_resume_bit_for_bit(options, tmp_path, here, monkeypatch):
     without_pictures(monkeypatch)
     options = [*SHORT, '--steps', '2', *options.split()]
     assert here([*options, '--out', 'run'], tmp_path)[0] == 0
-    stop_after(monkeypatch, 3)
+    stop_after(monkeypatch, 4)
     assert [here([*options, '--out', 'stopped', '--resume'], tmp_path)[0] for _ in range(2)] == [130, 0]
     assert same_state(tmp_path / 'run/last.pt', tmp_path / 'stopped/last.pt', True)
 
@@ -72,7 +72,7 @@ def test_cheap_scoring_and_bf16_resume_bit_for_bit(options, tmp_path, here, monk
 def test_activation_checkpointing_changes_no_bit(tmp_path, here, monkeypatch):
     without_pictures(monkeypatch)
     for value in '01':
-        options = [*SHORT, '--steps', '2', '--out', value, '--checkpoint', value]
+        options = [*SHORT, '--steps', '2', '--out', value, '--activation-checkpointing', value]
         assert here(options, tmp_path)[0] == 0
     assert same_state(tmp_path / '0/last.pt', tmp_path / '1/last.pt', True)
 

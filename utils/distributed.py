@@ -138,6 +138,11 @@ def autocast(device, precision='auto'):
     return torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(device, precision), cache_enabled=False)
 
 
+def uses_checkpointing(cfg, device):
+    """`--activation-checkpointing` -1: on GPUs"""
+    return cfg.activation_checkpointing == 1 or cfg.activation_checkpointing == -1 and device.type == 'cuda'
+
+
 def peak_memory(device):
     """Peak memory of this process in GB: GPU memory on CUDA, else resident memory."""
     if device.type == 'cuda':

@@ -118,20 +118,13 @@ class Progress:
         self.run.stop.active = kind is not None        # after an error, keep a signal from interrupting a save
 
     def update(self, pairs, loss, log):
-        """One more step, of so many pairs on this rank. Raises KeyboardInterrupt if a stop was requested."""
+        """After a step of so many pairs on this rank: log it, now and then."""
         run = self.run
-        run.step, run.global_step = run.step + 1, run.global_step + 1
         self.samples += pairs * get_world_size()
         self.losses.append(loss.detach())
         if run.step % run.cfg.log_every == 0 or run.step == self.total:
             self.write_log(loss, log)                  # .item() is a host-device sync, so only here
         self.bar.update()
-        stop, save = self.sync_stop()
-        if stop or save:
-            run.save()
-            self.save_time = time.monotonic()
-        if stop:
-            raise KeyboardInterrupt
 
     def write_log(self, loss, log):
         """A line of log.jsonl. Raises UserError on all ranks if the loss of one is not finite."""
@@ -177,10 +170,13 @@ class Progress:
         seconds_per_step = (self.log_time - self.start_time) / (self.run.step - self.start_step)
         return tqdm.format_interval(seconds_per_step * (self.total - self.run.step + self.later))
 
-    def sync_stop(self):
-        """Whether to stop, and whether to save: on all ranks, if any rank needs to."""
+    def stop_or_save(self):
+        """Whether a signal asked to stop, and whether --save-every is over: on all ranks, if any rank needs to."""
         save_due = time.monotonic() - self.save_time >= 60 * self.run.cfg.save_every
         flags = torch.tensor([self.run.stop.requested, get_rank() == 0 and save_due]).int()
         if dist.is_initialized():
             dist.all_reduce(flags, dist.ReduceOp.MAX, group=cpu_group())
-        return flags.bool().tolist()
+        stop, save = flags.bool().tolist()
+        if stop or save:
+            self.save_time = time.monotonic()
+        return stop, save
