@@ -21,11 +21,11 @@ from streams.loading import Loader
 def evaluate(run, args):
     """A linear probe of the model after each task → results. Raises UserError.
 
-    results  metric ('accuracy' or 'mAP'), tasks, after; acc[t][i] in percent; chance of each task; top5 {acc}, unless
-             clips have several labels; finetune, options; left_out: clips that cannot be read
+    results  metric ('accuracy' or 'mAP'), tasks, after; acc[t][i] in percent; chance of each task; finetune, options;
+             left_out: clips that cannot be read
 
-    One head covers the classes of all tasks, because the evaluation uses no task boundaries (§5.1, App. B, N38). It trains
-    on all tasks' clips, so tasks that the backbone has not learned yet are measured too.
+    One head covers the classes of all tasks, because the evaluation uses no task boundaries (§5.1, App. B, N38). It
+    trains on all tasks' clips, so tasks that the backbone has not learned yet are measured too.
     """
     stream, models = run.stream, [model for model in run.models() if model[0] > 0]
     if not models:
@@ -41,26 +41,19 @@ def evaluate(run, args):
         scores += rows
         left_out.update(bad)
 
-    results = dict(metric='mAP' if multi_label else 'accuracy', tasks=stream.names,
-                   after=[name for _, name, _ in models],
-                   acc=[[task['metric'] for task in row] for row in scores], finetune=args.finetune,
-                   options=schedule_for(run.cfg.dataset, args)[1], chance=[task['chance'] for task in scores[-1]],
-                   left_out=sorted(left_out))
-    if not multi_label:
-        results['top5'] = {'acc': [[task['top5'] for task in row] for row in scores]}
-    return results
+    return dict(metric='mAP' if multi_label else 'accuracy', tasks=stream.names, after=[name for _, name, _ in models],
+                acc=[[task['metric'] for task in row] for row in scores], finetune=args.finetune,
+                options=schedule_for(run.cfg.dataset, args)[1], chance=[task['chance'] for task in scores[-1]],
+                left_out=sorted(left_out))
 
 
 def report(run, results):
-    """results of `evaluate`, with A and F (§5.1) of each acc → Markdown table in the form of Table 4, figure"""
+    """results of `evaluate`, with A and F (§5.1) → Markdown table in the form of Table 4, figure"""
     kind = 'fine-tuned' if results['finetune'] else 'linear head on the frozen backbone'
-    parts = {results['metric']: results}
-    if 'top5' in results:
-        parts['top-5 accuracy'] = results['top5']              # Table 4 lacks it
-    header = ['method', *(f'{name} {cell}' for name in parts for cell in ('A ↑', 'F ↓'))]
-    summary = [run.cfg.method, *(number(part[key], 2) for part in parts.values() for key in 'AF')]
-    chance = ['chance', number(mean(results['chance']), 2), *['–'] * (len(header) - 2)]
-    tables = [f'{results["metric"]} in percent, {kind}, one for all tasks', markdown_table(header, [summary, chance]),
+    summary = [[run.cfg.method, number(results['A'], 2), number(results['F'], 2)],
+               ['chance', number(mean(results['chance']), 2), '–']]
+    tables = [f'{results["metric"]} in percent, {kind}, one for all tasks',
+              markdown_table(['method', f'{results["metric"]} A ↑', f'{results["metric"]} F ↓'], summary),
               table_over_stream(results['acc'], results, 2)]
 
     # each task over the stream, as in Fig. 11 (b)
@@ -123,7 +116,7 @@ def probe_loss(logits, target, multi_label):
 
 
 def task_scores(logits, target, multi_label):
-    """Scores on one task's clips, in percent.  logits, target (n, C) → {metric; top5 of single labels; chance}
+    """Scores on one task's clips, in percent.  logits, target (n, C) → {metric; chance}
 
     mAP is the mean of the average precision over the classes that have a clip.
     """
@@ -132,12 +125,10 @@ def task_scores(logits, target, multi_label):
         logits, target = logits[:, present], target[:, present]
         precision = average_precision_score(target.numpy(), logits.numpy())
         return dict(metric=100 * float(precision), chance=100 * target.mean().item())
-    return dict(metric=accuracy(logits, target), top5=accuracy(logits, target, min(5, target.shape[1])),
-                chance=100 / target.shape[1])
+    return dict(metric=accuracy(logits, target), chance=100 / target.shape[1])
 
 
-def accuracy(logits, target, k=1):
-    """Top-k accuracy in percent.  logits, target (n, C). Ties and NaN count as wrong (scikit-learn counts ties as
-    right)."""
+def accuracy(logits, target):
+    """Accuracy in percent.  logits, target (n, C). Ties and NaN count as wrong (scikit-learn counts ties as right)."""
     own = logits.gather(1, target.argmax(1, keepdim=True))                       # n,1
-    return 100 * ((~(logits < own)).sum(1) <= k).double().mean().item()
+    return 100 * ((~(logits < own)).sum(1) <= 1).double().mean().item()

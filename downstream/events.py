@@ -8,8 +8,6 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
-from matplotlib.colors import ListedColormap
-from matplotlib.patches import Patch
 
 from config import UserError
 from downstream.heads import joint_tokens, new_probe, predict, probe_batches, schedule_for, train_probes
@@ -18,15 +16,12 @@ from downstream.pictures import OKABE_ITO
 from streams.ave import AVE_LAYOUT, AVE_SECONDS, ave, window_of_second
 from streams.loading import Loader
 
-SHOWN = 8     # clips in the figure, at most
-COLOURS = {'background': '#DDDDDD', 'the event': OKABE_ITO[4], 'another event': OKABE_ITO[5]}
-
 
 def evaluate(run, args):
     """A linear probe of the last model → results. args.data: AVE's folder. Raises UserError.
 
     results  after; accuracy, majority (always the most frequent class), per_class in percent; classes, background
-             first; finetune, options; left_out: clips that are not used; shown: target and guess of some clips
+             first; finetune, options; left_out: clips that are not used
     """
     sets, names = open_ave(run, args.data)
     (schedule, options), model, classes = schedule_for('ave', args), run.models()[-1], ['background', *names]
@@ -50,8 +45,7 @@ def evaluate(run, args):
     return dict(after=model[1], accuracy=100 * right.mean().item(),
                 majority=100 * seconds.max().item() / target.numel(),
                 classes=classes, finetune=args.finetune, options=options,
-                left_out=sorted({*bad, *sets['train'].bad, *sets['test'].bad}), per_class=per_class,
-                shown=[dict(target=target[n].tolist(), guess=guess[n].tolist()) for n in clips_to_show(target)])
+                left_out=sorted({*bad, *sets['train'].bad, *sets['test'].bad}), per_class=per_class)
 
 
 def report(run, results):
@@ -60,16 +54,13 @@ def report(run, results):
     table = markdown_table(['method', 'Acc'], [[title, number(results['accuracy'], 2)],
                                                ['always the most frequent class', number(results['majority'], 2)]])
 
-    # left: the accuracy of each class; right: target and guess of some clips, second by second
-    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 6.5), layout='constrained')
+    # the accuracy of each class
+    figure, axis = plt.subplots(figsize=(6, 6.5), layout='constrained')
     bars = sorted((value, name) for name, value in zip(results['classes'], results['per_class']) if value is not None)
-    left.barh([name for _, name in bars], [value for value, _ in bars], color=OKABE_ITO[4])
-    left.axvline(results['accuracy'], color='black', linestyle='--', label=f'all seconds: {results["accuracy"]:.1f} %')
-    left.set_xlabel('accuracy over seconds, in %')
-    left.tick_params(axis='y', labelsize=8)
-    left.legend(loc='lower right')
-    plot_seconds(right, results['shown'], results['classes'])
-    figure.suptitle(f'Events in AVE: {title}, after {results["after"]}')
+    axis.barh([name for _, name in bars], [value for value, _ in bars], color=OKABE_ITO[4])
+    axis.axvline(results['accuracy'], color='black', linestyle='--', label=f'all seconds: {results["accuracy"]:.1f} %')
+    axis.set(xlabel='accuracy over seconds, in %', title=f'Events in AVE: {title}, after {results["after"]}')
+    axis.legend(loc='lower right')
     return table, figure
 
 
@@ -115,25 +106,3 @@ def second_embedding(backbone, batch):
     weight = torch.where(inside.any(-1, keepdim=True), inside, nearest).float()
     weight = weight / weight.sum(-1, keepdim=True)
     return torch.cat([(weight[..., None] * steps[:, window]).sum(2), frames[:, window, frame]], -1)
-
-
-def clips_to_show(target):
-    """target (n, 10) → rows of up to SHOWN clips in which an event begins or ends; without any, the first clips"""
-    return (target != target[:, :1]).any(1).nonzero()[:, 0][:SHOWN].tolist() or list(range(min(SHOWN, len(target))))
-
-
-def plot_seconds(axis, clips, classes):
-    """Two rows per clip: its targets above, its guesses below.  clips: [{target, guess: one label per second}]"""
-    rows = []
-    for clip in clips:
-        kinds = {max(clip['target']): 1, 0: 0}                 # of its labels; 2: another event
-        for labels in (clip['target'], clip['guess']):
-            rows.append([kinds.get(label, 2) for label in labels])
-        rows.append([float('nan')] * AVE_SECONDS)              # a gap
-    axis.imshow(rows, cmap=ListedColormap(COLOURS.values()), vmin=0, vmax=2, aspect='auto', interpolation='nearest',
-                extent=(0, AVE_SECONDS, len(rows), 0))
-    events = [classes[max(clip['target'])] for clip in clips]
-    axis.set_yticks([3 * n + 1 for n in range(len(clips))], events, fontsize=8)
-    axis.set_xlabel('second; target above, guess below')
-    handles = [Patch(color=colour, label=label) for label, colour in COLOURS.items()]
-    axis.legend(handles=handles, loc='lower center', bbox_to_anchor=(0.5, 1), ncols=3, fontsize=8)

@@ -81,8 +81,9 @@ def probe_batches(tasks, schedule, seed, cap=None):
 def spec_augment(audio):
     """SpecAugment: time and frequency masking (Table 6), different for each clip.  audio (B, t, f) → (B, t, f)
 
-    The paper does not say how much (N38). As in CAV-MAE: one run of at most 192 of 1024 frames, and one of at most 48 of 128
-    bins; the same fractions of a smaller spectrogram. CAV-MAE sets 0 before it normalizes: so 0, normalized, is set.
+    The paper does not say how much (N38). As in CAV-MAE: one run of at most 192 of 1024 frames, and one of at most 48
+    of 128 bins; the same fractions of a smaller spectrogram. CAV-MAE sets 0 before it normalizes: so 0, normalized, is
+    set.
     """
     t, f = audio.shape[1:]
     zero = -AUDIO_MEAN / AUDIO_STD

@@ -3,14 +3,13 @@
 In:  the models of a run, one after each task, and the retrieval clips of its stream.
 Out: four maps per clip (`downstream/maps.py`). With a known source (shapes), also how well they find it.
 """
-import matplotlib.pyplot as plt
 import torch
 
-from downstream.maps import METRICS, SYMBOLS, TITLES, UNKNOWN, Maps, compute_maps, make_batch, mean, mean_scores
-from downstream.maps import metric_row, score_maps, source_area, source_of_clip, sources, to_device
+from downstream.maps import METRICS, SYMBOLS, UNKNOWN, Maps, compute_maps, make_batch, mean, mean_scores, metric_row
+from downstream.maps import score_maps, source_area, source_of_clip, sources, to_device
 from downstream.markdown import markdown_table
 from downstream.multi_model import right_after, run_models
-from downstream.pictures import BESIDE, plot_maps, plot_over_stream
+from downstream.pictures import plot_maps
 
 
 def evaluate(run, args):
@@ -61,10 +60,9 @@ def clips_with_maps(run):
 
 
 def report(run, results):
-    """results of `evaluate` → Markdown table, figure. Without a known source, the figure shows the saved maps."""
-    if 'avm' not in results:
-        return UNKNOWN, plot_last_maps(run, results)
-    return table(results, [t for t, _, _ in run.models()]), plot_metrics(results)
+    """results of `evaluate` → Markdown table, figure"""
+    metrics = table(results, [t for t, _, _ in run.models()]) if 'avm' in results else UNKNOWN
+    return metrics, plot_last_maps(run, results)
 
 
 def table(results, tasks_learned):
@@ -77,21 +75,6 @@ def table(results, tasks_learned):
     rows = [metric_row(which, name, mean(right_after(matrix, tasks_learned) or []), mean(matrix[-1][:T]), chance)
             for which in METRICS for name, matrix in results[which].items()]
     return markdown_table([f'mean over {T} tasks', 'right after its own task', 'at the end', 'drop', 'chance'], rows)
-
-
-def plot_metrics(results):
-    """Fig. 2 and 17 as lines: AUC and pointing game of each map over the stream, one line per task"""
-    figure, axes = plt.subplots(2, 4, figsize=(15, 6.6), sharex=True, sharey='row', layout='constrained')
-    for column, (which, modality) in enumerate(SYMBOLS):
-        for axis, metric in zip(axes[:, column], ('auc', 'pointing')):
-            chance = 0.5 if metric == 'auc' else mean(results['chance'][f'area_{modality}'])
-            plot_over_stream(axis, results[which][f'{metric}_{modality}'], results['tasks'], results['after'], chance)
-        axes[0, column].set(title=SYMBOLS[which, modality], xlabel='')
-    axes[0, 0].set_ylabel(TITLES['auc'])
-    axes[1, 0].set_ylabel(TITLES['pointing'])
-    axes[0, -1].legend(title='clips of task', **BESIDE)
-    figure.suptitle('How well each map finds the source')
-    return figure
 
 
 def plot_last_maps(run, results):

@@ -124,34 +124,16 @@ def plot_attention(backbone, avm, stream, cfg, device, clips=4):
 # -------------------------------------------------------------------------------------- retrieval
 
 def recalls(results):
-    """Bars of R@1, 5, 10 of each task by the last model. Black lines: chance.  results: eval.py's, with `after`"""
-    figure, axes = plt.subplots(1, 2, figsize=(12, 3.8), sharey=True, layout='constrained')
-    for axis, direction in zip(axes, DIRECTIONS):
-        for j, (recall, colour, hatch) in enumerate(zip(('R@1', 'R@5', 'R@10'), OKABE_ITO, ('', '//', '..'))):
-            places = np.arange(len(results['tasks'])) + (j - 1) * 0.27
-            axis.bar(places, results[direction][recall]['acc'][-1], 0.27, label=recall, color=colour, hatch=hatch,
-                     edgecolor='white')
-            axis.hlines([results['chance'][recall]] * len(places), places - 0.135, places + 0.135, color='black')
-        axis.set_xticks(range(len(results['tasks'])), results['tasks'], rotation=20)
-        axis.set_title(direction.replace('_', ' '))
-    axes[0].set_ylabel(f'recall in %, {results["candidates"]} candidates; black: chance')
-    axes[1].legend()
-    figure.suptitle(f'Retrieval after {results["after"][-1]}')
-    return figure
-
-
-def recall_over_stream(results):
-    """R@10 of each task after each task. A falling line is forgetting.  results: those of results.json"""
+    """R@10 of each task after each task. A falling line is forgetting.  results: eval.py's, with `after`"""
     figure, axes = plt.subplots(1, 2, figsize=(12, 4.2), sharey=True, layout='constrained')
     for axis, direction in zip(axes, DIRECTIONS):
-        acc = [results['initial'][direction]['R@10']] + results[direction]['R@10']['acc']
-        after = results['tasks'] if len(acc) == len(results['tasks']) + 1 else ['all tasks']      # Multitask
-        plot_over_stream(axis, acc, results['tasks'], ['initial', *after], results['chance']['R@10'])
+        plot_over_stream(axis, results[direction]['R@10']['acc'], results['tasks'], results['after'],
+                         results['chance']['R@10'])
         axis.set_title(direction.replace('_', ' '))
     axes[0].set_ylim(bottom=0)                                 # both panels share it
     axes[0].set_ylabel(f'R@10 in %, {results["candidates"]} candidates')
     axes[1].legend(title='task', **BESIDE)
-    figure.suptitle(f'Retrieval over the stream: {results["method"]}')
+    figure.suptitle('Retrieval over the stream')
     return figure
 
 
@@ -178,7 +160,13 @@ def draw(out, backbone, avm, stream, cfg, device):
     """Write the figures of a finished run to out/figures, from out/results.json and its model → their paths"""
     (out / 'figures').mkdir(exist_ok=True)
     results = json.loads((out / 'results.json').read_text('utf-8'))
-    return [save_figure(recall_over_stream(results), out / 'figures' / 'stream.png'),
+
+    # the initial model comes first; Multitask has one model after all tasks
+    acc = [results[direction]['R@10']['acc'] for direction in DIRECTIONS]
+    results['after'] = ['initial', *(results['tasks'] if len(acc[0]) == len(results['tasks']) else ['all tasks'])]
+    for direction, rows in zip(DIRECTIONS, acc):
+        rows.insert(0, results['initial'][direction]['R@10'])
+    return [save_figure(recalls(results), out / 'figures' / 'stream.png'),
             save_figure(plot_attention(backbone, avm, stream, cfg, device), out / 'figures' / 'attention.png')]
 
 

@@ -32,14 +32,13 @@ CAPTIONS = {   # by the first word of a picture's name
     'attention': 'One test clip per row: frames, and the importance I_v of their patches; sound, and its I_a. Bright '
                  'patches are important. A white line is around the true source, where it is known.',
     'training': 'Each term of the loss at each step. Below: clips per second, and peak memory.',
-    'retrieval': 'Recall of each task by the last model, in both directions. Black lines are chance.',
+    'retrieval': 'R@10 of each task after each task. A line that falls is forgetting.',
     'classification': 'Accuracy of a classifier on the model after each task. The dashed line is chance.',
-    'ave': 'Left: accuracy on each kind of event. Right: target and prediction of some clips, second by second.',
-    'localization': 'Where the model looks: how well each map finds the source after each task or, where the source is '
-                    'not known, the maps themselves.',
+    'ave': 'Accuracy on each kind of event.',
+    'localization': 'Where the model looks: maps of one clip of each task.',
     'selection': 'How much of the source each selection keeps after each task or, where the source is not known, what '
                  'is selected.',
-    'gap': 'Left: distance between audio and video embeddings of each task. Right: both, projected onto a plane.',
+    'gap': 'Distance between the centres of audio and video embeddings of each task, over the stream.',
     'spurious': 'Where the model looks with the sound or the frames of the clip itself, and of another task.',
 }
 

@@ -3,13 +3,14 @@
 In:  its folder, laid out as it is distributed (AUDIOSET_LAYOUT).
 Out: a Clip for each line of its lists; a Stream. UserError names the line that is wrong.
 """
+import os
 import re
 from pathlib import Path
 
 from config import Sizes
 from streams.common import Clip, make_stream
-from streams.tables import (TASKS, find_file, list_videos, read_retrieval_list, read_tasks, require, require_files,
-                            require_id, rows, rows_below)
+from streams.tables import (TASKS, find_file, read_retrieval_list, read_tasks, require, require_files, require_id,
+                            rows, rows_below)
 
 AUDIOSET_LAYOUT = """\
 Download AudioSet's lists from https://research.google.com/audioset/download.html, and the clips they list
@@ -28,14 +29,23 @@ def read_audioset(folder, tables):
     folder = Path(folder)
     videos = folder / 'video'
     require_files(AUDIOSET_LAYOUT, folder, [folder / MIDS, *(folder / table for table in tables), videos])
-    names, present = read_mids(folder), list_videos(videos)
+    names, present = read_mids(folder), set(os.listdir(videos))
     clips, lines = [], {}
     for table in (folder / name for name in tables):
         split = 'test' if table.name == TESTED else 'train'
         for line, row in rows(table):
             if row[0].startswith('#'):
                 continue
-            name, start, end, mids = _read_segment(table, line, row, names)
+            require(len(row) == 4, table, line, f'{len(row)} columns, not 4 (id, start, end, "labels")')
+            name, start, end, mids = row
+            require_id(name, table, line)
+            for text in (start, end):
+                valid = re.fullmatch(r'[0-9]{1,9}(\.[0-9]+)?', text)
+                require(valid, table, line, f'{text!r} is not a number of seconds')
+            start, end = float(start), float(end)
+            mids = [mid.strip() for mid in mids.split(',')]
+            for mid in mids:
+                require(mid in names, table, line, f'unknown label {mid!r}: it is not in {MIDS}')
             path, exists = find_file(
                 videos, present, f'{name}_{int(start):06d}', f'{name}_{start * 1000:.0f}_{end * 1000:.0f}', name)
             require(path not in lines, table, line, f'the same clip as in {lines.get(path)}')
@@ -45,21 +55,6 @@ def read_audioset(folder, tables):
     return clips
 
 
-def _read_segment(table, line, row, names):
-    """A row of a segment file → id, start, end, list of mids, each of which has a name."""
-    require(len(row) == 4, table, line, f'{len(row)} columns, not 4 (id, start, end, "labels")')
-    name, start, end, mids = row
-    require_id(name, table, line)
-    for text in (start, end):
-        require(re.fullmatch(r'[0-9]{1,9}(\.[0-9]+)?', text), table, line, f'{text!r} is not a number of seconds')
-    start, end = float(start), float(end)
-    require(start < end, table, line, f'the clip ends at {end:g} s, not after its start at {start:g} s')
-    mids = [mid.strip() for mid in mids.split(',')]
-    for mid in mids:
-        require(mid in names, table, line, f'unknown label {mid!r}: it is not in {MIDS}')
-    return name, start, end, mids
-
-
 def train_tables(folder):
     """Names of the lists of training clips in the folder: balanced, unbalanced, or both"""
     return sorted(path.name for path in Path(folder).glob('*train_segments.csv')) or [BALANCED]
@@ -67,12 +62,8 @@ def train_tables(folder):
 
 def read_mids(folder):
     """folder/class_labels_indices.csv → {mid: name of the class}. Raises UserError."""
-    path, names = Path(folder) / MIDS, {}
-    for line, (_, mid, name) in rows_below(['index', 'mid', 'display_name'], path):
-        require(mid and name, path, line, 'the mid or the name is empty')
-        require(mid not in names, path, line, f'the mid {mid!r} is there twice')
-        names[mid] = name
-    return names
+    lines = rows_below(['index', 'mid', 'display_name'], Path(folder) / MIDS)
+    return {mid: name for _, (_, mid, name) in lines}
 
 
 def audioset(folder, sizes: Sizes, tasks_csv=None, retrieval_list='', pretrain=None, **options):

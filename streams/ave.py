@@ -5,16 +5,15 @@ Out: a data set for each split, whose items are the tensors of `read_windows` an
      of its lists that is wrong.
 """
 import csv
+import os
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
 from config import Sizes
 from data import audio_around, centre_crop, multi_scale_crop
-from streams.common import VideoClips, filter_clips
-from streams.tables import find_file, list_videos, require, require_files, require_id, rows
-from utils.cli import did_you_mean
+from streams.common import Clip, VideoClips, filter_clips
+from streams.tables import find_file, require, require_files, require_id, rows
 from utils.distributed import print_rank0
 from utils.video import decode_audio, decode_frames, open_clip
 
@@ -26,75 +25,46 @@ AVE_SECONDS = 10                    # of a clip, with a label each
 COLUMNS = ['Category', 'VideoID', 'Quality', 'StartTime', 'EndTime']
 
 
-class Event(NamedTuple):
-    """A clip of AVE: something is both seen and heard from second start to second end."""
-    path: str
-    label: str
-    start: int
-    end: int
-    exists: bool = True     # whether the file was there when the folder was listed
-    size: int = 0           # bytes, of a clip that was tested
-
-    @property
-    def labels(self):
-        return (self.label,)
-
-    @property
-    def segment(self):
-        """(start, seconds) of the clip in a longer video. AVE's lists do not give the start, so it is 0."""
-        return 0, AVE_SECONDS
-
-
 def read_ave(folder):
     """folder/Annotations.txt and those of trainSet.txt, valSet.txt, testSet.txt that exist (COLUMNS separated by &;
-    only the first file may have a header) → {split: list of Event}, sorted names of the events, notes for the user.
+    only the first file may have a header) → {split: list of Clip}, sorted names of the events, notes for the user.
     Raises UserError."""
     folder = Path(folder)
     table, videos = folder / 'Annotations.txt', folder / 'AVE'
     files = {split: folder / f'{split}Set.txt' for split in ('train', 'val', 'test')}
     files = {split: path for split, path in files.items() if path.is_file()}
     require_files(AVE_LAYOUT, folder, [table, videos, *([] if files else [folder / 'trainSet.txt'])])
-    present = list_videos(videos)
+    present = set(os.listdir(videos))
 
     def read(path):                                    # GitHub's copy of Annotations.txt has no header
         lines = rows(path, delimiter='&', quoting=csv.QUOTE_NONE)
         return [(line, row) for line, row in lines if row != COLUMNS]
 
-    annotated = read(table)
-    require(annotated, table, 1, 'lists no events')
-    classes = sorted({_read_event(table, line, row, videos, present).label for line, row in annotated})
-    events, notes = {}, []
+    classes = sorted({row[0] for _, row in read(table)})
+    clips, notes = {}, []
     for split, path in files.items():
-        events[split] = []
+        clips[split] = []
         for line, row in read(path):
-            event = _read_event(path, line, row, videos, present, classes)
-            if event.start < event.end:
-                events[split].append(event)
-            else:                                      # AVE's own lists have one
-                notes.append(f'{path}:{line}: {row[1]} is left out: its event has no length')
-    return events, classes, notes
-
-
-def _read_event(path, line, row, videos, present, classes=None):
-    """A row of AVE's lists → Event, perhaps of no length. classes: the known ones; None: any. present: `list_videos`"""
-    require(len(row) == 5, path, line, f'{len(row)} columns, not 5 ({"&".join(COLUMNS)})')
-    label, name, _, start, end = row
-    require(label, path, line, 'the category is empty')
-    if classes is not None:
-        require(label in classes, path, line,
-                f'unknown category {label!r}{did_you_mean(label, classes)} It is not in Annotations.txt')
-    require_id(name, path, line)
-    valid = start.isdecimal() and end.isdecimal() and int(start) <= int(end) <= AVE_SECONDS
-    require(valid, path, line,
-            f'the event is from {start!r} to {end!r}, not between two whole seconds of 0 … {AVE_SECONDS}')
-    path, exists = find_file(videos, present, name)
-    return Event(path, label, int(start), int(end), exists)
+            require(len(row) == 5, path, line, f'{len(row)} columns, not 5 ({"&".join(COLUMNS)})')
+            label, name, _, start, end = row
+            require(label in classes, path, line, f'the category {label!r} is not in Annotations.txt')
+            require_id(name, path, line)
+            valid = start.isdecimal() and end.isdecimal() and int(start) <= int(end) <= AVE_SECONDS
+            require(valid, path, line,
+                    f'the event is from {start!r} to {end!r}, not between two whole seconds of 0 … {AVE_SECONDS}')
+            if int(start) == int(end):                           # AVE's own lists have one
+                notes.append(f'{path}:{line}: {name} is left out: its event has no length')
+                continue
+            file, exists = find_file(videos, present, name)
+            clips[split].append(Clip(file, (label,), name, 0, split, AVE_SECONDS, exists,
+                                     event=(int(start), int(end))))
+    return clips, classes, notes
 
 
 class AVE(VideoClips):
     """Clips of ten seconds with a label per second (App. E). Keys are (index, seed).
 
-    clips    list of Event                classes  names of the events: labels 1, 2, …; label 0 is background
+    clips    list of Clip                 classes  names of the events: labels 1, 2, …; label 0 is background
     bad      'name: reason' of each clip that was left out"""
 
     def __init__(self, clips, classes, sizes: Sizes, augment, bad=()):
@@ -106,8 +76,9 @@ class AVE(VideoClips):
         target (10,) int64, the label of each second. Raises BadClip."""
         audio, video, audio_start = read_windows(clip.path, self.sizes, generator)
         second = torch.arange(AVE_SECONDS)
-        during = (clip.start <= second) & (second < clip.end)
-        target = during * (1 + self.classes.index(clip.label))
+        start, end = clip.event
+        during = (start <= second) & (second < end)
+        target = during * (1 + self.classes.index(clip.labels[0]))
         return dict(audio=audio, video=video, audio_start=audio_start, target=target)
 
 
@@ -118,9 +89,9 @@ def ave(folder, sizes: Sizes, **scan):
     for note in notes:
         print_rank0(note)
     sets = {}
-    for split, events in lists.items():
-        events, bad = filter_clips(folder, events, **scan)
-        sets[split] = AVE(events, classes, sizes, split == 'train', bad)
+    for split, clips in lists.items():
+        clips, bad = filter_clips(folder, clips, **scan)
+        sets[split] = AVE(clips, classes, sizes, split == 'train', bad)
     return sets, classes
 
 

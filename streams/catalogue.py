@@ -3,7 +3,6 @@
 In:  a run's options.
 Out: a Stream. Another data set is one more file in this folder, one more line in DATASETS, and its name in config.py.
 """
-from functools import partial
 from pathlib import Path
 
 from streams import shapes
@@ -11,8 +10,6 @@ from streams.audioset import BALANCED, audioset, read_audioset
 from streams.common import reordered
 from streams.folders import folders
 from streams.vggsound import read_vggsound, vggsound
-from utils.distributed import broadcast_object, get_device
-from utils.weights import pretraining_cache
 
 
 def open_stream(cfg, workers):
@@ -47,13 +44,7 @@ def open_folders(cfg, workers):
 
 def _shared_options(cfg, workers):
     return dict(tasks_csv=cfg.tasks or None, retrieval_list=cfg.retrieval_list, max_roll=cfg.max_roll, workers=workers,
-                max_bad=cfg.max_bad, cache=Path(cfg.cache) / 'checked-clips.json',
-                pretrained=cfg.pretrain_steps == 0 or partial(is_pretrained, cfg))
-
-
-def is_pretrained(cfg, digest):
-    """Whether the cache holds the initial pre-training on these clips"""
-    return broadcast_object(pretraining_cache(cfg, get_device(cfg.device), digest).exists())
+                max_bad=cfg.max_bad, cache=Path(cfg.cache) / 'checked-clips.json', pretrained=cfg.pretrain_steps == 0)
 
 
 DATASETS = {   # --dataset: (options, workers) → Stream

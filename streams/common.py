@@ -4,9 +4,9 @@ In:  lists of clips, as each data set's own file reads them.
 Out: a Stream, whose items are the tensors of `data.read_clip`. Unusable clips are left out and named.
 """
 import hashlib
-import itertools
 import json
 import os
+import sys
 import time
 from bisect import bisect_right
 from pathlib import Path
@@ -20,14 +20,12 @@ from config import Sizes, UserError
 from data import BadClip, check_clip, read_clip
 from streams.loading import Loader, run_jobs
 from utils.checkpoint import write_text
-from utils.cli import did_you_mean
-from utils.distributed import all_gather_object, broadcast_object, get_rank, get_world_size, print_once, print_rank0
+from utils.distributed import all_gather_object, broadcast_object, get_rank, get_world_size, print_once
 
 SHUFFLED = (                                                # Table 7
     ('music', 'others_part1', 'home_nature', 'sports', 'others_part2', 'vehicle', 'animals', 'people'),
     ('nature', 'human', 'home', 'vehicle', 'music', 'animal', 'others'))
 SAVE_EVERY = 60                                             # seconds between two writes of the scan's cache
-PRINT_EVERY = 30                                            # seconds between two lines without a terminal
 DECODER_CRASH = 'crashes the decoder, or takes too long', False     # a result of check_clip
 
 
@@ -55,6 +53,7 @@ class Clip(NamedTuple):
     seconds: float = 0  # length of its segment; 0: unknown
     exists: bool = True # whether the file was there when the folder was listed
     size: int = 0       # bytes, of a clip that was tested
+    event: tuple = ()   # AVE: (first second, end) of its event
 
     @property
     def segment(self):
@@ -113,44 +112,35 @@ class ConcatClips(torch.utils.data.ConcatDataset):
         return dict(item, clip=start + item['clip'])
 
 
-def clips_in_order(dataset, batch_size, workers, bad, indices=None):
-    """Iterate over batches {audio (B, t, f), video (B, T, 3, S, S), clip (B,), …} on the CPU, of all clips or of some
-    indices, each once and in order.
-
-    A clip that cannot be read is left out, and its 'name: reason' is appended to the list `bad`. So a batch may hold
-    fewer than batch_size clips; an empty one is skipped.
-    """
-    indices = range(len(dataset)) if indices is None else indices
-    for batch in Loader(dataset, _split(indices, batch_size), workers):
-        yield from _readable(batch, bad)
-
-
 def tasks_in_order(datasets, batch_size, workers, bad):
-    """Iterate over the clips of all tasks: pairs of a task's number and a batch, as `clips_in_order` makes them. A
-    batch holds clips of one task. Under torchrun, each rank gets its share of the batches."""
+    """Iterate over the clips of all tasks, each once and in order: pairs of a task's number and a batch {audio
+    (B, t, f), video (B, T, 3, S, S), clip (B,), …} on the CPU. Under torchrun, each rank gets its share of the batches.
+
+    A batch holds clips of one task. A clip that cannot be read is left out, and its 'name: reason' is appended to the
+    list `bad`. So a batch may hold fewer than batch_size clips; an empty one is skipped.
+    """
     # one loader for all tasks, so that its workers start only once
-    clips = ConcatClips(datasets)
+    clips, batches = ConcatClips(datasets), []
     starts = [0, *clips.cumulative_sizes]
-    batches = [(task, keys) for task, dataset in enumerate(datasets)
-               for keys in _split(range(starts[task], starts[task + 1]), batch_size)][get_rank()::get_world_size()]
+    for task in range(len(datasets)):
+        keys = [(index, 0) for index in range(starts[task], starts[task + 1])]               # 0: no augmentation
+        batches += [(task, keys[i:i + batch_size]) for i in range(0, len(keys), batch_size)]
+    batches = batches[get_rank()::get_world_size()]
     loader = Loader(clips, [keys for _, keys in batches], workers)
     for batch, (task, _) in zip(loader, batches):
-        for readable in _readable(batch, bad):
-            yield task, dict(readable, clip=readable['clip'] - starts[task])
+        # leave out the replacements of bad clips
+        reasons = batch.pop('bad')
+        bad += [reason for reason in reasons if reason]
+        good = torch.tensor([not reason for reason in reasons])
+        if good.any():
+            batch = {name: value[good] for name, value in batch.items() if torch.is_tensor(value)}
+            yield task, dict(batch, clip=batch['clip'] - starts[task])
 
 
-def _split(indices, batch_size):
-    """Indices of clips that are not augmented → batches of their keys"""
-    return [[(index, 0) for index in indices[i:i + batch_size]] for i in range(0, len(indices), batch_size)]
-
-
-def _readable(batch, bad):
-    """Yields the tensors of a batch without the replacements of bad clips; nothing if there are no others."""
-    reasons = batch.pop('bad')
-    bad += [reason for reason in reasons if reason]
-    good = torch.tensor([not reason for reason in reasons])
-    if good.any():
-        yield {name: value[good] for name, value in batch.items() if torch.is_tensor(value)}
+def clips_in_order(dataset, batch_size, workers, bad):
+    """Iterate over the batches of one data set, as `tasks_in_order` makes them."""
+    for _, batch in tasks_in_order([dataset], batch_size, workers, bad):
+        yield batch
 
 
 # ------------------------------------------------------------------------------- clips as tasks
@@ -165,24 +155,21 @@ def make_stream(folder, clips, tasks, sizes, pretrain=None, listed=None, notes=(
     pretrain  (folder, clips) of another data set, for the initial pre-training; None: none
     listed    paths of the retrieval clips; None: the whole test split
     max_roll  of training clips, see `data.augment_audio`
-    pretrained  whether the clips of the initial pre-training are not needed, so that they are not tested; or a function
-                of their `clips_digest`
+    pretrained  whether there is no initial pre-training: then its clips are not tested
     scan      further arguments of `filter_clips`
     """
     initial = [clip for clip in clips if clip.labels[0] not in tasks]
     initial += pretrain[1] if pretrain else []
-    digest = ''
-    if callable(pretrained):
+    if pretrained:
+        digest = ''
+        clips, bad = filter_clips(folder, [clip for clip in clips if clip.labels[0] in tasks], **scan)
+    else:
         digest = clips_digest(clip._replace(size=file_size(clip)) for clip in initial)
-        pretrained = pretrained(digest)
-    if not pretrained:
         clips, bad = filter_clips(folder, clips, **scan)
         initial = [clip for clip in clips if clip.labels[0] not in tasks]
         if pretrain:
             more, more_bad = filter_clips(*pretrain, **scan)
             initial, bad = initial + more, bad + more_bad
-    else:
-        clips, bad = filter_clips(folder, [clip for clip in clips if clip.labels[0] in tasks], **scan)
     stream = Stream([], VideoClips(initial, sizes, True, max_roll), [], [], bad, list(notes), [], [], digest,
                     not pretrained)
 
@@ -250,9 +237,6 @@ def reordered(stream, order):
                 wanted = [name for name in table if name in names]
     else:
         wanted = [name.strip() for name in order.split(',')]
-    for name in wanted:
-        if name not in names:
-            raise UserError(f'--order: there is no task {name!r}{did_you_mean(name, names)}')
     if sorted(wanted) != sorted(names):
         raise UserError(f'--order {order}: name each task once: {",".join(names)}')
     moved = {part: [getattr(stream, part)[names.index(name)] for name in wanted]
@@ -288,7 +272,7 @@ def filter_clips(folder, clips, workers=0, max_bad=0.1, cache=None):
     missing = {clip.path: 'file missing' for clip in clips if not clip.exists}
     bad = [f'{os.path.basename(path)}: {reason}' for path, reason in missing.items()]
     total = len({clip.path for clip in clips})
-    check_share(bad, total, max_bad, f'are missing in {folder}', names_there([clip.path for clip in clips]))
+    check_share(bad, total, max_bad, f'are missing in {folder}')
 
     clips = [clip._replace(size=file_size(clip)) for clip in clips]
     check_same_on_all_ranks(folder, clips)
@@ -299,33 +283,18 @@ def filter_clips(folder, clips, workers=0, max_bad=0.1, cache=None):
     return [clip for clip in clips if not reasons[clip.path]], bad
 
 
-def check_share(bad, total, max_bad, what, hint=''):
+def check_share(bad, total, max_bad, what):
     """Raises UserError if more than the share max_bad of the clips is bad."""
     if len(bad) > max_bad * total:
         raise UserError(f'{len(bad)} of {total} clips ({len(bad) / total:.0%}) {what}, more than --max-bad {max_bad:g} '
-                        'allows. The first of them:\n  ' + '\n  '.join(bad[:5]) + hint)
-
-
-def names_there(paths):
-    """A sentence about what lies in the folder of these paths under other names; '' if there is nothing"""
-    folder = os.path.dirname(paths[0]) if paths else ''
-    names = sorted(set(os.listdir(folder or '.')) - {os.path.basename(path) for path in paths})
-    examples = ', '.join(name + '/' if os.path.isdir(os.path.join(folder, name)) else name for name in names[:3])
-    return f'\n{folder} holds {len(names)} other names, such as {examples}' if names else ''
+                        'allows. The first of them:\n  ' + '\n  '.join(bad[:5]))
 
 
 def check_same_on_all_ranks(folder, clips):
     """Raises UserError if the ranks see different clips: they may run on machines with a copy of the folder each, of
     which one is incomplete."""
-    if get_world_size() == 1:
-        return
-    facts = [f'{os.path.basename(clip.path)} {clip.size or "missing"} {clip.labels}' for clip in clips]
-    digest = hashlib.sha256('\n'.join(facts).encode()).digest()
-    if len(set(all_gather_object(digest))) > 1:
-        pairs = itertools.zip_longest(*all_gather_object(facts))
-        first = next(pair for pair in pairs if len(set(pair)) > 1)
-        raise UserError(f'the ranks see different clips in {folder}. The first difference (name, bytes, labels): '
-                        + ' | '.join(map(str, first)))
+    if len(set(all_gather_object(clips_digest(clips)))) > 1:
+        raise UserError(f'the ranks see different clips in {folder}: compare the names and sizes of its files')
 
 
 def fingerprint(path, segment):
@@ -354,7 +323,7 @@ def _scan(segments, workers, cache):
     found, saved = {}, time.monotonic()
     results = run_jobs(_check, [jobs[n] for n in todo], workers, DECODER_CRASH)
     try:
-        for n, (reason, permanent) in zip(todo, show_progress(results, 'testing clips', len(todo))):
+        for n, (reason, permanent) in zip(todo, progress_bar(results, 'testing clips', len(todo))):
             unchanged = fingerprint(*jobs[n]) == keys[n]       # no longer if the file is still being written
             found[n] = reason, permanent and unchanged
             if time.monotonic() - saved > SAVE_EVERY:
@@ -377,16 +346,11 @@ def _check(job):
     return check_clip(*job)
 
 
-def show_progress(results, title, total):
-    """Iterate over results with a progress bar or, where there is no terminal, a line every 30 s."""
-    printed = time.monotonic()
-    with tqdm(total=total, desc=title, unit='clip', leave=False, disable=None) as bar:
-        for done, result in enumerate(results):
-            if bar.disable and time.monotonic() - printed >= PRINT_EVERY:
-                print_rank0(f'{title}: {done} of {total}')
-                printed = time.monotonic()
-            bar.update()
-            yield result
+def progress_bar(results, title, total):
+    """Iterate over results with a progress bar; without a terminal, it is printed every 30 s."""
+    seconds = 0.1 if sys.stderr.isatty() else 30
+    return tqdm(results, title, total, unit='clip', leave=False, delay=seconds, mininterval=seconds,
+                disable=get_rank() > 0)
 
 
 def _save_cache(cache, known, keys, found):

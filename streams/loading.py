@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import types
+from multiprocessing import resource_tracker
 
 import joblib
 import torch
@@ -112,23 +113,6 @@ def timed(loader, waits):
         start = time.perf_counter()
 
 
-def loading_error(error):
-    """A RuntimeError that a data loader causes → a sentence for the user; None for any other error."""
-    text = str(error)
-    if 'DataLoader timed out' in text:
-        # kill the workers, or this process would wait for them at its end; torch need not report that they died
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for worker in multiprocessing.active_children():
-            worker.kill()
-        return f'no batch arrived within {TIMEOUT} s: a clip cannot be read, or the disk is too slow for the batch size'
-    if 'Bus error' in text or 'shared memory' in text or '/torch_' in text:
-        return 'shared memory (/dev/shm) is full: start the container with --shm-size 8g, or use --workers 0'
-    if 'DataLoader worker' in text and ('killed' in text or 'exited' in text):
-        return ('a data loader process was killed, most likely for lack of memory: use fewer --workers or a smaller '
-                f'batch ({text.splitlines()[0].strip()})')
-    return None
-
-
 # ------------------------------------------------------------------------------------------- jobs
 
 def run_jobs(function, jobs, workers, crashed):
@@ -137,9 +121,9 @@ def run_jobs(function, jobs, workers, crashed):
     if not workers:
         yield from map(function, jobs)
         return
+    resource_tracker.ensure_running()          # now: when it starts, it unblocks SIGINT, also for the workers
     # spawn: a fork of a process with threads or a GPU may hang
-    pool = ProcessPool(min(workers, len(jobs) or 1), initializer=start_worker,
-                       context=SpawnContext())
+    pool = ProcessPool(min(workers, len(jobs) or 1), initializer=start_worker, context=SpawnContext())
     try:
         for start in range(0, len(jobs), CHUNK):
             with signals_blocked(signal.SIGINT):                   # the pool starts its processes here

@@ -9,7 +9,7 @@ Out: another folder with the same lists and names. A clip is a Matroska file of 
 import io
 import math
 import os
-import re
+import shutil
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,9 +19,10 @@ import numpy as np
 from config import Sizes, UserError
 from streams.audioset import BALANCED, MIDS, read_audioset
 from streams.ave import read_ave
-from streams.common import check_share, names_there, show_progress
+from streams.common import DECODER_CRASH, check_share, progress_bar
 from streams.loading import count_workers, run_jobs
 from streams.vggsound import read_vggsound
+from utils.checkpoint import check_writable
 from utils.cli import Parser, number
 from utils.video import (SAMPLE_RATE, TOLERANCE, BadClip, decode_audio, display_size, frames_at, is_upright, open_clip,
                          upright)
@@ -29,9 +30,7 @@ from utils.video import (SAMPLE_RATE, TOLERANCE, BadClip, decode_audio, display_
 FPS, SHORTER_SIDE, MAX_PIXELS = 8, 256, 2 ** 18  # frames a second; their shorter side and number of pixels, at most
 QUANTIZERS = (5, 6, 7, 9, 12, 16, 22, 31)        # of MJPEG; at 5, no difference is visible
 MAX_BYTES, PER_SECONDS = 1_500_000, 10           # of a prepared clip, for each ten seconds
-LONGEST = 120                                    # seconds of a clip
-COMMENT = 'prepared clip: 8 frames a second, 16 kHz'          # in the file: marks it as prepared
-DECODER_CRASH = 'crashes the decoder, or takes too long'      # a result of prepare_clip
+COMMENT = 'prepared clip: 8 frames a second, 16 kHz'          # in the file
 MANY_CLIPS = 1000                                # from this number on, preparing is suggested
 
 
@@ -53,15 +52,12 @@ def small_clip(path, segment=None):
 
 
 def frame_grid(start, end):
-    """The seconds from start to end of a clip → the seconds whose frames are kept, 1/8 s apart. Raises BadClip for a
-    long clip.
+    """The seconds from start to end of a clip → the seconds whose frames are kept, 1/8 s apart.
 
     The grid is centred on the middle of the clip: `read_clip` takes its frames at half seconds from there in
     evaluation, and finds the same ones. Of a clip shorter than its window it takes them from the start, and holds the
     last frame."""
     span = end - start
-    if span > LONGEST:
-        raise BadClip(f'{span:.0f} s, more than {LONGEST}, where a clip should be')
     n = max(2, 2 * round(span * FPS / 2))                          # even: as many before the middle as after it
     if span >= Sizes().num_frames:
         first = start + (span - n / FPS) / 2
@@ -126,15 +122,6 @@ def _matroska(pictures, video_start, waveform, audio_start, quantizer):
     return buffer.getvalue()
 
 
-def is_prepared(path):
-    """Whether the file was written by `small_clip`"""
-    try:
-        with av.open(str(path)) as file:
-            return COMMENT in file.metadata.values()
-    except (av.FFmpegError, OSError, ValueError):
-        return False
-
-
 # ------------------------------------------------------------------------------- a folder of clips
 
 def list_clips(folder):
@@ -149,98 +136,64 @@ def list_clips(folder):
         for note in notes:
             print(note)
     else:
-        raise UserError(f'{folder} is no known data set: it has neither vggsound.csv nor {MIDS} nor Annotations.txt '
-                        '(streams/README.md)')
+        clips = []
     if not clips:
-        raise UserError(f'{folder}: its lists name no clips')
+        raise UserError(f'{folder} has no list with clips: vggsound.csv, {MIDS} or Annotations.txt '
+                        '(streams/README.md)')
     return {clip.path: clip.segment for clip in clips}
 
 
-def find_jobs(clips, out):
-    """{path: segment} → jobs (source, segment, target), the number of finished clips, and 'name: reason' of missing
-    ones. Raises UserError.
-
-    A prepared file has the time stamp of its source, so a source that was replaced is prepared again. A prepared clip
-    whose source is gone stays."""
-    jobs, done, missing = [], 0, []
-    folder = Path(next(iter(clips), '')).parent
-    present, prepared = (set(os.listdir(path)) if path.is_dir() else set() for path in (folder, out / folder.name))
-    for source, segment in clips.items():
-        source = Path(source)
-        target = out / folder.name / f'{source.stem}.mkv'
-        if source.name not in present:
-            done += target.name in prepared
-            missing += [] if target.name in prepared else [f'{source.name}: file missing']
-        elif target.name not in prepared:
-            jobs.append((source, segment, target))
-        elif abs(source.stat().st_mtime_ns - target.stat().st_mtime_ns) < 2e9:                 # FAT rounds to 2 s
-            done += 1
-        elif is_prepared(target):
-            jobs.append((source, segment, target))
-        else:
-            raise UserError(f'{target} exists and is no prepared clip: --out must be a folder of its own')
-    return jobs, done, missing
-
-
 def prepare_clip(job):
-    """Write a prepared clip → '', or why it failed."""
+    """(source, segment, target) → '', or why the prepared clip could not be written. It is written atomically."""
     source, segment, target = job
     try:
-        changed = source.stat().st_mtime_ns
-        write_file(target, small_clip(source, segment), changed)
+        content = small_clip(source, segment)
     except BadClip as error:
         return str(error)
+    temporary = Path(f'{target}.tmp')                          # of a killed call, it is overwritten by the next one
+    temporary.write_bytes(content)
+    os.replace(temporary, target)
     return ''
 
 
-def write_file(path, content, changed=None):
-    """Write a file atomically. A killed call leaves a .tmp file, which the next call replaces. changed: its time stamp,
-    in ns. Raises OSError."""
-    temporary = Path(f'{path}.tmp')
-    try:
-        temporary.write_bytes(content)
-        if changed is not None:
-            os.utime(temporary, ns=(changed, changed))
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def prepare(data, out, workers=-1, max_bad=0.1, shard=(1, 1)):
-    """Prepare the missing and changed clips of a shard (number, total) → a sentence about the result. The first shard
-    also copies the lists. Raises UserError."""
+def prepare(data, out, workers=-1, max_bad=0.1):
+    """Copy the lists and prepare the clips that are not in the folder `out` → a sentence about the result. Raises
+    UserError."""
     data, out = Path(data), Path(out)
     clips = list_clips(data)
     folder = Path(next(iter(clips))).parent.name                       # video, or AVE
     if (data / folder).resolve() == (out / folder).resolve():          # either may be a link
         raise UserError(f'--data {data} and --out {out} must be two folders')
-    clips = dict(list(clips.items())[shard[0] - 1::shard[1]])
-    jobs, done, bad = find_jobs(clips, out)
-    check_share(bad, len(clips), max_bad, f'are missing in {data}: is the copy complete?', names_there(list(clips)))
 
-    try:
-        (out / folder).mkdir(parents=True, exist_ok=True)
-        if shard[0] == 1:
-            for path in sorted(data.iterdir()):
-                if path.suffix in ('.csv', '.txt', '.json') and path.is_file():
-                    write_file(out / path.name, path.read_bytes())
-        results = run_jobs(prepare_clip, jobs, count_workers('clips', workers), DECODER_CRASH)
-        results = show_progress(results, 'preparing clips', len(jobs))
-        failed = [f'{source.name}: {reason}' for (source, _, _), reason in zip(jobs, results) if reason]
-    except OSError as error:
-        raise UserError(f'{error.filename or out}: {error.strerror}. Finished clips stay: the same command goes on')
+    # which clips are missing
+    present, jobs = set(os.listdir(data / folder)), []
+    bad = [f'{Path(path).name}: file missing' for path in clips if Path(path).name not in present]
+    check_share(bad, len(clips), max_bad, f'are missing in {data}')
+    check_writable(out / folder, '--out')
+    prepared = set(os.listdir(out / folder))
+    for path, segment in clips.items():
+        target = out / folder / f'{Path(path).stem}.mkv'
+        if Path(path).name in present and target.name not in prepared:
+            jobs.append((path, segment, target))
 
-    for line in bad + failed:
+    # copy the lists, and prepare these clips
+    for path in data.iterdir():
+        if path.suffix in ('.csv', '.txt', '.json'):
+            shutil.copyfile(path, out / path.name)
+    results = run_jobs(prepare_clip, jobs, count_workers('clips', workers), DECODER_CRASH[0])
+    for (path, _, _), reason in zip(jobs, progress_bar(results, 'preparing clips', len(jobs))):
+        if reason:
+            bad.append(f'{Path(path).name}: {reason}')
+    for line in bad:
         print(f'left out: {line}')
-    check_share(bad + failed, len(clips), max_bad, f'cannot be prepared; the others are in {out}')
-    return f'{out}: {len(jobs) - len(failed)} clips prepared, {done} already there, {len(bad + failed)} left out'
+    check_share(bad, len(clips), max_bad, f'cannot be prepared; the others are in {out}')
+    return f'{out}: {len(clips) - len(bad)} of {len(clips)} clips are prepared, {len(bad)} are left out'
 
 
 def advice(datasets):
     """A list with a sentence that suggests to prepare the clips, if there are many and the first is not prepared."""
     clips = [clip for dataset in datasets for clip in getattr(dataset, 'clips', ())]       # shapes have no files
-    if len(clips) < MANY_CLIPS or is_prepared(clips[0].path):
+    if len(clips) < MANY_CLIPS or clips[0].path.endswith('.mkv'):
         return []
     return ['If training waits for the data loader, prepare the clips: `python data.py prepare --data '
             f'{Path(clips[0].path).parent.parent} --out SMALL`']
@@ -252,16 +205,12 @@ def main(arguments=None):
     command = parser.add_subparsers(required=True, metavar='prepare').add_parser(
         'prepare', help='write them again, small and quick to read',
         description='Write the clips of VGGSound, AudioSet or AVE again, small and quick to read, with the same lists '
-                    'and names. The same command again prepares what is missing or changed.')
+                    'and names. The same command again prepares the clips that are missing.')
     command.add_argument('--data', type=Path, required=True, help='folder of the data set, see streams/README.md')
     command.add_argument('--out', type=Path, required=True, help='folder to write: then --data of train.py and eval.py')
     command.add_argument('--workers', type=number(int, min=-1, max=1000), default=-1,
                          help='processes; -1: as for training (default -1)')
     command.add_argument('--max-bad', type=number(float, min=0, max=1), default=0.1,
                          help='share of clips that may be left out (default 0.1)')
-    command.add_argument('--shard', default='1/1', help='part to prepare, for n machines: 1/n, 2/n … n/n (default 1/1)')
     args = parser.parse_args(arguments)
-    shard = re.fullmatch('([0-9]{1,6})/([0-9]{1,6})', args.shard)
-    if not shard or not 1 <= int(shard[1]) <= int(shard[2]):
-        raise UserError(f'--shard {args.shard}: of four shards, the names are 1/4, 2/4, 3/4 and 4/4')
-    print(prepare(args.data, args.out, args.workers, args.max_bad, (int(shard[1]), int(shard[2]))))
+    print(prepare(args.data, args.out, args.workers, args.max_bad))

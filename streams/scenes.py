@@ -21,7 +21,7 @@ import torch.nn.functional as F
 
 from data import AUDIO_STD, SAMPLE_RATE, spectrogram
 
-SECONDS = 4                                    # length of a clip; in AVE's layout, 10
+SECONDS = 4                                    # length of a clip
 KNOT = 0.25                                    # seconds between two knots of a path or an envelope
 FORMS = ('disc', 'square', 'triangle', 'ring', 'cross', 'bars')
 HUES = ('red', 'yellow', 'green', 'cyan', 'blue', 'magenta')
@@ -72,31 +72,30 @@ class Scene(NamedTuple):
     tracks: list            # of Track; the first one sounds, the others are silent
     off_screen: tuple       # (Hz, start, end) of the tone from off the screen
     seed: int               # of background and noise
-    seconds: int = SECONDS
 
 
-def draw_track(kind, x, rng, seconds, area=1.0):
-    """A random Track of a class, `seconds` long. area: of the object, relative to that of RADIUS"""
+def draw_track(kind, x, rng, area=1.0):
+    """A random Track of a class. area: of the object, relative to that of RADIUS"""
     # a path from one height to another; bursts of half a second to a second, with rests
-    knots = int(seconds / KNOT) + 1
+    knots = int(SECONDS / KNOT) + 1
     start, end = rng.uniform(0, 1, 2)
     height = np.linspace(start, end, knots)
-    levels = rng.choice([0.0, 0.55, 1.0], size=seconds * 2 + 1, p=[0.35, 0.25, 0.4])
+    levels = rng.choice([0.0, 0.55, 1.0], size=SECONDS * 2 + 1, p=[0.35, 0.25, 0.4])
     levels[rng.integers(2, 6)] = 1.0            # never silent throughout, least of all in the middle
     return Track(kind, x, height, np.repeat(levels, 2)[:knots], RADIUS * area ** 0.5)
 
 
-def draw_scene(kind, others, silent, seed, seconds=SECONDS, area=1.0):
+def draw_scene(kind, others, silent, seed, area=1.0):
     """A random clip of class `kind`. silent: (minimum, maximum) number of silent objects, of the classes `others`. The
     same seed gives the same scene."""
     rng = np.random.default_rng(seed)
     number = rng.integers(silent[0], silent[1] + 1)
     places = rng.permutation([0.2, 0.5, 0.8])[:1 + number] + rng.uniform(-0.05, 0.05, 1 + number)
     shown = [kind] + [others[i] for i in rng.choice(len(others), number, replace=False)]
-    tracks = [draw_track(k, x, rng, seconds, area) for k, x in zip(shown, places)]
-    start = rng.uniform(0, seconds - 1)
+    tracks = [draw_track(k, x, rng, area) for k, x in zip(shown, places)]
+    start = rng.uniform(0, SECONDS - 1)
     tone = float(np.exp(rng.uniform(np.log(200), np.log(5000)))), start, start + rng.uniform(0.5, 1.5)
-    return Scene(tracks, tone, int(seed), seconds)
+    return Scene(tracks, tone, int(seed))
 
 
 # ------------------------------------------------------------------------------------ pictures
@@ -143,10 +142,10 @@ def draw_frames(scene, times, size):
 # -------------------------------------------------------------------------------------- sounds
 
 def source_waveform(scene):
-    """The sound of the first object: (seconds · 16,000,) float32"""
+    """The sound of the first object: (SECONDS · 16,000,) float32"""
     track = scene.tracks[0]
     voice = track.kind.voice
-    times = np.arange(scene.seconds * SAMPLE_RATE) / SAMPLE_RATE
+    times = np.arange(SECONDS * SAMPLE_RATE) / SAMPLE_RATE
 
     # sum the harmonics: the k-th one is the imaginary part of e^(ikφ)
     pitch = voice.octave * 2 ** track.at(track.height, times)
@@ -161,9 +160,9 @@ def source_waveform(scene):
 
 
 def other_waveform(scene):
-    """All other sound, (seconds · 16,000,) float32: noise, stronger at low frequencies, and the tone from off screen"""
+    """All other sound, (SECONDS · 16,000,) float32: noise, stronger at low frequencies, and the tone from off screen"""
     rng = np.random.default_rng([scene.seed, 2])
-    n = scene.seconds * SAMPLE_RATE
+    n = SECONDS * SAMPLE_RATE
     noise = rng.standard_normal(n).astype('f4')
     noise = 0.004 * noise + 0.004 * np.convolve(noise, np.ones(16, 'f4') / 4, 'same')
     hz, start, end = scene.off_screen

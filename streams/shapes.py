@@ -4,8 +4,7 @@ In:  a seed, and how many clips of each kind.
 Out: a Stream of six tasks of three classes each; the other 18 classes are the initial pre-training set. Clips are drawn
      when they are first needed, and kept: in a folder, where all runs find them, or in memory.
 
-    python -m streams.shapes --out DIR --layout vggsound|audioset|ave
-        writes such clips as mp4 files, laid out as that data set
+    python -m streams.shapes --out DIR      writes such clips as mp4 files, laid out as VGGSound
 """
 import contextlib
 import hashlib
@@ -16,11 +15,12 @@ import numpy as np
 import torch
 
 import data
-from config import SIZES, Sizes, UserError
+from config import SIZES, Sizes
 from streams import scenes
 from streams.common import Stream
 from streams.scenes import draw_scene, kinds, render
-from streams.shapes_files import LAYOUTS
+from streams.shapes_files import write_vggsound
+from utils.checkpoint import check_writable
 from utils.cli import Parser, cli_errors, number
 from utils.distributed import print_once
 
@@ -143,26 +143,18 @@ def stream(sizes, seed=0, clips_per_task=1000, test_clips=60, pretrain_clips=600
 def main(arguments=None):
     """The command line: write the clips as files. Raises UserError."""
     parser = Parser(prog='python -m streams.shapes',
-                    description='Write the built-in clips as mp4 files, laid out as a known data set.')
-    count = number(int, min=1, max=10 ** 6)
+                    description='Write the built-in clips as mp4 files, laid out as VGGSound.')
     parser.add_argument('--out', type=Path, required=True, help='folder to write')
-    parser.add_argument('--layout', choices=list(LAYOUTS), default='vggsound', help='(default vggsound)')
+    count = number(int, min=0, max=10 ** 6)
     parser.add_argument('--train', type=count, default=60, help='training clips per task (default 60)')
-    parser.add_argument('--test', type=count, default=18,
-                        help='test clips per task; for AVE as many for validation (default 18)')
-    parser.add_argument('--pretrain', type=number(int, min=0, max=10 ** 6), default=180,
-                        help='clips of classes of no task; none for AVE (default 180)')
+    parser.add_argument('--test', type=count, default=18, help='test clips per task (default 18)')
+    parser.add_argument('--pretrain', type=count, default=180, help='clips of classes of no task (default 180)')
     parser.add_argument('--size', type=number(int, min=16, max=4096), default=96,
                         help='width and height in pixels, an even number (default 96)')
-    parser.add_argument('--seed', type=number(int, min=0, max=2 ** 32 - 1), default=0, help='of the clips (default 0)')
     args = parser.parse_args(arguments)
-    if args.size % 2:
-        raise UserError(f'--size {args.size}: H.264 needs an even number of pixels')
-    clips = stream(Sizes(**SIZES['small']), args.seed, args.train, args.test, args.pretrain)
-    try:
-        print(LAYOUTS[args.layout](args.out, clips, args.size, args.seed))
-    except OSError as error:
-        raise UserError(f'--out {args.out} cannot be written: {error.strerror}')
+    check_writable(args.out, '--out')
+    clips = stream(Sizes(**SIZES['small']), 0, args.train, args.test, args.pretrain)
+    print(write_vggsound(args.out, clips, args.size))
 
 
 if __name__ == '__main__':

@@ -7,7 +7,6 @@ Out: rows with their line numbers; the task of each class; the retrieval clips. 
 import csv
 import io
 import json
-import os
 import re
 from pathlib import Path
 
@@ -23,12 +22,9 @@ SUFFIXES = ('.mp4', '.mkv', '.webm', '.avi')
 def rows(path, **dialect):
     """Iterate over the (line number, cells) of a CSV file, without empty lines. Raises UserError."""
     try:
-        data = Path(path).read_bytes()
-        text = data.decode('utf-8-sig')   # -sig: some spreadsheets write a byte order mark
-    except OSError as error:
-        raise UserError(f'{path}: {error.strerror}') from error
-    except UnicodeDecodeError as error:
-        raise UserError(f'{path}:{data[:error.start].count(10) + 1}: not UTF-8 text') from error
+        text = Path(path).read_text('utf-8-sig')   # -sig: some spreadsheets write a byte order mark
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f'{path} cannot be read as UTF-8 text: {error}') from error
     reader = csv.reader(io.StringIO(text, newline=''), strict=True, skipinitialspace=True, **dialect)
     try:
         for row in reader:
@@ -68,19 +64,13 @@ def require_files(layout, folder, needed):
             raise UserError(f'{path} is missing. ' + layout.format(folder=folder))
 
 
-def list_videos(folder):
-    """{name with its suffix in lower case: name} of the files in a folder. One listing, not one look-up per clip: the
-    disk may be far away"""
-    names = sorted(os.listdir(folder))
-    return {os.path.splitext(name)[0] + os.path.splitext(name)[1].lower(): name for name in names}
-
-
 def find_file(videos, present, *stems):
-    """→ the path of the first stem in `list_videos`, with any suffix, and True; or of a missing file, and False"""
+    """→ the path of the first stem that is in the folder with any suffix, and True; or of a missing file, and False.
+    present: the names in the folder, listed once, because the disk may be far away"""
     for stem in stems:
         for suffix in SUFFIXES:
             if stem + suffix in present:
-                return str(videos / present[stem + suffix]), True
+                return str(videos / (stem + suffix)), True
     return str(videos / (stems[0] + SUFFIXES[0])), False
 
 
@@ -103,18 +93,15 @@ def read_tasks(path, known_classes):
 def read_retrieval_list(path, clips):
     """CAV-MAE's list of retrieval clips → the paths of those of the test split; notes for the user. '' → None, [].
 
-    {"data": [{"video_id": "<id>", "wav": "…", …}, …]}. _<start second> may follow an id, with zeros or decimals. An
-    entry without a video_id has the id in the file name of wav."""
+    {"data": [{"video_id": "<id>", …}, …]}. _<start second> may follow an id, with zeros or decimals."""
     if not path:
         return None, []
     try:
         entries = json.loads(Path(path).read_bytes())['data']
-        names = [str(entry.get('video_id') or Path(entry['wav']).stem) for entry in entries]
-    except OSError as error:
-        raise UserError(f'--retrieval-list {path}: {error.strerror}') from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f'--retrieval-list {path} is not in CAV-MAE\'s format, JSON of {{"data": [{{"video_id": …, '
-                        f'"wav": …}}, …]}}: {type(error).__name__} {error}') from error
+        names = [str(entry['video_id']) for entry in entries]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f'--retrieval-list {path} is not in CAV-MAE\'s format, JSON of {{"data": [{{"video_id": …}}, '
+                        f'…]}}: {type(error).__name__} {error}') from error
 
     # test clips by id, and by id and start
     by_name = {}

@@ -8,7 +8,9 @@ import contextlib
 import dataclasses
 import difflib
 import errno
+import multiprocessing
 import os
+import signal
 import sys
 
 from config import (FILES, PRETRAINED, PRETRAINING, REPLAY, Config, DATASET_PRESETS, BENCHMARK, PRESETS, Sizes, UserError,
@@ -136,11 +138,22 @@ def unused_flags(arguments, cfg):
 
 # ------------------------------------------------------------------------------------------ errors
 
+def loading_error(error):
+    """A RuntimeError of a data loader → a sentence for the user; None for any other error. Ends the workers."""
+    text = str(error)
+    if 'DataLoader' not in text and 'shared memory' not in text:
+        return None
+    # kill the workers, or this process would wait for them at its end; torch need not report that they died
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for worker in multiprocessing.active_children():
+        worker.kill()
+    return (f'{text.splitlines()[0].strip()} A clip cannot be read, or there is too little (shared) memory: use fewer '
+            '--workers, or start a container with --shm-size 8g')
+
+
 @contextlib.contextmanager
 def cli_errors(advice=''):
     """A user's mistake ends with one line and exit code 2, Ctrl-C with 130. advice: how to continue"""
-    from streams.loading import loading_error          # not above: the modules of streams/ use this one
-
     advice = f'; {advice}' if advice else ''
     with contextlib.suppress(AttributeError):          # a locale may lack ↑ and ℓ; a notebook's output is no file
         sys.stdout.reconfigure(encoding='utf-8', errors='replace')

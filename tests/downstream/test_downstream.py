@@ -1,4 +1,5 @@
 """Whole runs as a user starts them: train.py on AudioSet's layout, each evaluation, the paper's figures; mistakes."""
+import csv
 import json
 
 import pytest
@@ -7,28 +8,45 @@ import eval as evaluation
 from paper import attention_figures, figures
 from paper.groups import group_runs
 from running import TINY
-from streams import shapes
 
 
 def load(folder, name):
     return json.loads((folder / f'run/eval/{name}.json').read_text())
 
 
-def test_audioset_from_pretraining_to_figures(tmp_path, here, capsys):
-    """Initial pre-training on VGGSound, a retrieval list, several labels per clip, no known sources, AVE."""
-    for layout in ('audioset', 'vggsound', 'ave'):
-        shapes.main(['--out', str(tmp_path / layout), '--layout', layout, '--train', '3', '--test', '3', '--pretrain',
-                     '3', '--size', '48'])
-    lists = tmp_path / 'audioset/tasks.csv'
-    lines = [line for line in lists.read_text().splitlines() if line.endswith(('task', 'ash', 'birch'))]
-    lists.write_text('\n'.join(lines))
-    code, _, err = here(['--dataset', 'audioset', '--data', 'audioset', '--tasks', lists, '--retrieval-list',
+@pytest.fixture
+def data(files, tmp_path):
+    """files: clips in VGGSound's layout → a folder with them in the layouts of VGGSound, AudioSet and AVE"""
+    rows = [row for row in csv.reader((files / 'vggsound.csv').open()) if row[0].startswith(('ash', 'birch'))]
+    labels = sorted({label for _, _, label, _ in rows})
+    (tmp_path / 'vggsound').symlink_to(files)
+    for name, videos in (('audioset', 'video'), ('ave', 'AVE')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / videos).symlink_to(files / 'video')
+
+    def write(name, lines):
+        (tmp_path / name).write_text(''.join(line + '\n' for line in lines))
+
+    write('audioset/class_labels_indices.csv', ['index,mid,display_name', *(f'0,/m/{x},{x}' for x in labels)])
+    write('audioset/retrieval.json', [json.dumps({'data': [dict(video_id=row[0]) for row in rows]})])
+    write('ave/Annotations.txt', [f'{label}&x&good&0&4' for label in labels])
+    for split, segments in (('train', 'balanced_train'), ('test', 'eval')):
+        own = [row for row in rows if row[3] == split]
+        write(f'audioset/{segments}_segments.csv', [f'{name}, 0.0, 4.0, "/m/{label}"' for name, _, label, _ in own])
+        write(f'ave/{split}Set.txt', [f'{label}&{name}_000000&good&0&2' for name, _, label, _ in own])
+    write('tasks.csv', ['class,task', *dict.fromkeys(f'{label},{name.split("-")[0]}' for name, _, label, _ in rows)])
+    return tmp_path
+
+
+def test_audioset_from_pretraining_to_figures(data, here, capsys):
+    """Initial pre-training on VGGSound, a retrieval list, mAP, no known sources, AVE."""
+    code, _, err = here(['--dataset', 'audioset', '--data', 'audioset', '--tasks', 'tasks.csv', '--retrieval-list',
                          'audioset/retrieval.json', '--pretrain-data', 'vggsound', *TINY, '--steps', '1',
-                         '--pretrain-steps', '1', '--workers', '0', '--out', 'run'], tmp_path)
+                         '--pretrain-steps', '1', '--workers', '0', '--out', 'run'], data)
     assert code == 0, err
-    saved = json.loads((tmp_path / 'run/results.json').read_text())
+    saved = json.loads((data / 'run/results.json').read_text())
     assert saved['tasks'] == ['ash', 'birch']
-    page = (tmp_path / 'run/report.md').read_text()
+    page = (data / 'run/report.md').read_text()
     assert all(f'](figures/{name}.png)' in page for name in ('attention', 'stream', 'training'))
 
     # each evaluation
@@ -36,14 +54,14 @@ def test_audioset_from_pretraining_to_figures(tmp_path, here, capsys):
              'localization': [], 'gap': [], 'spurious': []}
     for name, words in names.items():
         evaluation.main(['run', '--eval', name, '--device', 'cpu', '--workers', '0', *words])
-        table = (tmp_path / f'run/eval/{name}.md').read_text()
+        table = (data / f'run/eval/{name}.md').read_text()
         assert table.strip() in capsys.readouterr().out
-        assert (tmp_path / f'run/eval/{name}.png').stat().st_size > 5000
-    assert load(tmp_path, 'retrieval')['audio_to_video'] == saved['audio_to_video']    # the saved models are evaluated
-    assert load(tmp_path, 'classification')['metric'] == 'mAP' and len(load(tmp_path, 'classification')['acc']) == 2
-    assert 0 <= load(tmp_path, 'ave')['accuracy'] <= 100 and len(load(tmp_path, 'ave')['classes']) > 2
-    assert load(tmp_path, 'gap')['after'] == ['initial', 'ash', 'birch']
-    assert set(load(tmp_path, 'localization')) == {'tasks', 'after'}                   # no known source
+        assert (data / f'run/eval/{name}.png').stat().st_size > 5000
+    assert load(data, 'retrieval')['audio_to_video'] == saved['audio_to_video']        # the saved models are evaluated
+    assert load(data, 'classification')['metric'] == 'mAP' and len(load(data, 'classification')['acc']) == 2
+    assert 0 <= load(data, 'ave')['accuracy'] <= 100 and len(load(data, 'ave')['classes']) > 2
+    assert load(data, 'gap')['after'] == ['initial', 'ash', 'birch']
+    assert set(load(data, 'localization')) == {'tasks', 'after'}                       # no known source
 
     # figures of the paper read these files; a table of several runs, here of one
     for draw in (attention_figures.figure_2, attention_figures.figure_3, attention_figures.figure_12):
@@ -72,8 +90,8 @@ def test_evaluations_of_the_last_model_of_one_model_and_of_shapes(tmp_path, here
 
 
 @pytest.mark.parametrize('program, words, message', [
-    (evaluation, 'empty --eval gap', 'config.json'), (evaluation, 'nowhere --eval gap', 'nowhere'),
-    (evaluation, 'empty', 'config.json'), (evaluation, 'empty --eval gab', 'gap'), (figures, 'nowhere', 'nowhere')])
+    (evaluation, 'empty --eval gap', 'config.json'), (evaluation, 'nowhere', 'nowhere'),
+    (evaluation, 'empty --eval gab', 'gap'), (figures, 'nowhere', 'nowhere')])
 def test_mistakes(program, words, message, tmp_path, monkeypatch, capsys):
     """One line, exit code 2"""
     monkeypatch.chdir(tmp_path)

@@ -46,13 +46,6 @@ def test_second_embedding_equals_the_slow_reference(sizes):
     assert len(counts) > 3 and min(counts) == 6                                # six patches are one time step
 
 
-def test_the_figure_shows_clips_in_which_an_event_begins_or_ends():
-    constant, changing = torch.ones(10), torch.arange(10)
-    assert events.clips_to_show(torch.stack([constant, changing, constant, changing])) == [1, 3]
-    assert events.clips_to_show(torch.stack([constant] * 3)) == [0, 1, 2]
-    assert events.clips_to_show(torch.stack([changing] * 20)) == list(range(events.SHOWN))
-
-
 @pytest.fixture
 def run(tmp_path):
     """A run that has learned two tasks"""
@@ -92,14 +85,7 @@ def test_a_probe_finds_the_events(run, monkeypatch):
     assert results['after'] == run.stream.names[1] and results['classes'] == ['background', 'loud', 'red']
     assert results['left_out'] == ['y: gone', 'z: no audio stream']
     assert f'| finetune | {results["accuracy"]:.2f} |' in table and f'| {results["majority"]:.2f} |' in table
-    assert [clip['target'] for clip in results['shown']] == target[:8].tolist()
-    right = figure.axes[1]
-    names = 'loud red loud red loud loud red loud'.split()
-    assert [label.get_text() for label in right.get_yticklabels()] == names
-    rows = right.get_images()[0].get_array().reshape(8, 3, 10)[:, :2]          # target and guess of each clip
-    for clip, (above, below) in zip(results['shown'], rows):
-        equal = torch.tensor(clip['target']) == torch.tensor(clip['guess'])
-        assert (above == below).tolist() == equal.tolist()
+    assert sorted(bar.get_width() for bar in figure.axes[0].patches) == sorted(results['per_class'])
 
 
 def test_mistakes(run):

@@ -9,7 +9,7 @@ from downstream import localization
 from downstream.maps import compute_maps
 from eval import run_evaluation
 from streams.scenes import truth
-from untrained import check_without_sources, options, shared_run
+from untrained import evaluate_without_sources, options, shared_run
 
 
 @pytest.fixture
@@ -55,4 +55,8 @@ def test_localization_of_a_run(run):
 
 
 def test_without_a_known_source_there_is_a_figure_and_no_number(run):
-    check_without_sources(run, 'localization')
+    results, table, figure, clips, read = evaluate_without_sources(run, 'localization')
+    assert set(results) == {'tasks', 'after'} and 'not known' in table
+    assert {clip['task'] for clip in clips} == {0, 1} and all(clip['truth_v'] is None for clip in clips)
+    assert len([axis for axis in figure.axes if axis.get_ylabel()]) == 2       # one row per task
+    assert read <= {0, 4}                                                      # no clip is decoded that is not shown

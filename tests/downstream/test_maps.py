@@ -57,13 +57,6 @@ def test_a_clip_without_a_source_in_one_modality_is_left_out_of_this_modality_on
     assert set(none) == {'auc_a', 'auc_v', 'pointing_a', 'pointing_v'}
 
 
-def test_a_row_of_the_table():
-    chance = {'area_v': 12.34, 'area_a': None}
-    assert maps.metric_row('avm', 'auc_v', 0.75, 0.5, chance) == ['I_v: ROC-AUC', '0.750', '0.500', '0.250', '0.500']
-    assert maps.metric_row('avm', 'share_v', None, 50, chance)[1:] == ['–', '50.0', '–', '12.3']
-    assert maps.metric_row('backbone', 'pointing_a', 20, 50, chance)[1:] == ['20.0', '50.0', '-30.0', '–']
-
-
 def test_values_right_after_each_task():
     rows = [[9, 9, 9], [1, 9, 9], [2, 3, 9], [4, 5, 6]]
     assert right_after(rows, [0, 1, 2, 3]) == [1, 3, 6] and right_after(rows[:1], [0]) == []

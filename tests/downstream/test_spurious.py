@@ -9,7 +9,7 @@ from config import UserError
 from downstream import localization, spurious
 from eval import run_evaluation
 from patches import patchify
-from untrained import check_without_sources, odd_model, only_last, options, shared_run
+from untrained import evaluate_without_sources, odd_model, only_last, options, shared_run
 
 
 @pytest.fixture
@@ -65,8 +65,10 @@ def test_spurious_attention_of_a_run(run):
 
 
 def test_without_a_known_source_there_is_a_figure_and_no_number(run):
-    run.last = False
-    check_without_sources(run, 'spurious')
+    results, table, figure, clips, read = evaluate_without_sources(run, 'spurious')
+    assert set(results) == {'tasks', 'after'} and 'not known' in table
+    assert [clip['task'] for clip in clips] == [0, 1] and all(clip['truth_v'] is None for clip in clips)
+    assert len([axis for axis in figure.axes if axis.get_ylabel()]) == 2 and read == {0}
 
 
 def test_a_single_task_is_refused(run):

@@ -1,5 +1,6 @@
 """Folders laid out as the data sets are, for the tests of their streams."""
 import csv
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,6 @@ import pytest
 from clips import make, vggsound_folder
 from config import Sizes
 from conftest import ROOT
-from streams import shapes
 
 SMALL = Sizes(image_size=32, num_frames=2, audio_frames=64, mel_bins=32, frame_shift=16.0)
 REAL = ROOT.parent / 'shared' / 'clips' / 'vggsound'
@@ -37,22 +37,6 @@ def folder(tmp_path):
     return tmp_path
 
 
-WRITTEN = {}
-
-
-@pytest.fixture(scope='module')
-def written(tmp_path_factory):
-    """{layout: folder} of what streams/shapes.py writes: in each of six tasks 4 training and 3 test clips, and 6 of no
-    task. AVE's has 2 training and 1 test clip."""
-    for layout in ('vggsound', 'audioset', 'ave'):
-        if layout not in WRITTEN:                  # once for all test files
-            WRITTEN[layout] = folder = tmp_path_factory.mktemp(layout)
-            train, test = (2, 1) if layout == 'ave' else (4, 3)
-            words = f'--layout {layout} --train {train} --test {test} --pretrain 6 --size 32'.split()
-            shapes.main(['--out', str(folder), *words])
-    return WRITTEN
-
-
 MIDS = 'index,mid,display_name\n0,/m/dog,Dog\n1,/m/waves,"Waves, surf"\n2,/t/cat,Cat\n'
 COMMENTS = ('# Segments csv created Sun Mar  5 10:54:31 2017\n# num_ytids=2, num_segs=2\n'
             '# YTID, start_seconds, end_seconds, labels\n')
@@ -60,10 +44,25 @@ COMMENTS = ('# Segments csv created Sun Mar  5 10:54:31 2017\n# num_ytids=2, num
 
 def audioset_folder(folder, train, test=(), mids=MIDS, videos=()):
     """AudioSet's lists with these rows, and empty files as videos → the folder"""
-    (folder / 'video').mkdir(exist_ok=True)
+    (folder / 'video').mkdir(parents=True, exist_ok=True)
     (folder / 'class_labels_indices.csv').write_text(mids)
     for name, rows in (('balanced_train', train), ('eval', test)):
         (folder / f'{name}_segments.csv').write_text(COMMENTS + ''.join(row + '\n' for row in rows))
     for name in videos:
         (folder / 'video' / name).touch()
+    return folder
+
+
+ANNOTATIONS = ('Category&VideoID&Quality&StartTime&EndTime\n'
+               'Violin, fiddle&-v1&good&0&10\nBark&b_1&bad&3&5\nBark&b2&good&9&10\n')
+
+
+def ave_folder(folder, annotations=ANNOTATIONS, clip=None, **lists):
+    """AVE's lists with these rows; clip: the file of each of their clips, None: no files → the folder"""
+    (folder / 'AVE').mkdir()
+    (folder / 'Annotations.txt').write_text(annotations)
+    for name, rows in lists.items():
+        (folder / f'{name}Set.txt').write_text(rows)
+        for row in rows.splitlines() if clip else ():
+            shutil.copy(clip, folder / 'AVE' / f'{row.split("&")[1]}.mp4')
     return folder

@@ -6,8 +6,8 @@ import torch
 from clips import make, tone
 from config import Sizes, UserError
 from data import BadClip
-from folders import SMALL, written
-from streams.ave import AVE, Event, ave, read_windows, window_of_second, window_starts
+from folders import SMALL, ave_folder
+from streams.ave import ave, read_windows, window_of_second, window_starts
 
 MIDDLE = Sizes(image_size=32, num_frames=4, audio_frames=400, mel_bins=128, frame_shift=10.0)
 
@@ -33,7 +33,7 @@ def test_windows_cover_ten_seconds(T, starts):
     assert all(starts[w - 1] + T <= s for s, (w, _) in enumerate(places) if w)     # the first window that shows it
 
 
-@pytest.mark.parametrize('T, options', [(1, {}), (3, {}), (4, {}), (4, dict(shift=1.3))])
+@pytest.mark.parametrize('T, options', [(3, {}), (4, dict(shift=1.3))])
 def test_windows_show_the_middle_of_their_seconds(tmp_path, T, options):
     """A file whose first frame comes late begins with that frame."""
     path = make(tmp_path / 'ten.mkv', seconds=10, bframes=0, sound=tone(10, 16000), image=grey, **options)
@@ -48,7 +48,7 @@ def test_windows_show_the_middle_of_their_seconds(tmp_path, T, options):
     assert audio_start.tolist() == pytest.approx([min(max(m, 0), 10 - 4.015) for m in middles], abs=0.08)
 
 
-@pytest.mark.parametrize('onset, late', [(1.0, 0.0), (5.0, 0.0), (7.5, 0.0), (5.0, 0.5)])
+@pytest.mark.parametrize('onset, late', [(1.0, 0.0), (5.0, 0.5)])
 def test_audio_start_is_the_time_of_the_sound(tmp_path, onset, late):
     """A tone starts (onset + late) s into the clip: each window has it at that time minus its audio_start."""
     path = make(tmp_path / 'onset.mkv', seconds=10, sound=tone(10, 16000, 1000, onset=onset), audio_shift=late,
@@ -91,37 +91,23 @@ def test_short_clips_hold_their_last_frame(tmp_path):
 
 # ---------------------------------------------------------------- clips
 
-def test_items(written):
-    folder = written['ave']
-    sets, classes = ave(folder, SMALL)
-    assert {split: len(d) for split, d in sets.items()} == {'train': 12, 'val': 6, 'test': 6}
-    annotated = (folder / 'Annotations.txt').read_text().splitlines()[1:]
-    assert classes == sorted({line.split('&')[0] for line in annotated})
-    assert [d.augment for d in sets.values()] == [True, False, False] and all(d.bad == [] for d in sets.values())
-    lines = (folder / 'trainSet.txt').read_text().splitlines()
-    for index in (0, 5, 11):
-        label, name, _, start, end = lines[index].split('&')
-        item = sets['train'][index, 4]
-        own = 1 + classes.index(label)
-        assert item['target'].tolist() == [own if int(start) <= s < int(end) else 0 for s in range(10)]
-        assert item['target'].dtype == torch.int64 and item['clip'] == index and item['bad'] == ''
-        read = read_windows(folder / 'AVE' / f'{name}.mp4', SMALL, torch.Generator().manual_seed(4))
-        assert all(torch.equal(item[key], value) for key, value in zip(('audio', 'video', 'audio_start'), read))
-        assert sets['train'].labels[index] == (label,)
-    assert torch.equal(sets['test'][0, 1]['video'], sets['test'][0, 2]['video'])
+def test_clips_and_their_labels(tmp_path):
+    """A clip that fails the test is left out and named. One that is lost later is replaced, with its own labels."""
+    folder = ave_folder(tmp_path, clip=make(tmp_path / 'ten.mp4', seconds=10),
+                        train='Bark&b_1&bad&3&5\nViolin, fiddle&-v1&good&0&10\n',
+                        test='Bark&b2&good&9&10\nBark&b3&good&2&4\n')
+    (folder / 'AVE' / 'b2.mp4').write_bytes(b'no video')
+    with pytest.raises(UserError, match='1 of 2 clips'):
+        ave(folder, SMALL)
+    sets, classes = ave(folder, SMALL, max_bad=0.5)
+    assert classes == ['Bark', 'Violin, fiddle'] and list(sets) == ['train', 'test']
+    assert [d.augment for d in sets.values()] == [True, False] and sets['train'].labels == [('Bark',), (classes[1],)]
+    assert sets['train'].bad == [] and len(sets['test']) == 1 and sets['test'].bad[0].startswith('b2.mp4: cannot be')
 
-
-def test_bad_clips(written, tmp_path):
-    """A replacement has its own labels. Clips that fail the test are left out and named."""
-    video = written['ave'] / 'AVE'
-    events = [Event(str(tmp_path / 'gone.mp4'), 'b', 0, 10), Event(str(video / 'ash-train-00000.mp4'), 'a', 2, 4)]
-    item = AVE(events, ['a', 'b'], SMALL, augment=False)[0, 0]
-    assert item['target'].tolist() == [0, 0, 1, 1, 0, 0, 0, 0, 0, 0] and item['clip'] == 1
-    assert item['bad'] == 'gone.mp4: file missing'
-    (tmp_path / 'AVE').symlink_to(video)
-    (tmp_path / 'Annotations.txt').write_text((written['ave'] / 'Annotations.txt').read_text())
-    (tmp_path / 'testSet.txt').write_text((written['ave'] / 'testSet.txt').read_text() + 'red disc&gone&good&0&10\n')
-    sets, _ = ave(tmp_path, SMALL, max_bad=0.2)
-    assert list(sets) == ['test'] and len(sets['test']) == 6 and sets['test'].bad == ['gone.mp4: file missing']
-    with pytest.raises(UserError, match='1 of 7 clips'):
-        ave(tmp_path, SMALL)
+    item = sets['train'][0, 4]
+    assert item['target'].tolist() == [0, 0, 0, 1, 1, 0, 0, 0, 0, 0] and item['target'].dtype == torch.int64
+    read = read_windows(folder / 'AVE' / 'b_1.mp4', SMALL, torch.Generator().manual_seed(4))
+    assert all(torch.equal(item[key], value) for key, value in zip(('audio', 'video', 'audio_start'), read))
+    (folder / 'AVE' / 'b_1.mp4').unlink()
+    item = sets['train'][0, 4]
+    assert item['target'].tolist() == [2] * 10 and item['clip'] == 1 and item['bad'] == 'b_1.mp4: file missing'

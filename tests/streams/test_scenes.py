@@ -62,7 +62,7 @@ def test_height_is_pitch_and_brightness_is_loudness():
     assert frames[0, 0].max() > frames[1, 0].max() and np.abs(sound[0]).max() > np.abs(sound[1]).max()
 
 
-@pytest.mark.parametrize('silent', [(0, 1), (1, 1), (1, 2), (2, 2)])
+@pytest.mark.parametrize('silent', [(0, 1), (2, 2)])
 def test_silent_objects_are_silent_and_of_other_classes(silent, small):
     counts, clips = [], shapes.stream(small, seed=3, silent=silent).train[0]
     for i in range(60 if silent == (0, 1) else 20):

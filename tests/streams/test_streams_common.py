@@ -13,7 +13,7 @@ from clips import make
 from config import Config, UserError
 from data import check_clip, read_clip
 from eval import FinishedRun
-from folders import SMALL, folder, names_of
+from folders import SMALL, folder
 from streams import common, shapes
 from streams.catalogue import open_stream
 from streams.common import (Clip, ConcatClips, Stream, VideoClips, check_batches, clips_in_order, data_changes,
@@ -60,7 +60,7 @@ def test_the_next_clip_replaces_an_unreadable_one(three):
 @pytest.mark.parametrize('workers', [0, 2])
 def test_clips_in_order_without_bad_ones(three, workers):
     dataset, paths = three
-    bad = []
+    bad, before = [], torch.get_rng_state()
     batches = list(clips_in_order(dataset, 2, workers, bad))
     assert [batch['clip'].tolist() for batch in batches] == [[0, 1], [2]] and bad == []
     for name in ('audio', 'video'):
@@ -70,15 +70,6 @@ def test_clips_in_order_without_bad_ones(three, workers):
     fewer = list(clips_in_order(dataset, 2, workers, bad))
     assert [batch['clip'].tolist() for batch in fewer] == [[0], [2]] and bad == ['b.mp4: file missing']
     assert torch.equal(fewer[0]['video'], batches[0]['video'][:1])
-
-
-def test_clips_in_order_of_some_indices(three):
-    dataset, paths = three
-    bad, before = [], torch.get_rng_state()
-    assert [batch['clip'].tolist() for batch in clips_in_order(dataset, 2, 0, bad, [2, 0])] == [[2, 0]]
-    assert list(clips_in_order(dataset, 2, 0, bad, [])) == [] and bad == []
-    os.remove(paths[2])
-    assert list(clips_in_order(dataset, 2, 0, bad, [2])) == [] and bad == ['c.mp4: file missing']
     assert torch.equal(torch.get_rng_state(), before)              # masks are drawn from this state
 
 
@@ -132,65 +123,29 @@ def test_the_scan_is_cached(folder, monkeypatch, capsys):
     (folder / 'video' / 'sea1_000001.mp4').unlink()
     assert len(vggsound(folder, SMALL, **options).bad) == 2
     assert tested == ['dog3_000000.mp4']                    # a missing file is known from the listing
-    for damage in ('{"a', '[1]', '"x"'):
-        cache.write_text(damage)
-        assert len(vggsound(folder, SMALL, **options).bad) == 2
+    cache.write_text('{"a')                                 # damaged
+    assert len(vggsound(folder, SMALL, **options).bad) == 2
     vggsound(folder, SMALL, **(options | dict(cache=folder / 'vggsound.csv' / 'scan.json')))
     assert 'cannot be written' in capsys.readouterr().out
 
 
-def test_names_that_do_not_match(folder, monkeypatch):
-    """What was looked for, and what lies there. Nothing is tested."""
-    monkeypatch.setattr(common, 'check_clip', None)
-    for path in list((folder / 'video').iterdir()):
-        path.rename(path.with_name(f'{path.stem}_000099{path.suffix}'))
-    (folder / 'video' / '-a').mkdir()
-    with pytest.raises(UserError) as error:
-        vggsound(folder, SMALL, folder / 'tasks.csv')
-    for word in ('8 of 8 clips (100%) are missing', '-dog1_000003.mp4: file missing',
-                 'holds 10 other names, such as -a/', '-dog1_000003_000099.mp4'):
-        assert word in str(error.value)
-
-
-def test_suffixes_in_capitals(folder):
-    for path in list((folder / 'video').iterdir()):
-        path.rename(path.with_suffix(path.suffix.upper()))
-    stream = vggsound(folder, SMALL, folder / 'tasks.csv')
-    assert stream.bad == [] and names_of(stream.test[0]) == ['harp2_000007.MP4']
-
-
-def test_the_same_clips_elsewhere_are_the_same_data(folder, tmp_path_factory):
-    """Other clips at the same path are not, nor is another order of the tasks."""
-    was = describe(vggsound(folder, SMALL, folder / 'tasks.csv'))
-    moved = tmp_path_factory.mktemp('moved') / 'data'
-    shutil.copytree(folder, moved)
-    assert describe(vggsound(moved, SMALL, moved / 'tasks.csv')) == was and data_changes(was, was) == ''
-    assert data_changes({}, was) == ''                             # a run of an older version
-    other = vggsound(folder, SMALL, folder / 'tasks.csv')
-    assert data_changes(was, describe(reordered(other, 'pets,music'))) == 'the tasks were music, pets, now pets, music'
-    make(folder / 'video' / 'harp2_000007.mp4', seconds=3)
-    changed = describe(vggsound(folder, SMALL, folder / 'tasks.csv'))
-    assert data_changes(was, changed) == 'there are other clips in music'
-
-
 def test_a_finished_run_follows_its_data(folder, tmp_path_factory):
+    """The same clips elsewhere are the same data. Other clips at the same path are not, nor is another order."""
     run, moved = tmp_path_factory.mktemp('run'), tmp_path_factory.mktemp('moved') / 'data'
     cfg = Config(**vars(SMALL) | dict(dataset='vggsound', data=str(folder), tasks=str(folder / 'tasks.csv'),
                                       batch_size=1, cache=str(run), method='finetune'))
     (run / 'config.json').write_text(json.dumps(vars(cfg)))
-    (run / 'data.json').write_text(json.dumps(describe(open_stream(cfg, 0))))
+    stream = open_stream(cfg, 0)
+    was, turned = describe(stream), describe(reordered(stream, 'pets,music'))
+    assert data_changes(was, was) == data_changes({}, was) == ''   # {}: a run of an older version
+    assert data_changes(was, turned) == 'the tasks were music, pets, now pets, music'
+    (run / 'data.json').write_text(json.dumps(was))
     shutil.move(folder, moved)
     assert FinishedRun(run, 0, 'cpu', data=moved).stream.names == ['music', 'pets']
     shutil.copytree(moved, folder)
     make(folder / 'video' / 'harp2_000007.mp4', seconds=3)
     with pytest.raises(UserError, match='trained on other data than .*: there are other clips in music'):
         FinishedRun(run, 0, 'cpu').stream
-
-
-def test_without_a_terminal_a_scan_prints_lines(monkeypatch, capsys):
-    monkeypatch.setattr(common, 'PRINT_EVERY', 0)
-    assert list(common.show_progress(iter('abc'), 'testing clips', 3)) == ['a', 'b', 'c']
-    assert capsys.readouterr().out.splitlines() == [f'testing clips: {n} of 3' for n in range(3)]
 
 
 def test_an_interrupted_scan_keeps_its_results(folder, monkeypatch):
@@ -216,11 +171,10 @@ def test_transient_errors_and_crashes_are_not_cached(folder, monkeypatch):
 
 def test_ranks_that_see_different_clips(folder, monkeypatch):
     clips = [Clip(str(folder / 'whole.mp4'), ('x',))]
-    monkeypatch.setattr(common, 'get_world_size', lambda: 2)
     monkeypatch.setattr(common, 'all_gather_object', lambda mine: [mine, mine])
     common.check_same_on_all_ranks(folder, clips)
     monkeypatch.setattr(common, 'all_gather_object', lambda mine: [mine, mine[:0]])
-    with pytest.raises(UserError, match='different clips in .*whole.mp4'):
+    with pytest.raises(UserError, match='the ranks see different clips in '):
         common.check_same_on_all_ranks(folder, clips)
 
 
@@ -258,10 +212,7 @@ def test_order(names, order, expected):
     assert reordered(stream_of(names), order) == stream_of(expected)
 
 
-@pytest.mark.parametrize('order, reason', [
-    ('ash,birhc,cedar', "no task 'birhc'; did you mean 'birch'?"), ('ash,birch', 'name each task once'),
-    ('ash,birch,cedar,ash', 'name each task once'), ('ash,birch,cedar,', "no task ''")])
-def test_order_errors(order, reason):
-    with pytest.raises(UserError) as error:
+@pytest.mark.parametrize('order', ['ash,birhc,cedar', 'ash,birch', 'ash,birch,cedar,ash'])
+def test_order_errors(order):
+    with pytest.raises(UserError, match=f'--order {order}: name each task once: ash,birch,cedar'):
         reordered(stream_of(['ash', 'birch', 'cedar']), order)
-    assert '--order' in str(error.value) and reason in str(error.value)

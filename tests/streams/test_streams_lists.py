@@ -6,35 +6,32 @@ import pytest
 from clips import vggsound_folder
 from config import UserError
 from conftest import ROOT
-from folders import COMMENTS, audioset_folder
+from folders import ANNOTATIONS, COMMENTS, audioset_folder, ave_folder
 from streams.audioset import read_audioset, read_mids, train_tables
-from streams.ave import Event, read_ave
+from streams.ave import read_ave
 from streams.common import Clip
 from streams.tables import read_retrieval_list, read_tasks
 from streams.vggsound import read_vggsound
 
 
-def check_error(read, path, line, reason):
-    """read() raises a UserError that starts with the file and the line."""
-    with pytest.raises(UserError) as error:
-        read()
-    assert str(error.value).startswith(f'{path}:{line}: ') and reason in str(error.value), error.value
+def check_message(error, path, line, reason):
+    """A UserError starts with the file and the line."""
+    assert str(error.value).startswith(f'{path}:{line}: ') and reason in str(error.value)
 
 
 # ---------------------------------------------------------------- VGGSound
 
 @pytest.mark.parametrize('rows, line, reason', [
-    (['a,1,dog,train', 'b,2,dog'], 2, '3 columns'), (['a,1,dog,train,x'], 1, '5 columns'),
-    (['a,1.5,dog,train'], 1, 'whole number'), (['a,-1,dog,train'], 1, 'whole number'),
-    (['a,²,dog,train'], 1, 'whole number'), (['', 'a,1,dog,val'], 2, 'train or test'),
+    (['a,1,dog,train', 'b,2,dog'], 2, '3 columns'), (['a,1.5,dog,train'], 1, 'whole number'),
+    (['', 'a,1,dog,val'], 2, 'train or test'),
     (['a,1,dog,train', 'b,1,dog,train', 'a,01,dog,test'], 3, 'same clip as in line 1'),
-    (['../x,1,dog,train'], 1, 'out of the folder'), (['/etc/x,1,dog,train'], 1, 'out of the folder'),
-    (['..,1,dog,train'], 1, 'out of the folder'), (['a\\b,1,dog,train'], 1, 'out of the folder'),
-    ([',1,dog,train'], 1, 'id is empty'), (['a,1,,train'], 1, 'label is empty'),
-    (b'a,1,dog,train\nb,2,d\xff\xfeg,train\n', 2, 'UTF-8'), (['a,1,dog,train', 'b,2,"dog,train'], 2, 'end of data')])
+    (['../x,1,dog,train'], 1, 'out of the folder'), (['a\\b,1,dog,train'], 1, 'out of the folder'),
+    ([',1,dog,train'], 1, 'id is empty'), (['a,1,dog,train', 'b,2,"dog,train'], 2, 'end of data')])
 def test_vggsound_errors(tmp_path, rows, line, reason):
     folder = vggsound_folder(tmp_path, rows)
-    check_error(lambda: read_vggsound(folder), folder / 'vggsound.csv', line, reason)
+    with pytest.raises(UserError) as error:
+        read_vggsound(folder)
+    check_message(error, folder / 'vggsound.csv', line, reason)
 
 
 # ---------------------------------------------------------------- AudioSet
@@ -58,49 +55,38 @@ def test_audioset_rows_and_file_names(tmp_path):
 
 
 @pytest.mark.parametrize('row, reason', [
-    ('a, 1.0, 2.0', '3 columns'), ('a, 1.0, 2.0, /m/dog,/m/waves', '5 columns'),
-    ('a, one, 2.0, "/m/dog"', "'one' is not a number of seconds"), ('a, 1.0, nan, "/m/dog"', "'nan' is not a number"),
-    ('a, -1.0, 2.0, "/m/dog"', "'-1.0' is not a number of seconds"), ('a, 2.0, 2.0, "/m/dog"', 'ends at 2 s'),
-    ('a, 1.0, 2.0, "/m/dog,/m/dgo"', "unknown label '/m/dgo'"), ('a, 1.0, 2.0, ""', "unknown label ''"),
-    ('../a, 1.0, 2.0, "/m/dog"', 'out of the folder'), (', 1.0, 2.0, "/m/dog"', 'id is empty'),
-    ('x, 1.0, 2.0, "/m/dog"', 'the same clip as in balanced_train_segments.csv:4'),
-    ('a, 1.0, 2.0, "/m/dog', 'end of data')])
+    ('a, 1.0, 2.0', '3 columns'), ('a, 1.0, nan, "/m/dog"', "'nan' is not a number of seconds"),
+    ('a, 1.0, 2.0, "/m/dog,/m/dgo"', "unknown label '/m/dgo'"), ('../a, 1.0, 2.0, "/m/dog"', 'out of the folder'),
+    ('x, 1.0, 2.0, "/m/dog"', 'the same clip as in balanced_train_segments.csv:4')])
 def test_audioset_errors(tmp_path, row, reason):
     folder = audioset_folder(tmp_path, ['x, 1.0, 2.0, "/m/dog"'], ['y, 1.0, 2.0, "/m/dog"', row])
-    check_error(lambda: read_audioset(folder, ['balanced_train_segments.csv', 'eval_segments.csv']),
-                folder / 'eval_segments.csv', 5, reason)
+    with pytest.raises(UserError) as error:
+        read_audioset(folder, ['balanced_train_segments.csv', 'eval_segments.csv'])
+    check_message(error, folder / 'eval_segments.csv', 5, reason)
 
 
 @pytest.mark.parametrize('mids, line, reason', [
-    ('0,/m/dog,Dog\n', 1, 'header'), ('index,mid,display_name\n0,/m/dog\n', 2, '2 columns'),
-    ('index,mid,display_name\n0,/m/w,Waves, surf\n', 2, '4 columns'), ('index,mid,display_name\n0,,Dog\n', 2, 'empty'),
-    ('index,mid,display_name\n0,/m/dog,Dog\n1,/m/dog,Cat\n', 3, 'twice')])
+    ('0,/m/dog,Dog\n', 1, 'header'), ('index,mid,display_name\n0,/m/w,Waves, surf\n', 2, '4 columns')])
 def test_audioset_class_errors(tmp_path, mids, line, reason):
     folder = audioset_folder(tmp_path, [], mids=mids)
-    check_error(lambda: read_mids(folder), folder / 'class_labels_indices.csv', line, reason)
+    with pytest.raises(UserError) as error:
+        read_mids(folder)
+    check_message(error, folder / 'class_labels_indices.csv', line, reason)
 
 
 # ---------------------------------------------------------------- AVE
-
-ANNOTATIONS = ('Category&VideoID&Quality&StartTime&EndTime\n'
-               'Violin, fiddle&-v1&good&0&10\nBark&b_1&bad&3&5\nBark&b2&good&9&10\n')
-
-
-def ave_folder(folder, annotations=ANNOTATIONS, **lists):
-    (folder / 'AVE').mkdir()
-    (folder / 'Annotations.txt').write_text(annotations)
-    for name, rows in lists.items():
-        (folder / f'{name}Set.txt').write_text(rows)
-    return folder
-
 
 def test_ave_rows(tmp_path):
     folder = ave_folder(tmp_path, train='Bark&b_1&bad&3&5\nViolin, fiddle&-v1&good&0&10\n', test='Bark&b2&good&9&10\n')
     video = folder / 'AVE'
     (video / '-v1.MP4').touch()
-    expected = ({'train': [Event(str(video / 'b_1.mp4'), 'Bark', 3, 5, False),
-                           Event(str(video / '-v1.MP4'), 'Violin, fiddle', 0, 10)],
-                 'test': [Event(str(video / 'b2.mp4'), 'Bark', 9, 10, False)]}, ['Bark', 'Violin, fiddle'], [])
+    def clip(name, label, split, start, end, exists=False):
+        return Clip(str(video / name), (label,), name.split('.')[0], 0, split, 10, exists, event=(start, end))
+
+    (video / '-v1.mkv').touch()
+    expected = ({'train': [clip('b_1.mp4', 'Bark', 'train', 3, 5),
+                           clip('-v1.mkv', 'Violin, fiddle', 'train', 0, 10, exists=True)],
+                 'test': [clip('b2.mp4', 'Bark', 'test', 9, 10)]}, ['Bark', 'Violin, fiddle'], [])
     assert read_ave(folder) == expected
     # as GitHub has it: without a header; and an event of no length, which AVE has
     (folder / 'Annotations.txt').write_text(''.join(ANNOTATIONS.splitlines(True)[1:]))
@@ -110,20 +96,14 @@ def test_ave_rows(tmp_path):
 
 @pytest.mark.parametrize('row, reason', [
     ('Bark&b2&good&9', '4 columns'), ('Bark&b2&good&nine&10', "from 'nine' to '10'"),
-    ('Bark&b2&good&-1&10', "from '-1'"), ('Bark&b2&good&9&11', "to '11'"), ('Bark&b2&good&9&8', "from '9' to '8'"),
-    ('Barks&b2&good&9&10', "did you mean 'Bark'?"), ('&b2&good&9&10', 'category is empty'),
-    ('Bark&&good&9&10', 'id is empty'), ('Bark&../b2&good&9&10', 'out of the folder')])
+    ('Bark&b2&good&9&11', "to '11'"), ('Bark&b2&good&9&8', "from '9' to '8'"),
+    ('Barks&b2&good&9&10', "the category 'Barks' is not in Annotations.txt"),
+    ('Bark&../b2&good&9&10', 'out of the folder')])
 def test_ave_errors(tmp_path, row, reason):
     folder = ave_folder(tmp_path, train=f'Bark&b2&good&9&10\n{row}\n')
-    check_error(lambda: read_ave(folder), folder / 'trainSet.txt', 2, reason)
-
-
-@pytest.mark.parametrize('annotations, line, reason', [('', 1, 'no events'),
-                                                       (ANNOTATIONS.splitlines()[0], 1, 'no events'),
-                                                       (ANNOTATIONS + 'Bark&b3&good&9\n', 5, '4 columns')])
-def test_ave_annotation_errors(tmp_path, annotations, line, reason):
-    folder = ave_folder(tmp_path, annotations, train='Bark&b2&good&9&10\n')
-    check_error(lambda: read_ave(folder), folder / 'Annotations.txt', line, reason)
+    with pytest.raises(UserError) as error:
+        read_ave(folder)
+    check_message(error, folder / 'trainSet.txt', 2, reason)
 
 
 # ---------------------------------------------------------------- what to download
@@ -147,15 +127,14 @@ def test_missing_files_are_named_with_the_layout(tmp_path, make_folder, read, ne
 # ---------------------------------------------------------------- tasks
 
 @pytest.mark.parametrize('text, line, reason', [
-    ('dog,pets\n', 1, 'header'), ('class,task,x\ndog,pets,y\n', 1, 'header'), ('', 1, 'header'),
-    ('class,task\ndog\n', 2, '1 columns'), ('class,task\nplaying harp, slowly,music\n', 2, '3 columns'),
+    ('dog,pets\n', 1, 'header'), ('', 1, 'header'), ('class,task\nplaying harp, slowly,music\n', 2, '3 columns'),
     ('class,task\ndog,pets\n\ndog,music\n', 4, 'twice'), ('class,task\ndog barkin,pets\n', 2, "'dog barking'"),
-    ('class,task\nzzzzzz,pets\n', 2, "unknown class 'zzzzzz'"), ('class,task\ndog,\n', 2, 'empty'),
-    ('class,task\n', 1, 'no rows')])
+    ('class,task\ndog,\n', 2, 'empty'), ('class,task\n', 1, 'no rows')])
 def test_tasks_errors(tmp_path, text, line, reason):
     (tmp_path / 'tasks.csv').write_text(text)
-    check_error(lambda: read_tasks(tmp_path / 'tasks.csv', {'dog', 'dog barking', 'playing harp'}),
-                tmp_path / 'tasks.csv', line, reason)
+    with pytest.raises(UserError) as error:
+        read_tasks(tmp_path / 'tasks.csv', {'dog', 'dog barking', 'playing harp'})
+    check_message(error, tmp_path / 'tasks.csv', line, reason)
 
 
 def test_tasks_keep_their_order_and_windows_files_are_read(tmp_path):
@@ -184,14 +163,11 @@ CLIPS = [Clip(path, ('x',), name, start, split) for path, name, start, split in 
     ('E', 'e', 0.0, 'train'))]
 
 
-@pytest.mark.parametrize('entry, paths', [
-    (dict(video_id='abc'), 'AC'), (dict(video_id='abc_30'), 'A'), (dict(video_id='abc_000030'), 'A'),
-    (dict(video_id='abc_30.000'), 'A'), (dict(video_id='abc_12'), 'B'), (dict(video_id='abc_000012'), 'C'),
-    (dict(video_id='abc_12_7'), 'B'), (dict(video_id='-d_5.5', wav='abc.wav'), 'D'),
-    (dict(wav='/data/eval/-d.flac'), 'D'), (dict(video_id='', wav='audio/abc_000030.wav'), 'A'),
-    (dict(video_id=None, wav='abc_30.000.wav', labels='/m/x'), 'A')])
-def test_retrieval_entries(tmp_path, entry, paths):
-    (tmp_path / 'list.json').write_text(json.dumps({'data': [entry]}))
+@pytest.mark.parametrize('name, paths', [
+    ('abc', 'AC'), ('abc_30', 'A'), ('abc_000030', 'A'), ('abc_30.000', 'A'), ('abc_12', 'B'), ('abc_000012', 'C'),
+    ('abc_12_7', 'B'), ('-d_5.5', 'D')])
+def test_retrieval_entries(tmp_path, name, paths):
+    (tmp_path / 'list.json').write_text(json.dumps({'data': [dict(video_id=name, wav='abc.wav', labels='/m/x')]}))
     assert read_retrieval_list(tmp_path / 'list.json', CLIPS) == (set(paths), [])
 
 
@@ -204,14 +180,12 @@ def test_retrieval_entries_without_a_clip_are_counted(tmp_path):
 
 
 @pytest.mark.parametrize('content, reason', [
-    ('{"data": [', 'format'), ('[]', 'format'), ('{"dat": []}', "'data'"), ('{"data": ["abc"]}', 'format'),
-    ('{"data": [{"labels": "/m/x"}]}', "'wav'"), ('{"data": [{"wav": 5}]}', 'format'), ('{"data": 5}', 'format'),
-    ('\xff', 'format'), ('{"data": []}', 'none of its 0 entries'), (None, 'No such file'),
-    ('{"data": [{"video_id": "e"}]}', 'none of its 1 entries')])
+    ('{"data": [', 'format'), ('[]', 'format'), ('{"data": [{"labels": "/m/x"}]}', "'video_id'"),
+    ('{"data": 5}', 'format'), (None, 'No such file'), ('{"data": [{"video_id": "e"}]}', 'none of its 1 entries')])
 def test_malformed_retrieval_lists(tmp_path, content, reason):
     path = tmp_path / 'list.json'
     if content is not None:
-        path.write_bytes(content.encode('latin-1'))
+        path.write_text(content)
     with pytest.raises(UserError) as error:
         read_retrieval_list(path, CLIPS)
     assert str(error.value).startswith(f'--retrieval-list {path}') and reason in str(error.value)

@@ -63,10 +63,9 @@ def test_audioset_20k_joins_the_initial_pretraining(tmp_path, monkeypatch):
         vggsound(ours, SMALL, tmp_path / 'tasks.csv', pretrain=pretrain)
     stream = vggsound(ours, SMALL, tmp_path / 'tasks.csv', pretrain=pretrain, max_bad=0.5)
     assert stream.bad == ['a2_000000.mp4: silent audio']
-    # without an initial pre-training, or with a cached one, they are not tested
-    for pretrained in (True, lambda digest: len(digest) == 16):
-        stream = vggsound(ours, SMALL, tmp_path / 'tasks.csv', pretrain=pretrain, pretrained=pretrained)
-        assert stream.bad == [] and not stream.scanned and len(stream.pretrain) == 3
+    # without an initial pre-training, they are not tested
+    stream = vggsound(ours, SMALL, tmp_path / 'tasks.csv', pretrain=pretrain, pretrained=True)
+    assert stream.bad == [] and not stream.scanned
 
 
 @pytest.mark.skipif(not REAL.exists(), reason=f'no real clips at {REAL}')
