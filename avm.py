@@ -1,7 +1,7 @@
 """The audio-video matching module, AVM (§4.1, App. D).
 
-A small module on the frozen backbone. It learns whether audio and video belong together. Its cross-attention shows which
-patches of one modality the other modality attends to.
+A small module on the frozen backbone. It learns whether audio and video belong together. Its cross-attention shows
+which patches of one modality the other modality attends to.
 
 In:  õ_a (B, M, D), õ_v (B, N, D): the backbone's joint representation of all patches, without gradient.
 Out: importance scores I_a (B, M), I_v (B, N) of Eq. 2 and 3; queries and keys for the selection; L^avm of Eq. 11.
@@ -43,7 +43,8 @@ class AVM(nn.Module):
         super().__init__()
         self.heads = heads
         self.norm_a, self.norm_v = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.to_q_a, self.to_k_a, self.to_v_a = (nn.Linear(dim, dim, bias=False) for _ in range(3))  # W^Q_a, W^K_a, W^V_a
+        # W^Q_a, W^K_a, W^V_a, and those of video
+        self.to_q_a, self.to_k_a, self.to_v_a = (nn.Linear(dim, dim, bias=False) for _ in range(3))
         self.to_q_v, self.to_k_v, self.to_v_v = (nn.Linear(dim, dim, bias=False) for _ in range(3))
         self.fc = nn.Sequential(nn.Linear(2 * dim, 2 * dim), nn.Tanh(), nn.Linear(2 * dim, 1))
 

@@ -118,8 +118,8 @@ class Config(Sizes):
     test_clips: int = option(60, 'retrieval clips per task of shapes', min=1, max=10 ** 6, applies_to='shapes')
     max_roll: int = option(-1, 'maximum roll in time of training spectrograms, in frames; -1: any roll, as released; '
                            '10 keeps audio and video in step', min=-1, max=10 ** 6, applies_to=FILES)
-    candidate_sets: int = option(1, 'number of candidate sets that the retrieval clips of shapes are split into; a query '
-                                 'is compared with its own set', min=1, max=10 ** 6, applies_to='shapes')
+    candidate_sets: int = option(1, 'number of candidate sets that the retrieval clips of shapes are split into; a '
+                                 'query is compared with its own set', min=1, max=10 ** 6, applies_to='shapes')
     min_silent: int = option(0, 'minimum number of silent objects in a clip of shapes', min=0, max=2,
                              applies_to='shapes')
     max_silent: int = option(1, 'maximum number of silent objects', min=0, max=2, applies_to='shapes')
@@ -154,8 +154,8 @@ class Config(Sizes):
                                 applies_to=SCORING)
     audio_selection: str = option('time', 'audio chunks along time, along frequency, or no chunks; Fig. 10 b',
                                   choices=AUDIO_SELECTIONS, applies_to=SCORING)
-    scorer: str = option('full', 'how patches are scored: by the AVM, all of them; or cheaper, ours: a sparse grid, or a '
-                         'distilled student (scorer.py)', choices=SCORERS, applies_to=SCORING)
+    scorer: str = option('full', 'how patches are scored: by the AVM, all of them; or cheaper, ours: a sparse grid, or '
+                         'a distilled student (scorer.py)', choices=SCORERS, applies_to=SCORING)
     scorer_stride: int = option(2, 'grid: every how many patches along each side one is scored', min=2,
                                 applies_to=SCORING)
     scorer_every: int = option(8, 'student: every how many steps the AVM scores and teaches it', min=1,
@@ -201,16 +201,18 @@ class Config(Sizes):
     size: str = option('', 'base is the paper\'s model; default: small for shapes, base otherwise',
                        choices=('base', 'small'))
     out: str = option('', 'folder of the run; default runs/DATASET-SIZE-METHOD-SEED')
-    cache: str = option('cache', 'folder that runs and ranks share: initial pre-training, scanned clips, clips of shapes')
+    cache: str = option('cache', 'folder that runs and ranks share: initial pre-training, scanned clips, clips of '
+                        'shapes')
     keep_models: int = option(1, '1: keep the model after each task, for eval.py; 0: keep the last one', min=0, max=1)
     save_every: float = option(10., 'minutes between two checkpoints; 0: after every step', min=0)
     log_every: int = option(10, 'steps between two lines of log.jsonl', min=1)
     tensorboard: int = option(0, '1: also write the log as event files for TensorBoard, beside log.jsonl; needs the '
                               'package tensorboard', min=0, max=1)
     device: str = option('', 'cuda or cpu; default: cuda if available')
-    precision: str = option('auto', 'auto: bf16 autocast on GPUs that support it, else fp32; bf16 on a CPU is faster if it '
-                            'has AVX512-BF16 or AMX', choices=PRECISIONS)
-    activation_checkpointing: int = option(-1, '1: of the fusion, less memory for more time; -1: on GPUs', min=-1, max=1)
+    precision: str = option('auto', 'auto: bf16 autocast on GPUs that support it, else fp32; bf16 on a CPU is faster '
+                            'if it has AVX512-BF16 or AMX', choices=PRECISIONS)
+    activation_checkpointing: int = option(-1, '1: of the fusion, less memory for more time; -1: on GPUs', min=-1,
+                                           max=1)
     compile: int = option(0, '1: compile the transformer blocks with torch.compile', min=0, max=1)
 
     def __post_init__(self):
@@ -251,8 +253,8 @@ DATASET_PRESETS = {   # what differs from VGGSound (§5.2, Table 6)
 }
 PRETRAINED = Path(__file__).parent / 'weights' / 'shapes_small.pt'   # initial pre-training on shapes: weights/README.md
 RUNTIME_FIELDS = {   # may change when a run is resumed; results depend on them by rounding at most
-    'workers', 'keep_models', 'save_every', 'log_every', 'tensorboard', 'device', 'activation_checkpointing', 'compile', 'out', 'cache',
-    'max_bad'}
+    'workers', 'keep_models', 'save_every', 'log_every', 'tensorboard', 'device', 'activation_checkpointing', 'compile',
+    'out', 'cache', 'max_bad'}
 PATH_FIELDS = {'data', 'pretrain_data', 'tasks', 'retrieval_list'}   # may move: what they hold is compared instead
 STREAM_FIELDS = {   # options of the stream: the initial pre-training does not depend on them
     'order', 'retrieval_list', 'clips_per_task', 'test_clips', 'candidate_sets', 'method', 'mask_ratio', 'mae_weight',
@@ -307,8 +309,8 @@ def check_selection(cfg):
     if cfg.scorer != 'full' and (cfg.method not in ('flava', 'flava+') or cfg.selection in ('random', 'mats')):
         raise UserError(f'--scorer {cfg.scorer} needs --method flava or flava+, and a selection by importance')
     if cfg.scorer == 'student' and cfg.selection not in ('importance', 'rank'):
-        raise UserError(f'--scorer student needs --selection rank or importance: it has no queries and keys for P, which '
-                        f'--selection {cfg.selection} needs')
+        raise UserError('--scorer student needs --selection rank or importance: it has no queries and keys for P, '
+                        f'which --selection {cfg.selection} needs')
     if cfg.selection == 'mats' and cfg.num_frames < 2:
         raise UserError('--selection mats needs --num-frames 2 or more: it compares a frame with the one before')
     if cfg.min_silent > cfg.max_silent:

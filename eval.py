@@ -91,8 +91,8 @@ def assign_candidate_sets(task_of, candidate_sets):
 def retrieval(c_a, c_v, task_of, num_tasks, device='cpu', candidate_sets=1):
     """acc_{t,i} of §5.1 for one t → {direction: {'R@K': [percent for each task i], 'median_rank': [for each task i]}}
 
-    The candidates are the clips of all tasks (N37). With several candidate sets, a query is compared with its own: more queries
-    make the mean more exact, without making a partner harder to find.
+    The candidates are the clips of all tasks (N37). With several candidate sets, a query is compared with its own:
+    more queries make the mean more exact, without making a partner harder to find.
     """
     c_a, c_v = c_a.to(device), c_v.to(device)                          # n,D
     set_of = assign_candidate_sets(task_of, candidate_sets)

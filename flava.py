@@ -36,8 +36,8 @@ class FLAVAStep(NamedTuple):
 
 
 class FLAVA(DERpp):
-    """Trains on patches that are well aligned and unlikely to overwrite earlier knowledge. Replays past pairs with their
-    patches selected in the same way."""
+    """Trains on patches that are well aligned and unlikely to overwrite earlier knowledge. Replays past pairs with
+    their patches selected in the same way."""
 
     def __init__(self, cfg, backbone, avm):
         super().__init__(cfg, backbone, avm)
@@ -54,8 +54,8 @@ class FLAVA(DERpp):
         patches = patchify(batch, cfg.patch_size)
         grid = Grid(cfg, patches.ids_a.device) if cfg.scorer == 'grid' else None
 
-        # localized alignment (§4.1): which patches does the other modality attend to? On a grid, I, q, k and P are of the
-        # grid's patches until `grid.fill`.
+        # localized alignment (§4.1): which patches does the other modality attend to? On a grid, I, q, k and P are of
+        # the grid's patches until `grid.fill`.
         localize = self.localize_by_student if self.student else self.localize
         attention, avm_loss = localize(grid.take(patches) if grid else patches)     # I of Eq. 3; L^avm of Eq. 11
         I_a, I_v = attention.importance_a, attention.importance_v
@@ -83,7 +83,8 @@ class FLAVA(DERpp):
                          past=past, P_a=P_a, P_v=P_v, current=current, losses=losses)
 
     def localize(self, patches):
-        """§4.1, App. D → AVMOutput, L^avm. Drops the tokens o and õ, which nothing needs afterwards: 0.4 GB at 48 pairs."""
+        """§4.1, App. D → AVMOutput, L^avm. Drops the tokens o and õ, which nothing needs afterwards: 0.4 GB at 48
+        pairs."""
         attention = attend(self.cfg, self.backbone, self.avm, patches)
         avm_loss = matching_loss(self.backbone, self.avm, attention, patches)
         return attention._replace(o_a=None, o_v=None, joint_a=None, joint_v=None), avm_loss

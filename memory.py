@@ -70,7 +70,8 @@ class Memory:
             self.write(torch.tensor(slots), {name: x.detach().index_select(0, rows) for name, x in tensors.items()})
 
     def sample(self, number, device):
-        """min(number, len) pairs without replacement (N22) → {name: (n, ...)} on the device; {} from an empty memory."""
+        """min(number, len) pairs without replacement (N22) → {name: (n, ...)} on the device; {} if the memory is
+        empty."""
         if len(self) == 0:
             return {}
         self.sampled = torch.randperm(len(self))[:number]
@@ -173,8 +174,8 @@ def reshard(states, rank, world_size, capacity):
     share = min(capacity, stored // world_size)
     mine = torch.randperm(stored, generator=torch.Generator().manual_seed(seen))[rank::world_size][:share]
     rows = {name: torch.cat([state['rows'][name] for state in states])[mine] for name in states[0]['rows']}
-    # A pair is kept with probability capacity / seen. Where reservoirs were full, the share of this rank is its capacity
-    # from now on, so that this probability stays right.
+    # A pair is kept with probability capacity / seen. Where reservoirs were full, the share of this rank is its
+    # capacity from now on, so that this probability stays right.
     if seen > stored:
         return dict(capacity=max(1, share), seen=seen // world_size, rows=rows)
     return dict(capacity=capacity, seen=share, rows=rows)

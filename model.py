@@ -241,7 +241,7 @@ class AudioVideoMAE(nn.Module):
         """D(õ) of one modality: predict the masked patches.
 
         joint (B, n, D) at positions ids_keep (B, n); ids_mask (B, m) → (B, m, values of a patch).
-        The decoder sees visible and masked patches only. It neither sees nor predicts patches that are not selected (N7).
+        The decoder sees visible and masked patches only, and no patches that are not selected (N7).
         """
         visible = self.decoder_embed(self.norm['joint'](joint))
         masked = self.mask_token[modality].expand(*ids_mask.shape, -1).to(visible.dtype)

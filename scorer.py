@@ -9,11 +9,12 @@ limitation. Two ways to spend less:
     grid      the AVM scores every second patch along each side; I and P are interpolated in between
     student   a narrow network predicts I from the patch embeddings; every 8th step the AVM scores and teaches it
 
-In training the encoders see a fifth of the patches at a time, so a sparse grid is like their usual input. The student has
-no queries and keys, so it is for selections without P.
+In training the encoders see a fifth of the patches at a time, so a sparse grid is like their usual input. The student
+has no queries and keys, so it is for selections without P.
 
-On a grid, q̂ and P are those of its κ most important patches: as large a share of the grid as κ is of all patches. A patch
-beside one with P > 0 gets an interpolated P. The interpolated I does not sum to 1, which drawing by weight does not need.
+On a grid, q̂ and P are those of its κ most important patches: as large a share of the grid as κ is of all patches. A
+patch beside one with P > 0 gets an interpolated P. The interpolated I does not sum to 1, which drawing by weight does
+not need.
 """
 import math
 
@@ -34,7 +35,7 @@ class Grid:
     def __init__(self, cfg, device):
         self.grid_a, self.grid_v = cfg.grid_a, cfg.grid_v
         self.axes_a = [axis_positions(length, cfg.scorer_stride, device) for length in self.grid_a]
-        self.axes_v = [axis_positions(length, cfg.scorer_stride, device) for length in self.grid_v[1:]]   # of all frames
+        self.axes_v = [axis_positions(length, cfg.scorer_stride, device) for length in self.grid_v[1:]]
 
     def take(self, patches):
         """Patches of whole clips → Patches of the grid"""

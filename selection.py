@@ -160,8 +160,8 @@ def draw_weights(cfg, I_a, I_v, P_a, P_v):
 
 
 def excess(P):
-    """Ours. P is about ½ where past and current query attend to a patch alike, and Eq. 6 then prunes half of the patches
-    of high importance. This prunes a patch only as far as the past query attends to it more.  P (B, n) → (B, n)"""
+    """Ours. P is about ½ where past and current query attend to a patch alike, and Eq. 6 then prunes half of the
+    patches of high importance. This prunes a patch only as far as the past query attends to it more.  P (B, n) → (B, n)"""
     return (2 * P - 1).clamp(min=0)
 
 

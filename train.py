@@ -145,7 +145,8 @@ def pretrain(run, stream, checkpoint, batches, path):
 # ---------------------------------------------------------------------------------- tasks and batches
 
 def list_tasks(cfg, stream):
-    """[(name, clips, number of steps)], in order. Multitask trains on all tasks at once, for at most as many steps (N26)."""
+    """[(name, clips, number of steps)], in order. Multitask trains on all tasks at once, for at most as many steps
+    (N26)."""
     steps = [len(make_batches(len(clips), cfg.batch_size, cfg.epochs, cfg.steps, 0)) for clips in stream.train]
     if cfg.method == 'multitask':
         return [('all tasks', ConcatClips(stream.train), sum(steps))]
@@ -274,7 +275,7 @@ class Run:
         if state['processes'] == get_world_size():
             own = state['rank_state'] if get_rank() == 0 else read_checkpoint(others[get_rank() - 1])
             restore_rank_state(own, self.method, self.device, self.global_step)
-        else:                                          # another number of processes: new seeds, and the memory is split again
+        else:                                          # another number of processes: new seeds, memory split again
             torch.manual_seed(torch.initial_seed() + 1_000_003 * self.global_step)
             memories = [state['rank_state']['memory']] + [read_checkpoint(file)['memory'] for file in others]
             if memories[0] and memories[0]['rows']:

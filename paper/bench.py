@@ -76,8 +76,8 @@ class Saved:
 class Bench:
     """One method, ready to step: its memory is full, and its optimizer has its moments.
 
-    name: one of VARIANTS. init: the device that draws the initial weights. A CPU draws the same weights for every device,
-    a GPU draws them faster.
+    name: one of VARIANTS. init: the device that draws the initial weights. A CPU draws the same weights for every
+    device, a GPU draws them faster.
     """
 
     def __init__(self, name, size, batch, device, precision, compiled=False, init='cpu'):
@@ -132,8 +132,8 @@ class Bench:
         return self.cfg.scorer_every if self.cfg.scorer == 'student' else 1
 
     def operations(self, part):
-        """Floating-point operations per sample of part(), the mean over a cycle. Attention counts as plain matrix products,
-        because the counter does not know every fused kernel."""
+        """Floating-point operations per sample of part(), the mean over a cycle. Attention counts as plain matrix
+        products, because the counter does not know every fused kernel."""
         with torch.compiler.set_stance('force_eager'), sdpa_kernel(SDPBackend.MATH), OperationCounter() as counter:
             for _ in range(self.cycle):
                 part()
@@ -206,7 +206,8 @@ def measure(args, device, precision):
         found[name]['peak_gb'].append(peak_memory(device) - idle)
         # counted, the same on every machine: once
         if round_number == 0:
-            found[name] |= dict(operations=[bench.operations(bench.step)], scoring=[bench.operations(bench.score) / bench.cycle],
+            found[name] |= dict(operations=[bench.operations(bench.step)],
+                                scoring=[bench.operations(bench.score) / bench.cycle],
                                 kept=[bench.kept_bytes()], memory_bytes=[bench.memory_bytes()])
             if args.compile:
                 tqdm.write(f'{name}: {bench.note}')

@@ -13,7 +13,8 @@ The seed sets clips, order within a task, masks and selection. Runs with one see
 All runs share classes and initial model. Each trains in a process with one thread.
 
 Seed 0 chose the benchmark and the options of the methods. Seeds 100-109 are reported. Seeds 200-203 choose the options
-of `rank` and its cheap scorer, and are never reported. Seeds 300-319 are the pre-registered runs. They also record coverage (`oracle.py`).
+of `rank` and its cheap scorer, and are never reported. Seeds 300-319 are the pre-registered runs. They also record
+coverage (`oracle.py`).
 """
 import argparse
 import dataclasses

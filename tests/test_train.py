@@ -58,8 +58,8 @@ def test_every_method_runs_and_resumes(method, tmp_path, here, monkeypatch):
             assert (run / name).stat().st_size > 0
 
 
-@pytest.mark.parametrize('options', ['--scorer grid --pretrain-steps 1', '--scorer student --selection rank --scorer-every 3',
-                                     '--precision bf16'])
+@pytest.mark.parametrize('options', ['--scorer grid --pretrain-steps 1', '--precision bf16',
+                                     '--scorer student --selection rank --scorer-every 3'])
 def test_cheap_scoring_and_bf16_resume_bit_for_bit(options, tmp_path, here, monkeypatch):
     without_pictures(monkeypatch)
     options = [*SHORT, '--steps', '2', *options.split()]
