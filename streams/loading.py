@@ -13,7 +13,6 @@ import time
 import types
 from multiprocessing import resource_tracker
 
-import joblib
 import torch
 from pebble import ProcessExpired, ProcessPool
 from torch.utils.data import DataLoader
@@ -29,6 +28,8 @@ CHUNK = 10_000          # jobs that are queued at once
 def count_workers(dataset, wanted):
     """Number of data loader processes. wanted: --workers; -1: one per core but one, shared by the ranks of this
     machine, and none for shapes, which are drawn faster than they are sent."""
+    import joblib                                      # not above: it takes a sixth of a second
+
     cores = joblib.cpu_count() // int(os.environ.get('LOCAL_WORLD_SIZE', 1))      # of those that a container grants
     if wanted > cores and get_rank() == 0:
         print_once(f'--workers {wanted} is more than the {cores} cores available to each rank')
