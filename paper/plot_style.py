@@ -20,7 +20,7 @@ STYLES = {'finetune': ('#000000', ':', 'x'), 'er': ('#E69F00', '-', 's'), 'mir':
 SELECTION_STYLES = {'both': ('#D55E00', '-', 'o'), 'importance': ('#0072B2', '--', 's'),
                     'forget-robust': ('#009E73', '-.', '^'), 'random': ('#E69F00', ':', 'D'),
                     'mats': ('#CC79A7', '-', 'v'), 'excess': ('#56B4E9', (0, (5, 1)), 'h'),
-                    'rank': ('#999999', '-', 'P'), 'rank-excess': ('#000000', '-.', '*')}
+                    'rank': ('#000000', '-', 'P'), 'rank-excess': ('#999999', '-.', '*')}
 OTHER_STYLE = '#56B4E9', (0, (5, 1)), 'h'               # a method or selection that you add
 STYLES |= {name: OTHER_STYLE for name in METHODS if name not in STYLES}
 SELECTION_STYLES |= {name: OTHER_STYLE for name in SELECTIONS if name not in SELECTION_STYLES}

@@ -20,12 +20,12 @@ from paper.groups import DIRECTIONS, group_runs, markdown, text
 from paper.plot_style import PRINT, SELECTION_STYLES, STYLES, line_style, ticks_of_tasks
 from study import claims
 from study.claims import A, F, at_end, field, over_seeds, source_selected, title
-from study.runs import FIRST_WITH_COVERAGE, GROUPS, MAIN, RECORDS, add_probe_A
+from study.runs import FIRST_WITH_COVERAGE, GROUPS, MAIN, RECORDS, SEEDS, add_probe_A
 from utils.checkpoint import check_writable, write_text
 from utils.cli import Parser, cli_errors, parse
 
 SELECTION_OF = {'lava': 'importance', 'frs': 'forget-robust', 'flava': 'both', 'excess': 'excess'}   # --selection
-STYLE_OF = SELECTION_OF | {'random': 'random', 'mats': 'mats'}
+STYLE_OF = SELECTION_OF | {name: name for name in ('random', 'mats', 'rank', 'rank-excess')}
 P_KINDS = ('on_v', 'beside_v', 'on_a', 'beside_a', 'same class', 'same task', 'other task')
 P_PAIRS = [('on_v', 'beside_v'), ('on_a', 'beside_a'), ('same class', 'other task'), ('same task', 'other task')]
 
@@ -137,6 +137,7 @@ def page(runs):
 # ---------------------------------------------------------------------------------------- the figures
 
 def style(name):
+    name = name.removeprefix('fresh-')
     return line_style(SELECTION_STYLES[STYLE_OF[name]] if name in STYLE_OF else STYLES[name])
 
 
@@ -170,9 +171,11 @@ def plot_forgetting(runs):
 
 
 def plot_summary(runs):
-    """The README's figure: the bounds, DER++ and FLAVA on one axis."""
+    """The README's figure: the bounds, DER++, FLAVA and, once all their seeds are recorded, rank on one axis."""
+    fresh = ('fresh-der++', 'fresh-flava', 'fresh-rank')
+    recorded = all(set(SEEDS[name]) <= set(runs.get(name, ())) for name in fresh)
     figure, axis = plt.subplots(figsize=(6, 3), layout='constrained')
-    plot_recalls(axis, runs, ('finetune', 'der++', 'flava', 'flava+'))
+    plot_recalls(axis, runs, ('finetune', *(fresh if recorded else ('der++', 'flava', 'flava+'))))
     axis.set_ylabel('R@10 of the tasks so far, %')
     axis.legend(loc='center left', bbox_to_anchor=(1.02, 0.5))
     return figure
