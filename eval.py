@@ -23,7 +23,7 @@ from streams.catalogue import open_stream
 from streams.common import data_changes, describe, tasks_in_order
 from streams.loading import count_workers
 from utils.checkpoint import check_writable, read_checkpoint, write_text
-from utils.cli import Parser, cli_errors, number
+from utils.cli import Parser, cli_errors, number, one_of
 from utils.distributed import all_gather_object, autocast, get_device, print_once
 from utils.weights import load_weights
 
@@ -349,11 +349,13 @@ def make_parser():
     parser = Parser(prog='eval.py', description=__doc__.split('\n')[0])
     add = parser.add_argument
     add('runs', type=Path, nargs='+', metavar='RUN', help='a run\'s folder, or one of its models')
-    add('--eval', '--task', choices=list(evaluations()), help='the evaluation; default: a table of the runs\' results')
+    add('--eval', '--task', type=one_of(list(evaluations())), metavar='NAME',
+        help=f'one of {", ".join(evaluations())}; default: a table of the runs\' results')
     add('--last', action='store_true', help='only the model after the last task')
     add('--data', default='', help='ave: AVE\'s folder (Annotations.txt, trainSet.txt, …, AVE/*.mp4); otherwise where '
         'the clips of the run lie, if they have moved')
-    add('--video', type=Path, metavar='FILE', help='localization: write this video with the attention of each model')
+    add('--video', type=Path, metavar='FILE',
+        help='localization: a video to read; it is written into RUN/eval with the attention of each model')
     add('--out', type=Path, help='the video to write; default RUN/eval/NAME.mp4')
     add('--finetune', action='store_true', help='classification, ave: train the backbone too')
     add('--clips', type=number(int, min=1), help='classification, ave: maximum number of training clips per task')

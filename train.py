@@ -337,13 +337,14 @@ def evaluate(run, stream):
 
 
 def print_recall(run, name):
-    """R@10 on the task just learned; for Multitask the mean over all tasks"""
+    """R@10 on the task just learned, and by chance; for Multitask the mean over all tasks"""
     recalls = []
     for direction in evaluation.DIRECTIONS:
         acc = run.retrieval_rows[-1][direction]['R@10']
         own = acc if run.cfg.method == 'multitask' else acc[run.task:run.task + 1]
         recalls.append(f'{direction.replace("_", " ")} {sum(own) / len(own):.1f} %')
-    print_rank0(f'after {name}: R@10 on it: ' + ', '.join(recalls))
+    chance = min(100, 1000 / run.retrieval_rows[-1]['candidates'])
+    print_rank0(f'after {name}: R@10 on it: {", ".join(recalls)} (chance {chance:.1f} %)')
 
 
 def write_results(run, stream):

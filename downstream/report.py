@@ -31,7 +31,7 @@ CAPTIONS = {   # by the first word of a picture's name
               'after it is forgetting.',
     'attention': 'One test clip per row: frames, and the importance I_v of their patches; sound, and its I_a. Bright '
                  'patches are important. A white line is around the true source, where it is known.',
-    'training': 'Each term of the loss at each step. Below: clips per second, and peak memory.',
+    'training': 'The loss and its terms, before they are weighted, every few steps. Below: clips per second, and peak memory.',
     'retrieval': 'R@10 of each task after each task. A line that falls is forgetting.',
     'classification': 'Accuracy of a classifier on the model after each task. The dashed line is chance.',
     'ave': 'Accuracy on each kind of event.',
@@ -135,7 +135,9 @@ def page_text(folder, cfg):
         for file in files:
             if file.suffix == '.md':
                 parts.append(f'### {file.stem}\n\n' + file.read_text('utf-8').strip())
-            if file.suffix in ('.png', '.mp4'):
+            if file.suffix == '.mp4':
+                parts += [f'[{file.name}]({name}/{file.name}): a video with I_v over its frames, and with sound.']
+            if file.suffix == '.png':
                 parts += [f'![{file.stem}]({name}/{file.name})', CAPTIONS.get(file.stem.split('-')[0], '')]
     return '\n\n'.join(filter(None, parts)) + '\n'
 

@@ -149,7 +149,7 @@ def reconstruction(clip, keep, mask, pred, target):
     both_a, both_v = torch.cat([keep[0], mask[0]]), torch.cat([keep[1], mask[1]])
     return rows(clip, {'the clip': (None, None), 'visible': ((x_v, keep[1]), (x_a, keep[0])),
                        'masked': ((x_v, mask[1]), (x_a, mask[0])),
-                       'predicted': ((pred_v, both_v), (pred_a, both_a))}, outlined=False)
+                       'visible and predicted': ((pred_v, both_v), (pred_a, both_a))}, outlined=False)
 
 
 @picture

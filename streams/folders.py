@@ -20,6 +20,8 @@ or {folder}/CLASS/*.mp4, of which one in five is for testing. Formats: """ + ' '
 def read_folders(folder):
     """The videos below a folder → list of Clip, sorted by class and file name. Raises UserError."""
     folder, clips = Path(folder), []
+    if not folder.is_dir():
+        raise UserError(f'{folder} does not exist')
     if all((folder / split).is_dir() for split in ('train', 'test')):
         for split in ('train', 'test'):
             for label, files in videos_by_class(folder / split).items():
