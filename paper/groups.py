@@ -15,9 +15,9 @@ from eval import FinishedRun
 
 # The paper's names of methods (Table 1), selections (Table 3) and datasets. A method that you add keeps its own name.
 METHOD_TITLES = {'finetune': 'Finetune', 'er': 'ER', 'mir': 'MIR', 'der++': 'DER++', 'gmed': 'GMED', 'cls-er': 'CLS-ER',
-                 'lump': 'LUMP', 'flava': 'FLAVA (Ours)', 'flava+': 'FLAVA+ (Ours)', 'multitask': 'Multitask'}
+                 'lump': 'LUMP', 'flava': 'FLAVA', 'flava+': 'FLAVA+', 'multitask': 'Multitask'}
 SELECTION_TITLES = {'random': 'Random', 'mats': 'MATS', 'der++': 'DER++', 'importance': 'LAVA', 'forget-robust': 'FRS',
-                    'both': 'FLAVA (Ours)', 'excess': 'excess (ours)', 'rank': 'rank (ours)',
+                    'both': 'FLAVA', 'excess': 'excess (ours)', 'rank': 'rank (ours)',
                     'rank-excess': 'rank-excess (ours)'}
 METHOD_TITLES |= {name: name for name in METHODS if name not in METHOD_TITLES}
 SELECTION_TITLES |= {name: name for name in SELECTIONS if name not in SELECTION_TITLES}

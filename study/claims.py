@@ -30,7 +30,7 @@ from paper.groups import METHOD_TITLES
 from study.runs import GROUPS, RUNS, SEEDS, read_records
 
 OTHERS = ('finetune', 'er', 'mir', 'der++', 'gmed', 'cls-er', 'lump')
-TITLES = {name: title.removesuffix(' (Ours)') for name, title in METHOD_TITLES.items()} | {
+TITLES = METHOD_TITLES | {
     'random': 'Random', 'mats': 'MATS', 'lava': 'LAVA', 'frs': 'FRS', 'excess': 'excess (ours)', 'rank': 'rank (ours)',
     'rank-excess': 'rank-excess (ours)', 'rank+': 'FLAVA+ with rank (ours)', 'rank-matching': 'rank, matching share',
     'why-frames': 'LAVA, source in I_v', 'why-objects': 'LAVA, objects in I_v', 'why-moments': 'LAVA, moments in I_a',

@@ -67,7 +67,7 @@ def test_audioset_from_pretraining_to_figures(data, here, capsys):
     for draw in (attention_figures.figure_2, attention_figures.figure_3, attention_figures.figure_12):
         assert draw(group_runs(['run'])).axes
     evaluation.main(['run'])
-    assert 'FLAVA (Ours)' in capsys.readouterr().out
+    assert 'FLAVA' in capsys.readouterr().out
 
 
 def test_evaluations_of_the_last_model_of_one_model_and_of_shapes(tmp_path, here):

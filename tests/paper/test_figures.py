@@ -37,24 +37,24 @@ def test_modality_gap(tmp_path):
     gaps = {m: [results_of(path, 'eval/gap') for path in paths[m]] for m in methods}
     groups = group_runs(sum(paths.values(), []))
     axis, left, right = gap_figures.figure_5(groups).axes
-    assert line(axis, 'FLAVA (Ours)') == pytest.approx(np.mean([gap['over_stream'] for gap in gaps['flava']], 0))
+    assert line(axis, 'FLAVA') == pytest.approx(np.mean([gap['over_stream'] for gap in gaps['flava']], 0))
     assert line(axis, 'Multitask') == pytest.approx(2 * [np.mean([gap['over_stream'] for gap in gaps['multitask']])])
-    assert (left.get_title(), right.get_title()) == ('(b) music:\nCLS-ER', '(b) music:\nFLAVA (Ours)')
+    assert (left.get_title(), right.get_title()) == ('(b) music:\nCLS-ER', '(b) music:\nFLAVA')
     assert np.allclose(right.collections[1].get_offsets(), gaps['flava'][0]['clouds'][1]['video'])
 
     axis, = gap_figures.figure_13(groups).axes
-    assert ticks(axis.get_yticklabels()) == ['ER', 'CLS-ER', 'FLAVA (Ours)']
+    assert ticks(axis.get_yticklabels()) == ['ER', 'CLS-ER', 'FLAVA']
     differences = [np.mean([gap['difference'] for gap in gaps[m]]) for m in methods[:3]]
     assert [bar.get_width() for bar in axis.patches] == pytest.approx(differences)
     drawn = [axis.get_title() for axis in gap_figures.figure_14(groups).axes]
-    assert drawn == ['ER', 'CLS-ER', 'FLAVA (Ours)', 'Multitask']
+    assert drawn == ['ER', 'CLS-ER', 'FLAVA', 'Multitask']
 
 
 def test_gap_of_selections(tmp_path):
     paths = [fake_run(tmp_path / s, k, selection=s) for k, s in enumerate(('both', 'importance', 'forget-robust'))]
     left, right = gap_figures.figure_15(group_runs(paths)).axes
     assert line(left, 'LAVA') == pytest.approx(results_of(paths[1], 'eval/gap')['over_stream'])
-    assert ticks(right.get_yticklabels()) == ['FLAVA (Ours)', 'LAVA', 'FRS']
+    assert ticks(right.get_yticklabels()) == ['FLAVA', 'LAVA', 'FRS']
     with pytest.raises(Missing, match='--method flava --selection importance'):
         gap_figures.figure_15(group_runs(paths[:1]))
 
@@ -67,7 +67,7 @@ def test_memory_sizes(tmp_path):
     expected = [results_of(paths['er', size])['video_to_audio']['Avg']['A'] for size in (50, 100, 200)]
     assert len(axes) == 3 and line(axes[1], 'ER') == expected
     assert line(axes[1], 'Finetune') == 2 * [results_of(paths['finetune', 100])['video_to_audio']['Avg']['A']]
-    assert line(axes[2], 'FLAVA (Ours)') == [results_of(paths['flava', 100], 'eval/classification')['A']]
+    assert line(axes[2], 'FLAVA') == [results_of(paths['flava', 100], 'eval/classification')['A']]
     with pytest.raises(Missing, match='--memory-size N'):
         figures.figure_9(group_runs([paths['er', 100], paths['finetune', 100]]))
 
@@ -117,7 +117,7 @@ def test_attention_over_the_stream(tmp_path):
     paths = attention_runs(tmp_path, 'der++', 'flava')
     figure = attention_figures.figure_2(group_runs(paths))
     axes = np.array(figure.axes).reshape(2, 6)             # frames, two maps, spectrogram, two maps
-    assert [axis.get_ylabel() for axis in axes[:, 0]] == ['sports\nDER++', 'sports\nFLAVA (Ours)']
+    assert [axis.get_ylabel() for axis in axes[:, 0]] == ['sports\nDER++', 'sports\nFLAVA']
     clip = torch.load(paths[1] / 'eval/localization.pt', weights_only=True)['clips'][0]
     for column, model in ((1, 1), (2, 3)):                 # models: initial, sports, music, vehicle
         assert np.array_equal(images(axes[1, column])[1], over_frames(clip['I_v'][model]), equal_nan=True)
@@ -130,7 +130,7 @@ def test_sound_sources(tmp_path):
     paths = attention_runs(tmp_path, 'er', 'flava', known=False)
     axes = np.array(attention_figures.figure_12(group_runs(paths)).axes).reshape(3, 5)   # a row a task
     titles = [axis.get_title() for axis in axes[0, 1:4]]
-    assert titles == ['cosine: ER', 'cosine: FLAVA (Ours)', 'AVM: FLAVA (Ours)']
+    assert titles == ['cosine: ER', 'cosine: FLAVA', 'AVM: FLAVA']
     assert [axis.get_ylabel() for axis in axes[:, 0]] == ['sports', 'music', 'vehicle']
     clip = torch.load(paths[1] / 'eval/localization.pt', weights_only=True)['clips'][2]
     middle = SMALL.num_frames // 2
