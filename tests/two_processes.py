@@ -102,7 +102,7 @@ def run_methods(methods, stopped, options):
     update = Progress.update
 
     def update_and_stop(progress, *step):
-        if get_rank() == 1 and progress.run.global_step == 2:
+        if get_rank() == 1 and progress.run.global_step == 3:
             signal.raise_signal(signal.SIGTERM)
         update(progress, *step)
     for method in methods:
