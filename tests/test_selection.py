@@ -174,7 +174,8 @@ def test_audio_comes_in_whole_chunks(monkeypatch):
 # -------------------------------------------------------------------- `--selection`: Table 3 and ours
 
 def test_weights_and_pruning_of_each_selection():
-    """All that config.SELECTIONS names, but for the methods without AVM. By rank: 16 for the ⌊1/8 · 48⌋ = 6 patches of highest importance, 1 for the others."""
+    """All but the methods without AVM. By rank: 16 for the ⌊1/8 · 48⌋ = 6 patches of highest importance, 1 for the
+    others."""
     I_a, I_v, P_a, P_v = (torch.rand(4, 48) for _ in range(4))
     ones, none = torch.ones(4, 48), torch.zeros(4, 48)
     by_rank = torch.tensor([[16.0 if sorted(row, reverse=True).index(x) < 6 else 1.0 for x in row]
@@ -183,7 +184,7 @@ def test_weights_and_pruning_of_each_selection():
     expected = {'both': (I_a, P_a, I_v, P_v), 'importance': (I_a, none, I_v, none),
                 'forget-robust': (ones, P_a, ones, P_v), 'excess': (I_a, excess_a, I_v, excess_v),
                 'rank': (I_a, none, by_rank, none), 'rank-excess': (I_a, excess_a, by_rank, excess_v)}
-    assert set(expected) == set(SELECTIONS) - {'random', 'mats'}
+    assert set(expected) <= set(SELECTIONS)                # a fork may have more
     for name, tensors in expected.items():
         for got, tensor in zip(draw_weights(config(selection=name), I_a, I_v, P_a, P_v), tensors):
             assert torch.equal(got, tensor), name
