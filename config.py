@@ -211,8 +211,8 @@ class Config(Sizes):
     device: str = option('', 'cuda or cpu; default: cuda if available')
     precision: str = option('auto', 'auto: bf16 autocast on GPUs that support it, else fp32; bf16 on a CPU is faster '
                             'if it has AVX512-BF16 or AMX', choices=PRECISIONS)
-    activation_checkpointing: int = option(-1, '1: of the fusion, less memory for more time; -1: on GPUs', min=-1,
-                                           max=1)
+    activation_checkpointing: int = option(-1, 'activation checkpointing of the fusion, less memory for more time; 1: '
+                                           'on, 0: off, -1: on GPUs only', min=-1, max=1)
     compile: int = option(0, '1: compile the transformer blocks with torch.compile', min=0, max=1)
 
     def __post_init__(self):

@@ -90,7 +90,7 @@ class FlavaModel(torch.nn.Module):
         files, embeddings = as_list(files), []
         for start in range(0, len(files), batch_size):
             batch = self.read(files[start:start + batch_size])
-            with autocast(batch['audio'].device):
+            with autocast(batch['audio'].device, self.cfg.precision):
                 c_a, c_v = self.backbone.embed(batch['audio'], normalize_frames(batch['video']))
             embeddings.append((c_a.float().cpu(), c_v.float().cpu()))
         c_a, c_v = zip(*embeddings)

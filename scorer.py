@@ -62,13 +62,15 @@ def grid_ids(grid, rows, columns):
 
 
 def interpolate(x, grid, rows, columns):
-    """Bilinear interpolation; beyond the outermost rows and columns, their values.
+    """Bilinear interpolation; beyond the outermost rows and columns, their values. In x's precision: under autocast, a
+    product in bf16 would make important patches equal.
 
     x (B, n) at those rows and columns → (B, all patches of the grid)
     """
     weight_r, weight_c = linear_weights(grid[-2], rows).to(x.dtype), linear_weights(grid[-1], columns).to(x.dtype)
     x = x.unflatten(1, (-1, len(rows), len(columns)))                  # B,T,r,c
-    return (weight_r @ x @ weight_c.T).flatten(1)
+    with torch.autocast(x.device.type, enabled=False):
+        return (weight_r @ x @ weight_c.T).flatten(1)
 
 
 def linear_weights(length, positions):

@@ -55,7 +55,7 @@ def report(run, results):
 def embed_tasks(run, models):
     """→ [model][task]: c_a, c_v (n, D), L2-normalized, on the CPU. Clips that cannot be read are left out."""
     def embed(model, task, batch):
-        with autocast(run.device):
+        with autocast(run.device, run.cfg.precision):
             c = model[0].embed(batch['audio'].to(run.device), normalize_frames(batch['video'].to(run.device)))
         return tuple(x.float().cpu() for x in c)
 

@@ -140,7 +140,7 @@ class Bench:
         return counter.total / self.cycle / self.cfg.batch_size
 
     def score(self):
-        """What the AVM scores is scored: all patches, or the grid's. Nothing in methods without it."""
+        """The AVM's scoring pass, on all patches or on the grid's. Nothing in methods without it."""
         if isinstance(self.method, FLAVA):
             patches = patchify(self.batch, self.cfg.patch_size)
             if self.cfg.scorer == 'grid':

@@ -215,8 +215,8 @@ def three_steps(name, batch, device):
 def methods(check, found):
     """Losses of three steps in float32, without TF32, from the same weights and random numbers, on the CPU and the GPU.
     The largest relative difference of the losses, and the relative distance of the last gradients. A near tie of two
-    importance scores can select another patch on the GPU: then FLAVA's losses differ. MATS's differ with two frames: both
-    have the same motion, and such exact ties are broken differently."""
+    importance scores can select another patch on the GPU: then FLAVA's losses differ. MATS's differ with two frames, where
+    both frames have the same motion: probably because of these exact ties."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     batch, names = (3, SMOKE) if check.smoke else (8, list(bench.VARIANTS))
     for label in names:

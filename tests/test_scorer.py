@@ -41,6 +41,14 @@ def test_interpolation_is_bilinear_in_each_frame(grid, stride):
                 torch.testing.assert_close(got[b, t * size:(t + 1) * size], torch.tensor(expected, dtype=torch.float64))
 
 
+def test_interpolation_keeps_float32_under_bf16_autocast():
+    rows, columns = (axis_positions(length, 2, 'cpu') for length in (8, 6))
+    x = torch.rand(2, len(rows) * len(columns))
+    with torch.autocast('cpu', torch.bfloat16):
+        got = interpolate(x, (8, 6), rows, columns)
+    assert torch.equal(got, interpolate(x, (8, 6), rows, columns)) and got.dtype == torch.float32
+
+
 def test_every_position_is_scored_equally_often_and_weights_sum_to_1():
     counts = sum(torch.bincount(axis_positions(8, 2, 'cpu'), minlength=8) for _ in range(400))
     assert (counts - 200).abs().max() < 50                 # five standard deviations
