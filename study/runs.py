@@ -36,6 +36,7 @@ from config import UserError
 from downstream import classification, gap, localization, selection_stats
 from eval import DIRECTIONS, FinishedRun
 from study import oracle
+from study.agreement import scorer_agreement
 from utils.checkpoint import write_text
 from utils.cli import Parser, cli_errors
 
@@ -374,6 +375,10 @@ def make_record(name, seed, folder, commit, seconds):
         if name.endswith(('-lava', '-rank')):
             last = FinishedRun(folder, workers=0, device='cpu', last=True)
             record['mismatch'] = shorten(oracle.retrieval_without_low_importance(last))
+    if name in ('scorer-full', 'scorer-cheap'):
+        last = FinishedRun(folder, workers=0, device='cpu', last=True)
+        scorer = 'grid' if name == 'scorer-full' else last.cfg.scorer         # a grid needs no weights of its own
+        record['agreement'] = shorten({scorer: scorer_agreement(last, scorer)})
     return record
 
 
