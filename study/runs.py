@@ -187,6 +187,7 @@ GROUPS = {
     'orders': Group('Pre-registered: two random task orders', tuple(range(300, 305)), ORDERS),
     'mixture': Group('Pre-registered: mixture weights (1 − m)·I_v + m/N', tuple(range(300, 304)), MIXTURE),
     'scorer': Group('Pre-registered: cheap scoring', tuple(range(310, 320)), SCORERS),
+    'precision': Group('FLAVA in bf16 on a CPU', (300, 301, 302), {'flava-bf16': f'{MAIN["flava"]} --precision bf16'}),
     'tuning': Group('Tuning of the methods', (0,), TUNING),
     'tuning-rank': Group('Tuning of rank', tuple(range(200, 204)), TUNING_RANK),
     'tuning-scorer': Group('Tuning of the cheap scorer', tuple(range(200, 204)), TUNING_SCORER)}
