@@ -21,7 +21,6 @@ from utils.distributed import all_gather_with_grad, get_rank
 from utils.weights import backbone_weights
 
 
-
 # -------------------------------------------------------------------------------------- blocks
 
 class PatchEmbed(nn.Module):
