@@ -78,7 +78,7 @@ RANK = Rank(share=0.125, weight=16, sound='importance', pruning='none')       # 
 
 
 # The cheap scorer that the tuning chose: `tuned_scorer`, of those that are fast enough. None: not chosen yet.
-SCORER = None
+SCORER = '--scorer student --scorer-every 4'
 
 
 def by_rank(sound=None, pruning=None, area=1, more=''):
