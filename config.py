@@ -158,7 +158,7 @@ class Config(Sizes):
                          'a distilled student (scorer.py)', choices=SCORERS, applies_to=SCORING)
     scorer_stride: int = option(2, 'grid: every how many patches along each side one is scored', min=2,
                                 applies_to=SCORING)
-    scorer_every: int = option(8, 'student: every how many steps the AVM scores and teaches it', min=1,
+    scorer_every: int = option(4, 'student: every how many steps the AVM scores and teaches it', min=1,
                                applies_to=SCORING)
     # Hyperparameters of the compared methods. N25: Table 5 is not readable there, so they are our choices.
     mir_candidates: int = option(5, 'MIR: candidates drawn from the memory, in batches', min=1, applies_to='mir')

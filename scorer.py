@@ -7,7 +7,7 @@ The pass that scores all patches is a third of FLAVA's operations (results/detai
 limitation. Two ways to spend less:
 
     grid      the AVM scores every second patch along each side; I and P are interpolated in between
-    student   a narrow network predicts I from the patch embeddings; every 8th step the AVM scores and teaches it
+    student   a narrow network predicts I from the patch embeddings; every 4th step the AVM scores and teaches it
 
 In training the encoders see a fifth of the patches at a time, so a sparse grid is like their usual input. The student
 has no queries and keys, so it is for selections without P.
