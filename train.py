@@ -34,7 +34,6 @@ from model import AudioVideoMAE, compile_blocks
 from streams.catalogue import open_stream
 from streams.common import ConcatClips, check_batches, data_changes, describe
 from streams.loading import Loader, count_workers, timed
-from streams.prepare import advice
 from utils.checkpoint import (StopRequest, rank_checkpoint, rank_state, read_checkpoint, remove_old, restore_rank_state,
                               run_lock, save_atomically, write_text)
 from utils.cli import cli_errors, parse, unused_flags
@@ -376,7 +375,7 @@ def train(run, checkpoint):
     """Data → initial pre-training → stream → results, from the checkpoint on."""
     cfg = run.cfg
     stream = open_stream(cfg, count_workers(cfg.dataset, cfg.workers))
-    check_batches(cfg, dict(zip(stream.names, map(len, stream.train))), len(stream.pretrain) if stream.scanned else 0)
+    check_batches(cfg, stream)
     run.data = describe(stream)
     changes = data_changes(checkpoint.get('data', {}), run.data) if checkpoint else ''
     if changes:
@@ -387,7 +386,7 @@ def train(run, checkpoint):
     batches, path, initial = plan_pretraining(run, stream, checkpoint)
     print_summary(run, stream, initial)
     if get_rank() == 0:
-        for note in [*stream.notes, *advice(stream.train)]:
+        for note in stream.notes:
             print(note)
         run.skipped.add(stream.bad)
         run.skipped.write(run.out)

@@ -64,15 +64,18 @@ def report(run, results):
     return '\n\n'.join(tables), figure
 
 
-# ---------------------------------------------------------------------------- one head and its score
+# ------------------------------------------------------------------------------ heads and scores
 
 def probe_models(run, models, multi_label, args):
     """Train a head for each model on the same batches, and test it on each task → [model][task]: what `task_scores`
-    returns; clips left out. With args.finetune the backbones train too. Raises UserError."""
+    returns; clips left out. With args.finetune the backbones train too. Raises UserError.
+
+    The loss is cross-entropy; for clips with several labels, binary cross-entropy per class.
+    """
     stream, clips, (schedule, _) = run.stream, ConcatClips(run.stream.train), schedule_for(run.cfg.dataset, args)
     classes = [name for names in stream.classes for name in names]                             # C of them
     target = multi_hot(clips.labels, classes)                                                  # clips,C
-    probes = [new_probe(run, model, len(classes), joint_embedding, args) for model in models]
+    probes = [new_probe(run, file, len(classes), joint_embedding, args) for _, _, file in models]
 
     def prepare(batch):                                        # SpecAugment is drawn once for all probes
         moved = to_device(batch, run.device)
@@ -80,8 +83,8 @@ def probe_models(run, models, multi_label, args):
                     target=target[batch['clip']].to(run.device))
 
     def loss_fn(logits, batch):
-        own = batch['target']
-        return probe_loss(logits, own, multi_label), own.gather(1, logits.argmax(1, keepdim=True)).mean().item()
+        loss = F.binary_cross_entropy_with_logits if multi_label else F.cross_entropy
+        return loss(logits, batch['target'])
 
     # train
     keys = probe_batches([len(dataset) for dataset in stream.train], schedule, args.seed, args.clips)
@@ -89,7 +92,7 @@ def probe_models(run, models, multi_label, args):
     train_probes(probes, map(prepare, loader), len(keys), schedule, loss_fn)
 
     # test
-    outputs, bad = predict(run, probes, stream.evaluate, stream.names, schedule.batch_size, 'clip')
+    outputs, bad = predict(run, probes, stream.evaluate, schedule.batch_size, 'clip')
     targets = [multi_hot(dataset.labels, classes) for dataset in stream.evaluate]
     return [[task_scores(logits, own[clip], multi_label) for (logits, clip), own in zip(row, targets)]
             for row in outputs], bad
@@ -110,11 +113,6 @@ def multi_hot(labels, classes):
     return target
 
 
-def probe_loss(logits, target, multi_label):
-    """logits, target (B, C) → cross-entropy; for clips with several labels, binary cross-entropy per class"""
-    return F.binary_cross_entropy_with_logits(logits, target) if multi_label else F.cross_entropy(logits, target)
-
-
 def task_scores(logits, target, multi_label):
     """Scores on one task's clips, in percent.  logits, target (n, C) → {metric; chance}
 
@@ -125,10 +123,5 @@ def task_scores(logits, target, multi_label):
         logits, target = logits[:, present], target[:, present]
         precision = average_precision_score(target.numpy(), logits.numpy())
         return dict(metric=100 * float(precision), chance=100 * target.mean().item())
-    return dict(metric=accuracy(logits, target), chance=100 / target.shape[1])
-
-
-def accuracy(logits, target):
-    """Accuracy in percent.  logits, target (n, C). Ties and NaN count as wrong (scikit-learn counts ties as right)."""
-    own = logits.gather(1, target.argmax(1, keepdim=True))                       # n,1
-    return 100 * ((~(logits < own)).sum(1) <= 1).double().mean().item()
+    right = logits.argmax(1) == target.argmax(1)
+    return dict(metric=100 * right.double().mean().item(), chance=100 / target.shape[1])

@@ -3,8 +3,6 @@
 In:  the last model of a run, and AVE's folder: clips of ten seconds, with one label per second.
 Out: the accuracy over seconds, in percent, of a linear probe.
 """
-from pathlib import Path
-
 import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
@@ -23,26 +21,32 @@ def evaluate(run, args):
     results  after; accuracy, majority (always the most frequent class), per_class in percent; classes, background
              first; finetune, options; left_out: clips that are not used
     """
-    sets, names = open_ave(run, args.data)
-    (schedule, options), model, classes = schedule_for('ave', args), run.models()[-1], ['background', *names]
-    probes = [new_probe(run, model, len(classes), second_embedding, args)]       # Table 8 evaluates the last model
+    if not args.data:
+        raise UserError('AVE is needed: --data DIR. ' + AVE_LAYOUT.format(folder='DIR'))
+    sets, names = ave(args.data, run.cfg, run.workers)
+    for split in ('train', 'test'):
+        if not sets.get(split):
+            raise UserError(f'{args.data}/{split}Set.txt is missing or has no usable clips')
+    schedule, options = schedule_for('ave', args)
+    classes = ['background', *names]
+    _, after, file = run.models()[-1]                                            # Table 8 evaluates the last model
+    probes = [new_probe(run, file, len(classes), second_embedding, args)]
 
     def loss_fn(logits, batch):
-        logits, target = logits.flatten(0, 1), batch['target'].to(run.device).flatten()
-        return F.cross_entropy(logits, target), (logits.argmax(1) == target).double().mean().item()
+        return F.cross_entropy(logits.flatten(0, 1), batch['target'].to(run.device).flatten())
 
     # train and test the head
     keys = probe_batches([len(sets['train'])], schedule, args.seed, args.clips)
     loader = Loader(sets['train'], keys, run.workers, pin=run.device.type == 'cuda')
     train_probes(probes, loader, len(keys), schedule, loss_fn)
-    outputs, bad = predict(run, probes, [sets['test']], ['AVE, test'], schedule.batch_size, 'target')
+    outputs, bad = predict(run, probes, [sets['test']], schedule.batch_size, 'target')
     logits, target = outputs[0][0]                                               # n,10,29 and n,10
 
     # accuracy over all seconds, and over the seconds of each class
     guess = logits.argmax(-1)
     right, seconds = (guess == target).double(), target.flatten().bincount(minlength=len(classes))
     per_class = [100 * right[target == c].mean().item() if seconds[c] else None for c in range(len(classes))]
-    return dict(after=model[1], accuracy=100 * right.mean().item(),
+    return dict(after=after, accuracy=100 * right.mean().item(),
                 majority=100 * seconds.max().item() / target.numel(),
                 classes=classes, finetune=args.finetune, options=options,
                 left_out=sorted({*bad, *sets['train'].bad, *sets['test'].bad}), per_class=per_class)
@@ -62,18 +66,6 @@ def report(run, results):
     axis.set(xlabel='accuracy over seconds, in %', title=f'Events in AVE: {title}, after {results["after"]}')
     axis.legend(loc='lower right')
     return table, figure
-
-
-def open_ave(run, folder):
-    """→ {'train', 'test', …: AVE}, names of its events. Raises UserError if something is missing."""
-    if not folder:
-        raise UserError('AVE is needed: --data DIR. ' + AVE_LAYOUT.format(folder='DIR'))
-    sets, names = ave(folder, run.cfg, workers=run.workers, max_bad=run.cfg.max_bad,
-                      cache=Path(run.cfg.cache) / 'checked-clips.json')
-    for split in ('train', 'test'):
-        if not sets.get(split):
-            raise UserError(f'{folder}/{split}Set.txt is missing or has no usable clips')
-    return sets, names
 
 
 def second_embedding(backbone, batch):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from sklearn.decomposition import PCA
 
 from downstream.markdown import table_over_stream
-from downstream.multi_model import concat_batches, right_after, run_models
+from downstream.multi_model import right_after, run_models
 from downstream.pictures import BESIDE, plot_over_stream
 from patches import normalize_frames
 from utils.distributed import autocast
@@ -20,16 +20,23 @@ POINTS = 200   # per cloud, at most
 
 
 def evaluate(run, args):
-    """All models on all tasks' clips → results. Raises UserError.
+    """All models on all tasks' clips → results. Clips that cannot be read are left out. Raises UserError.
 
     results  gap [model][task]
              over_stream   for each model that has learned a task, the mean over its learned tasks (Fig. 5 a)
              difference    mean over tasks i < T of |gap at the end − gap right after task i| (Fig. 13 a), or None
              clouds        of each task, by the last model
     """
-    tasks_learned, embeddings = [t for t, _, _ in run.models()], embed_tasks(run, run.models())
+    def embed(model, task, batch):
+        with autocast(run.device, run.cfg.precision):
+            c = model[0].embed(batch['audio'].to(run.device), normalize_frames(batch['video'].to(run.device)))
+        return tuple(x.float().cpu() for x in c)
+
+    models = run.models()
+    embeddings, _ = run_models(run, models, run.stream.evaluate, embed, 'modality gap')
+    tasks_learned = [t for t, _, _ in models]
     rows = [[modality_gap(c_a, c_v) for c_a, c_v in by_task] for by_task in embeddings]
-    return {'tasks': list(run.stream.names), 'after': [name for _, name, _ in run.models()], 'gap': rows,
+    return {'tasks': list(run.stream.names), 'after': [name for _, name, _ in models], 'gap': rows,
             'over_stream': [sum(row[:t]) / t for t, row in zip(tasks_learned, rows) if t],
             'difference': mean_difference(rows, tasks_learned),
             'clouds': [pca_clouds(c_a, c_v) for c_a, c_v in embeddings[-1]]}
@@ -50,17 +57,6 @@ def report(run, results):
              title='Distance between the centres of audio and video embeddings')
     axis.legend(title='clips of task', **BESIDE)
     return table, figure
-
-
-def embed_tasks(run, models):
-    """→ [model][task]: c_a, c_v (n, D), L2-normalized, on the CPU. Clips that cannot be read are left out."""
-    def embed(model, task, batch):
-        with autocast(run.device, run.cfg.precision):
-            c = model[0].embed(batch['audio'].to(run.device), normalize_frames(batch['video'].to(run.device)))
-        return tuple(x.float().cpu() for x in c)
-
-    outputs, bad = run_models(run, models, run.stream.evaluate, embed, 'modality gap')
-    return concat_batches(outputs, run.stream.names, bad)
 
 
 def modality_gap(c_a, c_v):

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from config import UserError
 from data import AUDIO_MEAN, AUDIO_STD
 from downstream.maps import to_device
-from downstream.multi_model import concat_batches, run_loaded
+from downstream.multi_model import run_loaded
 from patches import normalize_frames, patchify
 from utils.cli import flag_name
 from utils.distributed import autocast
@@ -103,7 +103,6 @@ def joint_tokens(backbone, audio, video):
 
 class Probe(NamedTuple):
     """A linear head on a backbone. The backbone is frozen unless it is fine-tuned."""
-    title: str
     backbone: nn.Module
     head: nn.Linear
     embed: Callable            # embed(backbone, batch) → (B, …, 2D) float32
@@ -116,23 +115,20 @@ class Probe(NamedTuple):
         return self.head(x)
 
 
-def new_probe(run, model, outputs, embed, args):
-    """A random linear head (2D → outputs) on a model (t, name, file) of the run. Raises UserError for a bad file.
+def new_probe(run, file, outputs, embed, args):
+    """A random linear head (2D → outputs) on the model in a file of the run. Raises UserError for a bad file.
 
     The seed is set for each model, so all heads start alike, and later random numbers do not depend on the number of
     models.
     """
-    _, after, file = model
     torch.manual_seed(args.seed)
     backbone, _ = run.load_model(file)
     backbone.requires_grad_(args.finetune)
-    return Probe(f'head after {after}', backbone, nn.Linear(2 * run.cfg.embed_dim, outputs).to(run.device), embed)
+    return Probe(backbone, nn.Linear(2 * run.cfg.embed_dim, outputs).to(run.device), embed)
 
 
 def train_probes(probes, batches, steps, schedule, loss_fn):
-    """Train all probes on the same batches, of which there are `steps`.
-
-    loss_fn(logits, batch) → loss (a scalar), accuracy in [0, 1]
+    """Train all probes on the same batches, of which there are `steps`. loss_fn(logits, batch) → scalar
 
     AdamW with cosine decay and two warm-up epochs; with fewer than ten epochs, a fifth is warm-up. Raises UserError.
     """
@@ -142,25 +138,24 @@ def train_probes(probes, batches, steps, schedule, loss_fn):
         trained = [x for module in (probe.head, probe.backbone) for x in module.parameters() if x.requires_grad]
         optimizers.append(torch.optim.AdamW(trained, lr=schedule.lr, betas=(0.95, 0.999), weight_decay=5e-6))
         schedulers.append(LambdaLR(optimizers[-1], lambda step: lr_factor(step, steps, warmup)))
-    with tqdm(total=steps, desc=f'{len(probes)} × {probes[-1].title}', unit='step', leave=False, disable=None) as bar:
+    with tqdm(total=steps, desc='training the head', unit='step', leave=False, disable=None) as bar:
         for batch in batches:
             for probe, optimizer, scheduler in zip(probes, optimizers, schedulers):
-                loss, accuracy = loss_fn(probe.logits(batch), batch)
+                loss = loss_fn(probe.logits(batch), batch)
                 if not torch.isfinite(loss):
-                    raise UserError(f'{probe.title}, step {bar.n}: the loss is {loss.item()}; try a smaller --lr')
+                    raise UserError(f'step {bar.n}: the loss of the head is {loss.item()}; try a smaller --lr')
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
                 scheduler.step()
-            bar.set_postfix_str(f'loss {loss.item():.3f}, accuracy {100 * accuracy:.0f} %', refresh=False)
+            bar.set_postfix_str(f'loss {loss.item():.3f}', refresh=False)
             bar.update()
 
 
-def predict(run, probes, datasets, names, batch_size, target):
+def predict(run, probes, datasets, batch_size, target):
     """The logits of all probes for all clips, in one pass → [probe][task]: logits (n, …), batch[target] (n, …), on the
     CPU; and 'name: reason' of each clip that is left out. Raises UserError if no clip of a task can be read."""
     def logits_and_target(probe, task, batch):
         return probe.logits(batch).cpu(), batch[target]
 
-    outputs, bad = run_loaded(run, probes, datasets, batch_size, logits_and_target, 'evaluating')
-    return concat_batches(outputs, names, bad), bad
+    return run_loaded(run, probes, datasets, batch_size, logits_and_target, 'evaluating')

@@ -5,8 +5,8 @@ Out: four maps per clip (`downstream/maps.py`). With a known source (shapes), al
 """
 import torch
 
-from downstream.maps import METRICS, SYMBOLS, UNKNOWN, Maps, compute_maps, make_batch, mean, mean_scores, metric_row
-from downstream.maps import score_maps, source_area, source_of_clip, sources, to_device
+from downstream.maps import METRICS, SYMBOLS, UNKNOWN, Maps, add_maps, compute_maps, make_batch, mean, metric_row
+from downstream.maps import read_clips, score_maps, source_area, sources, to_device
 from downstream.markdown import markdown_table
 from downstream.multi_model import right_after, run_models
 from downstream.pictures import plot_maps
@@ -27,42 +27,45 @@ def evaluate(run, args):
     if source[0][0] is None:
         return results
 
-    def score_batch(model, task, batch):
-        m = Maps(*(x.float().cpu() for x in compute_maps(run.cfg, *model, to_device(batch, run.device))))
-        own = [x[batch['clip']] for x in source[task]]
-        return {'avm': score_maps('avm', m.I_a, m.I_v, *own),
-                'backbone': score_maps('backbone', m.cosine_a, m.cosine_v, *own)}
+    def maps_of_batch(model, task, batch):
+        return compute_maps(run.cfg, *model, to_device(batch, run.device))
 
-    # the mean over each task's clips
-    rows, _ = run_models(run, models, tests, score_batch, 'localization')
-    for which in METRICS:
-        cells = [[mean_scores([batch[which] for batch in batches]) for batches in row] for row in rows]
-        results[which] = {name: [[cell[name] for cell in row] for row in cells] for name in cells[0][0]}
+    # each metric's mean over each task's clips
+    outputs, _ = run_models(run, models, tests, maps_of_batch, 'localization')
+    scores = {'avm': [], 'backbone': []}
+    for by_task in outputs:
+        pairs = [(Maps(*maps), own) for maps, own in zip(by_task, source)]
+        scores['avm'].append([score_maps('avm', maps.I_a, maps.I_v, *own) for maps, own in pairs])
+        scores['backbone'].append([score_maps('backbone', maps.cosine_a, maps.cosine_v, *own) for maps, own in pairs])
+    for which, rows in scores.items():
+        results[which] = {name: [[cell[name] for cell in row] for row in rows] for name in rows[0][0]}
     results['chance'] = {'area_v': [source_area(v) for _, v in source], 'area_a': [source_area(a) for a, _ in source]}
     return results
 
 
 def clips_with_maps(run):
-    """→ [{task, clip, frames, audio, truth_a, truth_v; and each map, (models, patches)}]"""
-    clips, items = [], []
-    for task, dataset in enumerate(run.stream.test):
-        for index in sorted({0, len(dataset) - 1}):
-            item, (truth_a, truth_v) = dataset[index, 0], source_of_clip(dataset, run.cfg, index)
-            items.append(item)
-            clips.append(dict(task=task, clip=index, frames=item['video'], audio=item['audio'], truth_a=truth_a,
-                              truth_v=truth_v))
-    batch = make_batch(items, run.device)
+    """The first and the last clip of each task, as `read_clips` returns them, and each map, (models, patches)"""
+    tests = run.stream.test
+    places = [(task, index) for task, dataset in enumerate(tests) for index in sorted({0, len(dataset) - 1})]
+    clips = read_clips(tests, run.cfg, places)
+    batch = make_batch(clips, run.device)
     by_model = [compute_maps(run.cfg, *run.load_model(file), batch) for _, _, file in run.models()]
-    for name, maps in zip(Maps._fields, zip(*by_model)):
-        for clip, own in zip(clips, torch.stack(maps, 1).float().cpu()):
-            clip[name] = own.clone()                           # torch.save would write the whole tensor behind a view
+    add_maps(clips, {name: torch.stack(maps, 1) for name, maps in zip(Maps._fields, zip(*by_model))})
     return clips
 
 
 def report(run, results):
     """results of `evaluate` → Markdown table, figure"""
     metrics = table(results, [t for t, _, _ in run.models()]) if 'avm' in results else UNKNOWN
-    return metrics, plot_last_maps(run, results)
+
+    # importance and cosine maps of the last model, for the last saved clip of each task (Fig. 12)
+    clips = torch.load(run.eval_path('localization', 'pt'), weights_only=True)['clips']
+    rows = {clip['task']: (results['tasks'][clip['task']], clip | {name: clip[name][-1] for name in Maps._fields})
+            for clip in clips}
+    columns_v = [(SYMBOLS['avm', 'v'], 'I_v'), (SYMBOLS['backbone', 'v'], 'cosine_v')]
+    columns_a = [(SYMBOLS['avm', 'a'], 'I_a'), (SYMBOLS['backbone', 'a'], 'cosine_a')]
+    return metrics, plot_maps(run.cfg, list(rows.values()), columns_v, columns_a,
+                              'Importance of the AVM and cosine of the backbone')
 
 
 def table(results, tasks_learned):
@@ -75,14 +78,3 @@ def table(results, tasks_learned):
     rows = [metric_row(which, name, mean(right_after(matrix, tasks_learned) or []), mean(matrix[-1][:T]), chance)
             for which in METRICS for name, matrix in results[which].items()]
     return markdown_table([f'mean over {T} tasks', 'right after its own task', 'at the end', 'drop', 'chance'], rows)
-
-
-def plot_last_maps(run, results):
-    """Fig. 12: importance and cosine maps of the last model, for the last saved clip of each task."""
-    clips = torch.load(run.eval_path('localization', 'pt'), weights_only=True)['clips']
-    rows = {clip['task']: (results['tasks'][clip['task']], clip | {name: clip[name][-1] for name in Maps._fields})
-            for clip in clips}
-    columns_v = [(SYMBOLS['avm', 'v'], 'I_v'), (SYMBOLS['backbone', 'v'], 'cosine_v')]
-    columns_a = [(SYMBOLS['avm', 'a'], 'I_a'), (SYMBOLS['backbone', 'a'], 'cosine_a')]
-    return plot_maps(run.cfg, list(rows.values()), columns_v, columns_a,
-                     'Importance of the AVM and cosine of the backbone')

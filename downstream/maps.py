@@ -10,6 +10,7 @@ The paper shows such maps for a few clips. With a known source, all clips can be
 """
 from typing import NamedTuple
 
+import numpy as np
 import scipy.stats
 import torch
 import torch.nn.functional as F
@@ -32,7 +33,7 @@ class Maps(NamedTuple):
 
 @torch.no_grad()
 def compute_maps(cfg, backbone, avm, batch):
-    """batch: audio (B, t, f), video (B, T, 3, H, W) uint8 → Maps
+    """batch: audio (B, t, f), video (B, T, 3, H, W) uint8 → Maps, float32 on the CPU
 
     The cosine maps follow App. E and CAV-MAE: "cosine similarity between each video patch and averaged audio
     embedding", and the same for audio patches.
@@ -42,7 +43,7 @@ def compute_maps(cfg, backbone, avm, batch):
     a, v = backbone.unimodal_tokens(out.o_a, out.o_v, patches.ids_a, patches.ids_v)     # B,M,D and B,N,D
     c_a, c_v = a.mean(1, keepdim=True), v.mean(1, keepdim=True)                          # B,1,D
     cosine_a, cosine_v = F.cosine_similarity(a, c_v, dim=-1), F.cosine_similarity(v, c_a, dim=-1)
-    return Maps(out.importance_a, out.importance_v, cosine_a, cosine_v)
+    return Maps(*(x.float().cpu() for x in (out.importance_a, out.importance_v, cosine_a, cosine_v)))
 
 
 def to_device(batch, device):
@@ -50,10 +51,28 @@ def to_device(batch, device):
     return {name: x.to(device) for name, x in batch.items() if torch.is_tensor(x)}
 
 
-def make_batch(items, device):
-    """Items of a data set → their tensors as a batch, on the device"""
-    return {name: torch.stack([item[name] for item in items]).to(device)
-            for name, x in items[0].items() if torch.is_tensor(x)}
+# ------------------------------------------------------------------------- clips for pictures
+
+def read_clips(datasets, cfg, places):
+    """places [(task, index)] → [{task, frames (T, 3, H, W), audio (t, f), truth_a, truth_v}], for `plot_maps`"""
+    clips = []
+    for task, index in places:
+        item, (truth_a, truth_v) = datasets[task][index, 0], source_of_clip(datasets[task], cfg, index)
+        clips.append(dict(task=task, frames=item['video'], audio=item['audio'], truth_a=truth_a, truth_v=truth_v))
+    return clips
+
+
+def make_batch(clips, device):
+    """Clips of `read_clips` → their audio and video as a batch"""
+    return dict(audio=torch.stack([clip['audio'] for clip in clips]).to(device),
+                video=torch.stack([clip['frames'] for clip in clips]).to(device))
+
+
+def add_maps(clips, maps):
+    """Give each clip its row of the maps {name: (clips, …)}."""
+    for name, rows in maps.items():
+        for clip, row in zip(clips, rows):
+            clip[name] = row.clone()                           # torch.save would write the whole tensor behind a view
 
 
 # ------------------------------------------------------------------------------- the true source
@@ -67,18 +86,16 @@ def sources(dataset, cfg):
     """→ source_a (clips, M), source_v (clips, N) bool of a whole data set, or None, None"""
     if not hasattr(dataset, 'scene'):
         return None, None
-    source_a, source_v = zip(*(source_of_clip(dataset, cfg, index) for index in range(len(dataset))))
+    source_a, source_v = zip(*(truth(dataset.scene(index), cfg) for index in range(len(dataset))))
     return torch.stack(source_a), torch.stack(source_v)
 
 
 def silent_objects(scene, sizes):
     """→ (N,) bool: frame patches with a silent object on a tenth of the patch or more, and nothing of the source"""
-    covered = []                                               # per object: the covered fraction of each patch
-    for track in scene.tracks:
-        frames = [torch.from_numpy(cover(track, time, sizes.image_size)) for time in frame_times(sizes)]
-        covered.append(F.avg_pool2d(torch.stack(frames), sizes.patch_size).flatten())
-    source, *silent = covered
-    return torch.stack([torch.zeros_like(source), *silent]).amax(0).ge(0.1) & (source == 0)
+    covered = np.stack([[cover(track, time, sizes.image_size) for time in frame_times(sizes)]
+                        for track in scene.tracks])                                    # objects,T,H,W
+    covered = F.avg_pool2d(torch.from_numpy(covered), sizes.patch_size).flatten(1)     # objects,N; the first: source
+    return (covered[1:] >= 0.1).any(0) & (covered[0] == 0)
 
 
 def frame_moments(sizes):
@@ -106,11 +123,11 @@ def source_area(source):
 # n counts the patches of all frames together, as Eq. 3 does.
 
 def auc(m, source):
-    """ROC-AUC of each clip, in [0, 1]: the Mann-Whitney U statistic of all clips at once. A NaN map scores 0."""
-    rank_of = torch.from_numpy(scipy.stats.rankdata(m.cpu().numpy(), axis=1)).nan_to_num(0)    # B,n; ties are averaged
+    """ROC-AUC of each clip, in [0, 1]: the Mann-Whitney U statistic of all clips at once"""
+    rank_of = torch.from_numpy(scipy.stats.rankdata(m.numpy(), axis=1))    # B,n; ties are averaged
     positives = source.sum(1)
     U = (rank_of * source).sum(1) - positives * (positives + 1) / 2        # pairs in the right order; a tie is ½
-    return U.clamp(min=0).float() / (positives * (~source).sum(1))
+    return U.float() / (positives * (~source).sum(1))
 
 
 def share(I, source):
@@ -129,7 +146,8 @@ METRICS = {'avm': (auc, share, pointing), 'backbone': (auc, pointing)}      # co
 
 
 def score_maps(which, map_a, map_v, source_a, source_v):
-    """→ {'auc_v': (clips,), …} with METRICS[which].  map_a, source_a (B, M), map_v, source_v (B, N)
+    """METRICS[which] → {'auc_v': mean over the clips, or None without clips, …}.  map_a, source_a (B, M), map_v,
+    source_v (B, N)
 
     A clip that is not measurable in one modality is left out of this modality's metrics only.
     """
@@ -137,13 +155,8 @@ def score_maps(which, map_a, map_v, source_a, source_v):
     for modality, m, source in (('v', map_v, source_v), ('a', map_a, source_a)):
         rows = measurable(source)
         for metric in METRICS[which]:
-            scores[f'{metric.__name__}_{modality}'] = metric(m[rows], source[rows])
+            scores[f'{metric.__name__}_{modality}'] = mean_or_none(metric(m[rows], source[rows]))
     return scores
-
-
-def mean_scores(batches):
-    """Scores of several batches [{'auc_v': (clips,), …}] → {'auc_v': mean over all clips, or None without clips}"""
-    return {name: mean_or_none(torch.cat([scores[name] for scores in batches])) for name in batches[0]}
 
 
 def mean_or_none(values):

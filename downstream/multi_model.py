@@ -1,7 +1,7 @@
 """Evaluate all models of a run in one pass over the clips.
 
 In:  a finished run, its models, and one data set per task.
-Out: what a function returns for each model and each batch.
+Out: for each model and each task, what a function returns for all clips.
 
 Decoding a clip takes longer than a forward pass. So each clip is decoded once, and all models see it.
 """
@@ -27,10 +27,12 @@ def group_models(run, models):
 def run_models(run, models, datasets, fn, title):
     """Load the models [(t, name, file)] and apply a function to each batch of each task, once per model.
 
-    fn((backbone, avm), task, batch)  gets a batch on the CPU. All its clips are of one task. Its result must be on the
-                                      CPU
-    returns                           outputs[model][task]: a list with one result of fn per batch; and 'name: reason'
-                                      of each clip that cannot be read and is left out
+    fn((backbone, avm), task, batch)  gets a batch on the CPU, of clips of one task. It returns a tuple of tensors
+                                      (B, …), on the CPU
+    returns                           outputs[model][task]: these tensors for all clips of the task, (n, …); and
+                                      'name: reason' of each clip that cannot be read and is left out
+
+    Raises UserError if no clip of a task can be read.
     """
     outputs = []
     for group in group_models(run, models):
@@ -49,18 +51,10 @@ def run_loaded(run, models, datasets, batch_size, fn, title):
             for model, output in zip(models, outputs):
                 output[task].append(fn(model, task, batch))
             bar.update(len(batch['clip']))
-    return outputs, bad
-
-
-def concat_batches(outputs, names, bad):
-    """Concatenate the batches of each task. For an fn that returns a tuple of tensors.
-
-    outputs[model][task]: [(B, …), …] → [model][task]: ((n, …), …). Raises UserError if no clip of a task can be read.
-    """
-    for name, batches in zip(names, outputs[0]):
-        if not batches:
-            raise UserError(f'{name}: none of the clips can be read. The first errors: {bad[:3]}')
-    return [[tuple(map(torch.cat, zip(*batches))) for batches in by_task] for by_task in outputs]
+    if [] in outputs[0]:
+        raise UserError(f'{title}: none of the clips of task {outputs[0].index([]) + 1} can be read. The first errors: '
+                        f'{bad[:3]}')
+    return [[tuple(map(torch.cat, zip(*batches))) for batches in by_task] for by_task in outputs], bad
 
 
 def right_after(matrix, tasks_learned):

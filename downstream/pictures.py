@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from matplotlib.collections import LineCollection
 
-from downstream.maps import compute_maps, make_batch, source_of_clip
+from downstream.maps import add_maps, compute_maps, make_batch, read_clips
+from eval import DIRECTIONS
 
 OKABE_ITO = ('#E69F00', '#56B4E9', '#009E73', '#CC79A7', '#0072B2', '#D55E00', '#000000', '#999999')   # no yellow: gray
 MARKERS = 'osD^vPX*'
-DIRECTIONS = ('audio_to_video', 'video_to_audio')
 BESIDE = dict(fontsize=8, loc='center left', bbox_to_anchor=(1.01, 0.5))    # a legend to the right of its axes
 
 
@@ -106,18 +106,15 @@ def plot_maps(cfg, rows, columns_v, columns_a, title):
     return figure
 
 
-def plot_attention(backbone, avm, stream, cfg, device, clips=4):
-    """I_v and I_a of one retrieval clip for each of a few tasks → figure
+def plot_attention(backbone, avm, stream, cfg, device):
+    """I_v and I_a of one retrieval clip for each of at most four tasks → figure
 
     A method without selection does not train its AVM. It shows the AVM of the initial pre-training.
     """
-    tasks = torch.linspace(0, len(stream.test) - 1, min(clips, len(stream.test))).round().int().tolist()
-    items, rows = [stream.test[task][0, 0] for task in tasks], []
-    maps = compute_maps(cfg, backbone, avm, make_batch(items, device))
-    for task, item, I_a, I_v in zip(tasks, items, maps.I_a.cpu(), maps.I_v.cpu()):
-        source_a, source_v = source_of_clip(stream.test[task], cfg)
-        rows.append((stream.names[task], dict(frames=item['video'], audio=item['audio'], truth_a=source_a,
-                                              truth_v=source_v, I_a=I_a, I_v=I_v)))
+    tasks = torch.linspace(0, len(stream.test) - 1, min(4, len(stream.test))).round().int().tolist()
+    clips = read_clips(stream.test, cfg, [(task, 0) for task in tasks])
+    add_maps(clips, compute_maps(cfg, backbone, avm, make_batch(clips, device))._asdict())
+    rows = [(stream.names[clip['task']], clip) for clip in clips]
     return plot_maps(cfg, rows, [('$I_v$', 'I_v')], [('$I_a$', 'I_a')], 'Importance scores of the AVM (Eq. 3)')
 
 

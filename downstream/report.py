@@ -31,7 +31,7 @@ CAPTIONS = {   # by the first word of a picture's name
               'after it is forgetting.',
     'attention': 'One test clip per row: frames, and the importance I_v of their patches; sound, and its I_a. Bright '
                  'patches are important. A white line is around the true source, where it is known.',
-    'training': 'The loss and its terms, before they are weighted, every few steps. Below: clips per second, and peak memory.',
+    'training': 'The loss and its unweighted terms, every few steps. Below: clips per second, and peak memory.',
     'retrieval': 'R@10 of each task after each task. A line that falls is forgetting.',
     'classification': 'Accuracy of a classifier on the model after each task. The dashed line is chance.',
     'ave': 'Accuracy on each kind of event.',
@@ -83,8 +83,12 @@ def plot_training(entries):
         axis.plot(steps, curves[name], color='black', linewidth=1)
         axis.set(ylabel=COSTS[name], ylim=(0, 1.2 * np.nanmax(curves[name])))
 
-    # where each phase or task starts
-    for start, name in phase_starts(entries):
+    # a line where each phase or task starts: at the last step before it
+    starts, last = {}, 0
+    for entry in entries:
+        starts.setdefault('initial' if entry['phase'] == 'pretrain' else f'task {entry["task"] + 1}', last)
+        last = entry['global_step']
+    for name, start in starts.items():
         axes[0].annotate(name, (start, 1), (3, 3), xycoords=('data', 'axes fraction'), textcoords='offset points',
                          fontsize=8)
         for axis in axes:
@@ -93,15 +97,6 @@ def plot_training(entries):
         axis.grid(alpha=0.25)
     axes[-1].set_xlabel('step')
     return figure
-
-
-def phase_starts(entries):
-    """→ [(step, name)]: the last step before each phase or task"""
-    starts, last = {}, 0
-    for entry in entries:
-        starts.setdefault('initial' if entry['phase'] == 'pretrain' else f'task {entry["task"] + 1}', last)
-        last = entry['global_step']
-    return [(step, name) for name, step in starts.items()]
 
 
 # -------------------------------------------------------------------------------------- report.md

@@ -7,17 +7,18 @@ Out: for each selection, the percentage of source patches that it keeps; ρ is c
 The past pair of a clip is a random clip of the tasks learned so far, as if from a full memory. Without a known source
 there are only pictures: I, P and the selected patches of one clip per task.
 """
-import copy
+import dataclasses
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
 from avm import attend
-from config import SELECTIONS
-from downstream.maps import UNKNOWN, make_batch, mean, mean_or_none, measurable, source_area, sources, to_device
+from config import SELECTIONS, UserError
+from downstream.maps import UNKNOWN, add_maps, make_batch, mean, mean_or_none, measurable, read_clips, source_area
+from downstream.maps import sources, to_device
 from downstream.markdown import markdown_table, number
-from downstream.multi_model import concat_batches, run_models
+from downstream.multi_model import run_models
 from downstream.pictures import BESIDE, plot_maps, task_style
 from patches import patchify
 from selection import discriminative_query, prune_probability, select_patches
@@ -42,12 +43,17 @@ def evaluate(run, args):
         results = {'tasks': list(run.stream.names), 'after': [model[1]]}
         torch.save(dict(results, clips=clips_with_selection(run, model)), run.eval_path('selection', 'pt'))
         return results
-    classes = [class_labels(dataset) for dataset in tests]
-    models, rows = [model for model in run.models() if model[0] > 0], []
-    for (t, _, _), attention in zip(models, attend_clips(run, models)):
-        past = PastQueries(attention[:t], classes[:t])
-        rows.append([task_statistics(cfg, clips, source[task], classes[task], task, past)
-                     for task, clips in enumerate(attention)])
+
+    def attend_clips(model, task, batch):
+        return attend_batch(cfg, model, to_device(batch, run.device))
+
+    models = [model for model in run.models() if model[0] > 0]
+    if not models:
+        raise UserError(f'{run.folder}: no task has been learned yet')
+    outputs, _ = run_models(run, models, tests, attend_clips, 'selection')
+    classes = [[labels[0] for labels in dataset.labels] for dataset in tests]
+    rows = [[task_statistics(cfg, attention, source[task], classes, task, learned) for task in range(len(tests))]
+            for attention, (learned, _, _) in zip(outputs, models)]
 
     results = dict(tasks=list(run.stream.names), after=[name for _, name, _ in models])
     for part in ('P', 'selected_v', 'selected_a'):
@@ -58,17 +64,8 @@ def evaluate(run, args):
     return results
 
 
-def attend_clips(run, models):
-    """→ [model][task]: I_a (n, M), I_v (n, N), k_a (n, H, M, d), k_v, and q̂_a, q̂_v (n, H, d) of Eq. 4 of all clips"""
-    def score_batch(model, task, batch):
-        return attend_batch(run.cfg, model, to_device(batch, run.device))
-
-    outputs, bad = run_models(run, models, run.stream.test, score_batch, 'selection')
-    return concat_batches(outputs, run.stream.names, bad)
-
-
 def attend_batch(cfg, model, batch):
-    """What `attend_clips` returns for one task, of one batch"""
+    """→ I_a (B, M), I_v (B, N), k_a (B, H, M, d), k_v, and q̂_a, q̂_v (B, H, d) of Eq. 4, on the CPU"""
     out = attend(cfg, *model, patchify(batch, cfg.patch_size))
     query_a = discriminative_query(out.importance_a, out.q_a, cfg.kappa_a)
     query_v = discriminative_query(out.importance_v, out.q_v, cfg.kappa_v)
@@ -77,63 +74,49 @@ def attend_batch(cfg, model, batch):
 
 
 def clips_with_selection(run, model):
-    """→ [{task, frames, audio, truth_a, truth_v: None, I_a, P_a, selected_a, I_v, P_v, selected_v}]: the first clip of
-    each task with FLAVA's selection. Its past pair is the first clip of the task before; or of the last task."""
-    cfg, items = copy.copy(run.cfg), [dataset[0, 0] for dataset in run.stream.test]
-    cfg.selection, cfg.audio_selection = 'both', 'time'
-    I_a, I_v, k_a, k_v, query_a, query_v = attend_batch(cfg, run.load_model(model[2]), make_batch(items, run.device))
+    """The first clip of each task, as `read_clips` returns them, with I, P and FLAVA's selection. Its past pair is the
+    first clip of the task before; or of the last task."""
+    cfg = dataclasses.replace(run.cfg, selection='both', audio_selection='time')
+    clips = read_clips(run.stream.test, cfg, [(task, 0) for task in range(len(run.stream.test))])
+    I_a, I_v, k_a, k_v, query_a, query_v = attend_batch(cfg, run.load_model(model[2]), make_batch(clips, run.device))
     P_a = prune_probability(I_a, k_a, query_v, query_v.roll(1, 0), cfg.kappa_a)
     P_v = prune_probability(I_v, k_v, query_a, query_a.roll(1, 0), cfg.kappa_v)
-    with torch.random.fork_rng([]):
-        torch.manual_seed(0)
-        ids_a, ids_v = select_patches(cfg, I_a, I_v, P_a, P_v)
-    maps = dict(I_a=I_a, P_a=P_a, selected_a=torch.zeros_like(I_a).scatter(1, ids_a, 1),
-                I_v=I_v, P_v=P_v, selected_v=torch.zeros_like(I_v).scatter(1, ids_v, 1))
-    return [dict(task=task, frames=item['video'], audio=item['audio'], truth_a=None, truth_v=None,
-                 **{name: x[task].clone() for name, x in maps.items()}) for task, item in enumerate(items)]
+    torch.manual_seed(0)
+    ids_a, ids_v = select_patches(cfg, I_a, I_v, P_a, P_v)
+    add_maps(clips, dict(I_a=I_a, P_a=P_a, selected_a=torch.zeros_like(I_a).scatter(1, ids_a, 1),
+                         I_v=I_v, P_v=P_v, selected_v=torch.zeros_like(I_v).scatter(1, ids_v, 1)))
+    return clips
 
 
-def class_labels(dataset):
-    """The first label of each clip"""
-    return [labels[0] for labels in dataset.labels]
-
-
-class PastQueries:
-    """q̂ᵖ, task and class of all clips of the learned tasks. attention[task], classes[task]: one model's"""
-
-    def __init__(self, attention, classes):
-        self.query_a, self.query_v = (torch.cat([task[k] for task in attention]) for k in (4, 5))         # n,H,d
-        self.task_and_class = [(task, label) for task, labels in enumerate(classes) for label in labels]
-
-    def draw(self, n):
-        """Draw n clips with replacement → q̂ᵖ_a, q̂ᵖ_v (n, H, d), [(task, class)]"""
-        rows = torch.randint(len(self.task_and_class), (n,))
-        return self.query_a[rows], self.query_v[rows], [self.task_and_class[row] for row in rows]
-
-
-def task_statistics(cfg, attention, source, classes, task, past):
-    """One model on one task's clips → {selected_v, selected_a: {selection: percent}, P: {…: mean}}"""
-    I_a, I_v, k_a, k_v, query_a, query_v = attention
+def task_statistics(cfg, attention, source, classes, task, learned):
+    """One model, which has learned so many tasks, on one task's clips → {selected_v, selected_a: {selection: percent},
+    P: {…: mean}}.  attention[task]: of `attend_batch`; source: of this task; classes[task]: of each clip"""
+    I_a, I_v, k_a, k_v, query_a, query_v = attention[task]
     source_a, source_v = source
     result = {'P': {}, 'selected_a': {}, 'selected_v': {}}
-    with torch.random.fork_rng([]):
-        torch.manual_seed(task)                                # the same past pairs for every run
-        past_a, past_v, partners = past.draw(len(I_a))
-        P_a = prune_probability(I_a, k_a, query_v, past_v, cfg.kappa_a)
-        P_v = prune_probability(I_v, k_v, query_a, past_a, cfg.kappa_v)
-        # the share of the source that each selection keeps
-        for name in ATTENTION_SELECTIONS:
-            own_cfg = copy.copy(cfg)
-            own_cfg.selection, own_cfg.audio_selection = name, 'time'
-            ids_a, ids_v = select_patches(own_cfg, I_a, I_v, P_a, P_v)
-            result['selected_a'][name] = coverage(ids_a, source_a)
-            result['selected_v'][name] = coverage(ids_v, source_v)
+
+    # draw a past pair for each clip, with replacement; the same ones for every run
+    torch.manual_seed(task)
+    past = [(i, label) for i in range(learned) for label in classes[i]]
+    drawn = torch.randint(len(past), (len(I_a),))
+    past_a, past_v = (torch.cat([own[k] for own in attention[:learned]])[drawn] for k in (4, 5))       # q̂ᵖ: n,H,d
+    P_a = prune_probability(I_a, k_a, query_v, past_v, cfg.kappa_a)
+    P_v = prune_probability(I_v, k_v, query_a, past_a, cfg.kappa_v)
+
+    # the share of the source that each selection keeps
+    for name in ATTENTION_SELECTIONS:
+        own_cfg = dataclasses.replace(cfg, selection=name, audio_selection='time')
+        ids_a, ids_v = select_patches(own_cfg, I_a, I_v, P_a, P_v)
+        result['selected_a'][name] = coverage(ids_a, source_a)
+        result['selected_v'][name] = coverage(ids_v, source_v)
 
     # P on and off the source, and by the past pair
     for x, I, P, own, kappa in (('a', I_a, P_a, source_a, cfg.kappa_a), ('v', I_v, P_v, source_v, cfg.kappa_v)):
-        result['P'][f'on_{x}'], result['P'][f'beside_{x}'] = mean_on_and_off(I, P, own, kappa)
+        top = torch.zeros_like(own).scatter(1, I.topk(kappa, dim=1).indices, True)     # Eq. 5 sets P = 0 elsewhere
+        result['P'][f'on_{x}'] = mean_or_none(P[top & own])
+        result['P'][f'beside_{x}'] = mean_or_none(P[top & ~own])
     P = (P_a.sum(1) / cfg.kappa_a + P_v.sum(1) / cfg.kappa_v) / 2
-    for kind, rows in partner_kinds(classes, task, partners).items():
+    for kind, rows in partner_kinds(classes[task], task, [past[row] for row in drawn]).items():
         result['P'][kind] = mean_or_none(P[rows])
     return result
 
@@ -143,12 +126,6 @@ def coverage(ids, source):
     selected, rows = torch.zeros_like(source).scatter(1, ids, True), measurable(source)
     share = (selected & source).sum(1) / source.sum(1)
     return 100 * share[rows].double().mean().item() if rows.any() else None
-
-
-def mean_on_and_off(I, P, source, kappa):
-    """→ the mean P on the source and off it, over the κ most important patches. Eq. 5 sets P = 0 elsewhere."""
-    top = torch.zeros_like(source).scatter(1, I.topk(kappa, dim=1).indices, True)
-    return mean_or_none(P[top & source]), mean_or_none(P[top & ~source])
 
 
 def partner_kinds(classes, task, partners):

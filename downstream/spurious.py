@@ -8,8 +8,8 @@ from torch.utils.data import Dataset
 
 from avm import attend
 from config import UserError
-from downstream.maps import UNKNOWN, make_batch, mean_scores, metric_row, score_maps, source_area, source_of_clip
-from downstream.maps import sources, to_device
+from downstream.maps import UNKNOWN, add_maps, make_batch, metric_row, read_clips, score_maps, source_area, sources
+from downstream.maps import to_device
 from downstream.markdown import markdown_table
 from downstream.multi_model import run_models
 from downstream.pictures import plot_maps
@@ -28,37 +28,33 @@ def evaluate(run, args):
         raise UserError('spurious attention compares clips of two tasks, and this stream has one')
     pairs = [SwappedPairs(tests, task) for task in range(len(tests))]
     results = {'tasks': list(run.stream.names), 'after': model[1]}
-    torch.save(dict(results, clips=clips_with_maps(run, model, pairs)), run.eval_path('spurious', 'pt'))
+
+    # the first clip of each task, with its maps
+    partners = [dataset.partner(0) for dataset in pairs]
+    clips = read_clips(tests, run.cfg, [(task, 0) for task in range(len(tests))])
+    others = make_batch(read_clips(tests, run.cfg, partners), run.device)
+    batch = make_batch(clips, run.device) | dict(other_audio=others['audio'], other_video=others['video'])
+    maps = attend_swapped(run.cfg, *run.load_model(model[2]), batch)
+    add_maps(clips, dict(zip(('I_a', 'I_v', 'I_a_other', 'I_v_other'), maps)))
+    clips = [dict(clip, other_task=other_task) for clip, (other_task, _) in zip(clips, partners)]
+    torch.save(dict(results, clips=clips), run.eval_path('spurious', 'pt'))
+
     source = [sources(dataset, run.cfg) for dataset in tests]
     if source[0][0] is None:
         return results
 
-    def score_batch(model, task, batch):
-        I_a, I_v, I_a_other, I_v_other = attend_swapped(run.cfg, *model, to_device(batch, run.device))
-        own = [x[batch['clip']] for x in source[task]]
-        return score_maps('avm', I_a, I_v, *own), score_maps('avm', I_a_other, I_v_other, *own)
+    def maps_of_batch(model, task, batch):
+        return attend_swapped(run.cfg, *model, to_device(batch, run.device))
 
-    # the mean over all tasks' clips
-    (by_task,), _ = run_models(run, [model], pairs, score_batch, 'spurious attention')
-    own, other = (mean_scores(scores) for scores in zip(*(batch for batches in by_task for batch in batches)))
+    # each metric's mean over all tasks' clips
+    (by_task,), _ = run_models(run, [model], pairs, maps_of_batch, 'spurious attention')
+    I_a, I_v, I_a_other, I_v_other = (torch.cat(maps) for maps in zip(*by_task))
+    source_a, source_v = (torch.cat(own) for own in zip(*source))
+    own = score_maps('avm', I_a, I_v, source_a, source_v)
+    other = score_maps('avm', I_a_other, I_v_other, source_a, source_v)
     results['avm'] = {name: {'own': own[name], 'other': other[name]} for name in own}
-    results['chance'] = {'area_v': source_area(torch.cat([v for _, v in source])),
-                         'area_a': source_area(torch.cat([a for a, _ in source]))}
+    results['chance'] = {'area_v': source_area(source_v), 'area_a': source_area(source_a)}
     return results
-
-
-def clips_with_maps(run, model, pairs):
-    """→ [{task, other_task, frames, audio and those of the other clip, truth_a, truth_v, and the four maps}]"""
-    items = [dataset[0, 0] for dataset in pairs]
-    maps = attend_swapped(run.cfg, *run.load_model(model[2]), make_batch(items, run.device))
-    clips = []
-    for task, item in enumerate(items):
-        truth_a, truth_v = source_of_clip(run.stream.test[task], run.cfg)
-        own = {name: x[task].clone() for name, x in zip(('I_a', 'I_v', 'I_a_other', 'I_v_other'), maps)}
-        clips.append(dict(task=task, other_task=item['other_task'], frames=item['video'], audio=item['audio'],
-                          other_frames=item['other_video'], other_audio=item['other_audio'],
-                          truth_a=truth_a, truth_v=truth_v, **own))
-    return clips
 
 
 def report(run, results):
@@ -97,12 +93,11 @@ class SwappedPairs(Dataset):
         return other, index % len(self.tests[other])
 
     def __getitem__(self, key):
-        """audio, video, clip, bad of a clip as in VideoClips; other_audio, other_video, other_task of its partner"""
+        """audio, video, clip, bad of a clip as in VideoClips; other_audio, other_video of its partner"""
         index, seed = key
         other_task, other_index = self.partner(index)
         own, other = self.tests[self.task][index, seed], self.tests[other_task][other_index, seed]
-        return dict(own, other_audio=other['audio'], other_video=other['video'], other_task=other_task,
-                    bad=own['bad'] or other['bad'])
+        return dict(own, other_audio=other['audio'], other_video=other['video'], bad=own['bad'] or other['bad'])
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ from utils.video import WHOLE, BadClip, decode_audio, decode_frames, decode_soun
 from utils.video import upright
 
 PER_SECOND = 2                          # windows of a model
-TILE, TITLE, GAP = 320, 26, 12          # pixels: longer side of a frame, height of its title, space between frames
+TILE, TITLE, GAP = 320, 26, 12          # pixels, even: longer side of a frame, height of its title, gap to the next
 COLUMNS = 4                             # frames in a row
 SOUND_RATE = 48000                      # Hz
 TICK = Fraction(1, 90000)               # seconds: the unit of frame times
@@ -41,12 +41,12 @@ def make(run, file, out):
     try:
         with open_clip(file, WHOLE) as clip:
             windows = read_windows(clip, run.cfg)
-        names, maps = [], []
+        titles, maps = ['the clip'], []
         for _, name, model in run.models():
-            names.append('initial' if name == 'initial' else f'after {name}')
+            titles.append('I_v, initial' if name == 'initial' else f'I_v, after {name}')
             maps.append(attend_windows(run.cfg, *run.load_model(model), windows, run.device))
         with open_clip(file, WHOLE) as clip:
-            write(clip, names, maps, partial)
+            write(clip, titles, maps, partial)
         os.replace(partial, out)
     except BadClip as error:
         raise UserError(f'{Path(file).name}: {error}')
@@ -102,62 +102,52 @@ def map_at(maps, time):
 
 # ---------------------------------------------------------------------------------------- pictures
 
-def draw_page(names, size):
-    """size (width, height) of the frames → what does not move: an image with the titles; and (left, top) of the clip's
-    frame and of each model's"""
-    (w, h), columns = size, min(COLUMNS, 1 + len(names))
-    corners = [(k % columns * (w + GAP), TITLE + k // columns * (h + TITLE)) for k in range(1 + len(names))]
-    image = Image.new('RGB', (even(columns * (w + GAP)), even(corners[-1][1] + h + GAP)), 'white')
-    font = ImageFont.truetype(findfont('DejaVu Sans'), 14)
-    for (x, y), title in zip(corners, ['the clip', *(f'I_v, {name}' for name in names)]):
-        ImageDraw.Draw(image).text((x + 4, y - 20), title, 'black', font)
-    return image, corners
-
-
-def draw_moment(page, corners, frame, maps):
-    """frame: an image; maps [(rows, columns)] in [0, 1] → the page with the frame, plain and under each map"""
-    image, (w, h) = page.copy(), frame.size
-    image.paste(frame, corners[0])
+def draw_page(titles, frame, maps):
+    """frame: an image; maps [(rows, columns)] in [0, 1] → an image of the frame, plain and under each map, with a title
+    above each"""
     # each map covers the square that the model sees
-    side = min(w, h)
+    (w, h), side = frame.size, min(frame.size)
     left, upper = (w - side) // 2, (h - side) // 2
     gray = frame.convert('L').convert('RGB')
     square = gray.crop((left, upper, left + side, upper + side))
-    for (x, y), heat in zip(corners[1:], maps):
+    pictures = [frame]
+    for heat in maps:
         colours = Image.fromarray(colormaps['viridis'](heat, bytes=True)[..., :3]).resize((side, side), Image.NEAREST)
-        image.paste(gray, (x, y))
-        image.paste(Image.blend(square, colours, 0.6), (x + left, y + upper))
-    return image
+        pictures.append(gray.copy())
+        pictures[-1].paste(Image.blend(square, colours, 0.6), (left, upper))
 
-
-def even(x):
-    """Rounded up to an even number, as H.264 needs with chroma subsampling"""
-    return int(x) + int(x) % 2
+    # side by side, in rows of COLUMNS
+    rows, columns = -(-len(pictures) // COLUMNS), min(COLUMNS, len(pictures))
+    page = Image.new('RGB', (columns * (w + GAP), rows * (h + TITLE) + GAP), 'white')
+    font = ImageFont.truetype(findfont('DejaVu Sans'), 14)
+    for k, (title, picture) in enumerate(zip(titles, pictures)):
+        x, y = k % COLUMNS * (w + GAP), TITLE + k // COLUMNS * (h + TITLE)
+        ImageDraw.Draw(page).text((x + 4, y - 20), title, 'black', font)
+        page.paste(picture, (x, y))
+    return page
 
 
 def tile(clip, frame):
-    """An av.VideoFrame → an upright image, the longer side TILE"""
+    """An av.VideoFrame → an upright image, the longer side TILE; even sides, as H.264 needs with chroma subsampling"""
     size = display_size(clip, frame)
-    return Image.fromarray(upright(frame, [even(side * TILE / max(size)) for side in size]))
+    return Image.fromarray(upright(frame, [2 * round(side * TILE / max(size) / 2) for side in size]))
 
 
 # --------------------------------------------------------------------------------------- the file
 
-def write(clip, names, maps, out):
+def write(clip, titles, maps, out):
     """Write the video frame by frame, with the clip's sound."""
-    first, page = clip.times[0], None
+    first = clip.times[0]
     with av.open(str(out), 'w', format='mp4', options={'movflags': '+faststart'}) as file:
         rate = Fraction((len(clip.times) - 1) / (clip.times[-1] - first)).limit_denominator(1001)
         video = file.add_stream('libx264', rate=rate, options={'crf': '20', 'preset': 'veryfast'})
+        video.pix_fmt, video.codec_context.time_base = 'yuv420p', TICK
         packets = encode_sound(file, clip, first)
         for time, frame in zip(clip.times, frames_at(clip, clip.times)):
-            pixels = tile(clip, frame)
-            if page is None:
-                page, corners = draw_page(names, pixels.size)
+            page = draw_page(titles, tile(clip, frame), [map_at(own, time - first) for own in maps])
+            if time == first:
                 video.width, video.height = page.size
-                video.pix_fmt, video.codec_context.time_base = 'yuv420p', TICK
-            moment = draw_moment(page, corners, pixels, [map_at(own, time - first) for own in maps])
-            encoded = av.VideoFrame.from_image(moment)
+            encoded = av.VideoFrame.from_image(page)
             encoded.pts, encoded.time_base = round((time - first) / TICK), TICK
             packets += video.encode(encoded)
         packets += video.encode()

@@ -140,18 +140,13 @@ def classification(which):
     return value
 
 
-def mean_deviation(values):
-    """Values, or None for missing ones → mean, sample standard deviation; None where there are too few values.
+def over_seeds(group, value):
+    """value(run) over a group's runs → mean, sample standard deviation; None where there are too few values.
 
     The paper does not say which deviation its ± is.
     """
-    values = [value for value in values if value is not None]
+    values = [x for x in map(value, group.runs) if x is not None]
     return (statistics.mean(values) if values else None), (statistics.stdev(values) if len(values) > 1 else None)
-
-
-def over_seeds(group, value):
-    """value(run) over a group's runs → mean, standard deviation"""
-    return mean_deviation(map(value, group.runs))
 
 
 def with_value(groups, value):

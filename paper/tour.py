@@ -47,10 +47,8 @@ def open_model(path=None):
         load_weights(ROOT / WEIGHTS, backbone, avm)
         return cfg, backbone, avm
     run = FinishedRun(path, device='cpu')
-    files = [run.file] if run.file else sorted((run.folder / 'models').glob('*.pt'), key=lambda file: int(file.stem))
-    if not files:
-        raise UserError(f'{run.folder / "models"} has no models')
-    backbone, avm = (module.requires_grad_(True).train() for module in run.load_model(files[-1]))
+    file = run.file or run.model_files()[-1]
+    backbone, avm = (module.requires_grad_(True).train() for module in run.load_model(file))
     # the tour shows FLAVA's step, whatever method trained the model
     cfg = dataclasses.replace(run.cfg, method='flava', selection='both', audio_selection='time', memory_size=2 * PAIRS)
     return cfg, backbone, avm

@@ -7,7 +7,6 @@ import os
 import re
 from pathlib import Path
 
-from config import Sizes
 from streams.common import Clip, make_stream
 from streams.tables import (TASKS, find_file, read_retrieval_list, read_tasks, require, require_files, require_id,
                             rows, rows_below)
@@ -46,12 +45,12 @@ def read_audioset(folder, tables):
             mids = [mid.strip() for mid in mids.split(',')]
             for mid in mids:
                 require(mid in names, table, line, f'unknown label {mid!r}: it is not in {MIDS}')
-            path, exists = find_file(
+            path = find_file(
                 videos, present, f'{name}_{int(start):06d}', f'{name}_{start * 1000:.0f}_{end * 1000:.0f}', name)
             require(path not in lines, table, line, f'the same clip as in {lines.get(path)}')
             lines[path] = f'{table.name}:{line}'
             labels = tuple(dict.fromkeys(names[mid] for mid in mids))
-            clips.append(Clip(path, labels, name, start, split, end - start, exists))
+            clips.append(Clip(path, labels, name, start, split, end - start))
     return clips
 
 
@@ -66,18 +65,12 @@ def read_mids(folder):
     return {mid: name for _, (_, mid, name) in lines}
 
 
-def audioset(folder, sizes: Sizes, tasks_csv=None, retrieval_list='', pretrain=None, **options):
+def audioset(cfg, workers, pretrain=()):
     """AudioSet as a Stream (App. B): seven tasks. Clips with labels of several tasks are left out; the others keep the
-    labels of their task.
-
-    tasks_csv       file class,task; None: the paper's
-    retrieval_list  JSON file in CAV-MAE's format; '': the whole test split is retrieved
-    pretrain        (folder of VGGSound, its clips): its training clips are the initial pre-training set; None: none
-    options         see `make_stream`
-    """
-    clips = read_audioset(folder, [*train_tables(folder), TESTED])
-    tasks = read_tasks(tasks_csv or TASKS / 'audioset.csv', set(read_mids(folder).values()))
-    listed, notes = read_retrieval_list(retrieval_list, clips)
+    labels of their task. pretrain: VGGSound's clips; its training clips are the initial pre-training set."""
+    clips = read_audioset(cfg.data, [*train_tables(cfg.data), TESTED])
+    tasks = read_tasks(cfg.tasks or TASKS / 'audioset.csv', set(read_mids(cfg.data).values()))
+    listed, notes = read_retrieval_list(cfg.retrieval_list, clips)
 
     # keep the clips of exactly one task
     of_one_task, of_several = [], 0
@@ -91,7 +84,6 @@ def audioset(folder, sizes: Sizes, tasks_csv=None, retrieval_list='', pretrain=N
         notes.append(f'{of_several} clips with labels of several tasks are left out')
 
     # no test clip may return by way of VGGSound: both are YouTube videos
-    if pretrain:
-        tested = {clip.name for clip in clips if clip.split == 'test'}
-        pretrain = pretrain[0], [clip for clip in pretrain[1] if clip.split == 'train' and clip.name not in tested]
-    return make_stream(folder, of_one_task, tasks, sizes, pretrain, listed, notes, **options)
+    tested = {clip.name for clip in clips if clip.split == 'test'}
+    pretrain = [clip for clip in pretrain if clip.split == 'train' and clip.name not in tested]
+    return make_stream(cfg, workers, of_one_task, tasks, pretrain, listed, notes)

@@ -55,8 +55,7 @@ def read_ave(folder):
             if int(start) == int(end):                           # AVE's own lists have one
                 notes.append(f'{path}:{line}: {name} is left out: its event has no length')
                 continue
-            file, exists = find_file(videos, present, name)
-            clips[split].append(Clip(file, (label,), name, 0, split, AVE_SECONDS, exists,
+            clips[split].append(Clip(find_file(videos, present, name), (label,), name, 0, split, AVE_SECONDS,
                                      event=(int(start), int(end))))
     return clips, classes, notes
 
@@ -82,16 +81,16 @@ class AVE(VideoClips):
         return dict(audio=audio, video=video, audio_start=audio_start, target=target)
 
 
-def ave(folder, sizes: Sizes, **scan):
+def ave(folder, cfg, workers):
     """AVE → {split: AVE} for those of train, val and test that have a list; the names of the events. Unusable clips are
-    left out and named in `bad`. scan: further arguments of `filter_clips`. Raises UserError."""
+    left out and named in `bad`. cfg, workers: see `filter_clips`. Raises UserError."""
     lists, classes, notes = read_ave(folder)
     for note in notes:
         print_rank0(note)
     sets = {}
     for split, clips in lists.items():
-        clips, bad = filter_clips(folder, clips, **scan)
-        sets[split] = AVE(clips, classes, sizes, split == 'train', bad)
+        clips, bad = filter_clips(folder, clips, cfg, workers)
+        sets[split] = AVE(clips, classes, cfg, split == 'train', bad)
     return sets, classes
 
 

@@ -3,8 +3,6 @@
 In:  a run's options.
 Out: a Stream. Another data set is one more file in this folder, one more line in DATASETS, and its name in config.py.
 """
-from pathlib import Path
-
 from streams import shapes
 from streams.audioset import BALANCED, audioset, read_audioset
 from streams.common import reordered
@@ -26,30 +24,17 @@ def open_shapes(cfg, workers):
 
 def open_vggsound(cfg, workers):
     """VGGSound; with --pretrain-data, AudioSet-20k joins the initial pre-training."""
-    pretrain = (cfg.pretrain_data, read_audioset(cfg.pretrain_data, [BALANCED])) if cfg.pretrain_data else None
-    return vggsound(cfg.data, cfg, clips_per_class=cfg.clips_per_class, pretrain=pretrain,
-                    **_shared_options(cfg, workers))
+    return vggsound(cfg, workers, read_audioset(cfg.pretrain_data, [BALANCED]) if cfg.pretrain_data else ())
 
 
 def open_audioset(cfg, workers):
     """AudioSet; with --pretrain-data, the initial pre-training is on all of VGGSound."""
-    pretrain = (cfg.pretrain_data, read_vggsound(cfg.pretrain_data)) if cfg.pretrain_data else None
-    return audioset(cfg.data, cfg, pretrain=pretrain, **_shared_options(cfg, workers))
-
-
-def open_folders(cfg, workers):
-    """Your own videos, a folder per class."""
-    return folders(cfg.data, cfg, **_shared_options(cfg, workers))
-
-
-def _shared_options(cfg, workers):
-    return dict(tasks_csv=cfg.tasks or None, retrieval_list=cfg.retrieval_list, max_roll=cfg.max_roll, workers=workers,
-                max_bad=cfg.max_bad, cache=Path(cfg.cache) / 'checked-clips.json', pretrained=cfg.pretrain_steps == 0)
+    return audioset(cfg, workers, read_vggsound(cfg.pretrain_data) if cfg.pretrain_data else ())
 
 
 DATASETS = {   # --dataset: (options, workers) → Stream
     'shapes': open_shapes,
     'vggsound': open_vggsound,
     'audioset': open_audioset,
-    'folders': open_folders,
+    'folders': folders,
 }

@@ -39,8 +39,11 @@ class Stream(NamedTuple):
     notes: list         # sentences to print for the user
     evaluate: list      # a Dataset per task, not augmented: the whole test split, for classification
     classes: list       # per task, the names of its classes
-    initial: str = ''   # digest of the clips that are listed for the initial pre-training
-    scanned: bool = True     # whether these clips have been tested
+
+    @property
+    def initial(self):
+        """Digest of the clips of the initial pre-training"""
+        return clips_digest(getattr(self.pretrain, 'clips', ()))       # shapes have no files
 
 
 class Clip(NamedTuple):
@@ -51,7 +54,6 @@ class Clip(NamedTuple):
     start: float = 0.0  # second of the YouTube video
     split: str = ''     # train or test
     seconds: float = 0  # length of its segment; 0: unknown
-    exists: bool = True # whether the file was there when the folder was listed
     size: int = 0       # bytes, of a clip that was tested
     event: tuple = ()   # AVE: (first second, end) of its event
 
@@ -137,41 +139,25 @@ def tasks_in_order(datasets, batch_size, workers, bad):
             yield task, dict(batch, clip=batch['clip'] - starts[task])
 
 
-def clips_in_order(dataset, batch_size, workers, bad):
-    """Iterate over the batches of one data set, as `tasks_in_order` makes them."""
-    for _, batch in tasks_in_order([dataset], batch_size, workers, bad):
-        yield batch
-
-
 # ------------------------------------------------------------------------------- clips as tasks
 
-def make_stream(folder, clips, tasks, sizes, pretrain=None, listed=None, notes=(), max_roll=-1, pretrained=False,
-                **scan):
+def make_stream(cfg, workers, clips, tasks, pretrain=(), listed=None, notes=()):
     """Test the clips and divide them into tasks → Stream. A task without training or test clips is left out, with a
     note. Raises UserError.
 
-    clips     of the folder; those whose first label is in no task are the initial pre-training set
+    clips     of the folder cfg.data; those whose first label is in no task are the initial pre-training set
     tasks     {class: task}, in the order of the tasks
-    pretrain  (folder, clips) of another data set, for the initial pre-training; None: none
+    pretrain  clips of the folder cfg.pretrain_data, for the initial pre-training, too
     listed    paths of the retrieval clips; None: the whole test split
-    max_roll  of training clips, see `data.augment_audio`
-    pretrained  whether there is no initial pre-training: then its clips are not tested
-    scan      further arguments of `filter_clips`
     """
+    if cfg.pretrain_steps == 0:                                # no initial pre-training: its clips are not tested
+        clips, pretrain = [clip for clip in clips if clip.labels[0] in tasks], ()
+    clips, bad = filter_clips(cfg.data, clips, cfg, workers)
     initial = [clip for clip in clips if clip.labels[0] not in tasks]
-    initial += pretrain[1] if pretrain else []
-    if pretrained:
-        digest = ''
-        clips, bad = filter_clips(folder, [clip for clip in clips if clip.labels[0] in tasks], **scan)
-    else:
-        digest = clips_digest(clip._replace(size=file_size(clip)) for clip in initial)
-        clips, bad = filter_clips(folder, clips, **scan)
-        initial = [clip for clip in clips if clip.labels[0] not in tasks]
-        if pretrain:
-            more, more_bad = filter_clips(*pretrain, **scan)
-            initial, bad = initial + more, bad + more_bad
-    stream = Stream([], VideoClips(initial, sizes, True, max_roll), [], [], bad, list(notes), [], [], digest,
-                    not pretrained)
+    if pretrain:                                               # counted apart: the larger set would hide its bad ones
+        more, more_bad = filter_clips(cfg.pretrain_data, pretrain, cfg, workers)
+        initial, bad = initial + more, bad + more_bad
+    stream = Stream([], VideoClips(initial, cfg, True, cfg.max_roll), [], [], bad, list(notes), [], [])
 
     for name in dict.fromkeys(tasks.values()):
         of_task = [clip for clip in clips if tasks.get(clip.labels[0]) == name]
@@ -184,23 +170,18 @@ def make_stream(folder, clips, tasks, sizes, pretrain=None, listed=None, notes=(
             continue
         stream.names.append(name)
         stream.classes.append([label for label, task in tasks.items() if task == name])
-        stream.train.append(VideoClips(train, sizes, True, max_roll))
-        stream.test.append(VideoClips(retrieval, sizes, False))
-        stream.evaluate.append(VideoClips(test, sizes, False))
+        stream.train.append(VideoClips(train, cfg, True, cfg.max_roll))
+        stream.test.append(VideoClips(retrieval, cfg, False))
+        stream.evaluate.append(VideoClips(test, cfg, False))
     if not stream.names:
-        raise UserError(f'no task has both training and test clips in {folder}: ' + '; '.join(stream.notes))
+        raise UserError(f'no task has both training and test clips in {cfg.data}: ' + '; '.join(stream.notes))
     return stream
 
 
 def clips_digest(clips):
-    """A digest of the names, sizes and labels of clips: the same wherever their folder lies"""
+    """A digest of the names, sizes and labels of clips: the same wherever their folder lies. '' without clips"""
     facts = [(os.path.basename(clip.path), clip.size, clip.labels, clip.split) for clip in clips]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
-
-
-def file_size(clip):
-    """Bytes of a clip's file; 0 if it is missing"""
-    return os.path.getsize(clip.path) if clip.exists and os.path.isfile(clip.path) else 0
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16] if facts else ''
 
 
 def describe(stream):
@@ -208,8 +189,7 @@ def describe(stream):
     from the options, so their digest is ''."""
     described = {}
     for name, *datasets in zip(stream.names, stream.train, stream.test, stream.evaluate):
-        clips = [clip for dataset in datasets for clip in getattr(dataset, 'clips', ())]
-        described[name] = clips_digest(clips) if clips else ''
+        described[name] = clips_digest(clip for dataset in datasets for clip in getattr(dataset, 'clips', ()))
     return described
 
 
@@ -244,12 +224,14 @@ def reordered(stream, order):
     return stream._replace(**moved)
 
 
-def check_batches(cfg, tasks, pretrain):
-    """Compare numbers of training clips with batch sizes. tasks: {name: number}; pretrain: number of the initial
-    pre-training. Prints where batches are smaller than the option. Raises UserError where a rank would get no clip."""
+def check_batches(cfg, stream):
+    """Compare numbers of training clips with batch sizes. Prints where batches are smaller than the option. Raises
+    UserError where a rank would get no clip."""
+    tasks = dict(zip(stream.names, map(len, stream.train)))
     if cfg.method == 'multitask':
         tasks = {'all tasks': sum(tasks.values())}
-    initial = {'initial pre-training': pretrain} if pretrain and cfg.pretrain_steps != 0 else {}
+    used = len(stream.pretrain) and cfg.pretrain_steps != 0
+    initial = {'initial pre-training': len(stream.pretrain)} if used else {}
     for option, size, clips in (('--batch-size', cfg.batch_size, tasks),
                                 ('--pretrain-batch-size', cfg.pretrain_batch_size, initial)):
         for name, number in clips.items():
@@ -261,33 +243,45 @@ def check_batches(cfg, tasks, pretrain):
 
 # ---------------------------------------------------------------------------- testing the clips
 
-def filter_clips(folder, clips, workers=0, max_bad=0.1, cache=None):
+def filter_clips(folder, clips, cfg, workers):
     """Test the clips of a folder → the usable ones; 'name: reason' of each other one. Raises UserError.
 
-    workers    processes that test the clips; 0: this one
-    max_bad    share of clips that may be unusable: some always are, but many point to a mistake
-    cache      JSON file that stores the results; None: none
+    cfg      its `max_bad` is the share of clips that may be unusable; results are stored in its folder `cache`
+    workers  processes that test the clips; 0: this one
     """
-    # missing files are known from the listing of the folder, before any worker starts
-    missing = {clip.path: 'file missing' for clip in clips if not clip.exists}
-    bad = [f'{os.path.basename(path)}: {reason}' for path, reason in missing.items()]
-    total = len({clip.path for clip in clips})
-    check_share(bad, total, max_bad, f'are missing in {folder}')
+    # missing files are known before any worker starts
+    stats = {clip.path: file_stat(clip.path) for clip in clips}
+    reasons = {path: None if stat else 'file missing' for path, stat in stats.items()}
+    check_share(reasons, cfg.max_bad, f'are missing in {folder}')
 
-    clips = [clip._replace(size=file_size(clip)) for clip in clips]
+    # the key of a result changes with the file or its segment
+    clips = [clip._replace(size=stats[clip.path].st_size) for clip in clips if stats[clip.path]]
     check_same_on_all_ranks(folder, clips)
-    reasons = missing | _scan({clip.path: clip.segment for clip in clips if clip.exists}, workers, cache)
-    bad = [f'{os.path.basename(path)}: {reasons[path]}' for path in dict.fromkeys(clip.path for clip in clips)
-           if reasons[path]]
-    check_share(bad, total, max_bad, f'in {folder} cannot be used')
+    jobs = {}
+    for clip in clips:
+        modified = stats[clip.path].st_mtime_ns
+        jobs[clip.path, clip.segment] = f'{os.path.abspath(clip.path)}|{clip.size}|{modified}|{clip.segment}'
+    reasons |= _scan(jobs, workers, Path(cfg.cache) / 'checked-clips.json')
+    bad = check_share(reasons, cfg.max_bad, f'in {folder} cannot be used')
     return [clip for clip in clips if not reasons[clip.path]], bad
 
 
-def check_share(bad, total, max_bad, what):
-    """Raises UserError if more than the share max_bad of the clips is bad."""
-    if len(bad) > max_bad * total:
-        raise UserError(f'{len(bad)} of {total} clips ({len(bad) / total:.0%}) {what}, more than --max-bad {max_bad:g} '
-                        'allows. The first of them:\n  ' + '\n  '.join(bad[:5]))
+def check_share(reasons, max_bad, what):
+    """{path of a clip: why it is bad, or None} → 'name: reason' of each bad one. Raises UserError if their share is
+    above max_bad: some clips are always bad, but many point to a mistake."""
+    bad = [f'{os.path.basename(path)}: {reason}' for path, reason in reasons.items() if reason]
+    if len(bad) > max_bad * len(reasons):
+        raise UserError(f'{len(bad)} of {len(reasons)} clips ({len(bad) / len(reasons):.0%}) {what}, more than '
+                        f'--max-bad {max_bad:g} allows. The first of them:\n  ' + '\n  '.join(bad[:5]))
+    return bad
+
+
+def file_stat(path):
+    """os.stat of a file; None if it is missing"""
+    try:
+        return os.stat(path)
+    except OSError:
+        return None
 
 
 def check_same_on_all_ranks(folder, clips):
@@ -297,35 +291,25 @@ def check_same_on_all_ranks(folder, clips):
         raise UserError(f'the ranks see different clips in {folder}: compare the names and sizes of its files')
 
 
-def fingerprint(path, segment):
-    """Key of a clip in the cache: it changes with the file or its segment. '' if there is no file."""
+def _scan(jobs, workers, cache):
+    """check_clip on {(path, segment): key of its result} → {path: why it is bad, or None}. Each rank tests its share.
+    cache: JSON file of the permanent results, {key: reason}"""
     try:
-        stat = os.stat(path)
-    except OSError:
-        return ''
-    return f'{os.path.abspath(path)}|{stat.st_size}|{stat.st_mtime_ns}|{segment}'
-
-
-def _scan(segments, workers, cache):
-    """check_clip on each file {path: segment} → {path: why it is bad, or None}. Each rank tests its share."""
-    try:
-        known = dict(json.loads(Path(cache).read_text('utf-8'))) if cache else {}
+        known = dict(json.loads(Path(cache).read_text('utf-8')))
     except (OSError, ValueError, TypeError):                   # no cache yet, or a damaged one
         known = {}
 
     # rank 0's cache decides for all ranks what is left to test; '' stands for that
-    jobs = list(segments.items())
-    keys = [fingerprint(*job) for job in jobs]
+    jobs, keys = list(jobs), list(jobs.values())
     reasons = broadcast_object([known.get(key, '') for key in keys])
     todo = [n for n, reason in enumerate(reasons) if reason == ''][get_rank()::get_world_size()]
 
     # test this rank's share; what is found before an interruption is saved, too
     found, saved = {}, time.monotonic()
-    results = run_jobs(_check, [jobs[n] for n in todo], workers, DECODER_CRASH)
+    results = run_jobs(check_clip, [jobs[n] for n in todo], workers, DECODER_CRASH)
     try:
-        for n, (reason, permanent) in zip(todo, progress_bar(results, 'testing clips', len(todo))):
-            unchanged = fingerprint(*jobs[n]) == keys[n]       # no longer if the file is still being written
-            found[n] = reason, permanent and unchanged
+        for n, result in zip(todo, progress_bar(results, 'testing clips', len(todo))):
+            found[n] = result
             if time.monotonic() - saved > SAVE_EVERY:
                 _save_cache(cache, known, keys, found)
                 saved = time.monotonic()
@@ -339,11 +323,7 @@ def _scan(segments, workers, cache):
     _save_cache(cache, known, keys, found)
     for n, (reason, _) in found.items():
         reasons[n] = reason
-    return dict(zip(segments, reasons))
-
-
-def _check(job):
-    return check_clip(*job)
+    return {path: reason for (path, _), reason in zip(jobs, reasons)}
 
 
 def progress_bar(results, title, total):
@@ -355,8 +335,8 @@ def progress_bar(results, title, total):
 
 def _save_cache(cache, known, keys, found):
     """Add the permanent results to the known ones; rank 0 writes them atomically."""
-    known |= {keys[n]: reason for n, (reason, permanent) in found.items() if permanent and keys[n]}
-    if not cache or not found or get_rank() > 0:
+    known |= {keys[n]: reason for n, (reason, permanent) in found.items() if permanent}
+    if not found or get_rank() > 0:
         return
     try:
         Path(cache).parent.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ Out: a Clip for each video; a Stream. A class is a task, or a file class,task gr
 import hashlib
 from pathlib import Path
 
-from config import Sizes, UserError
+from config import UserError
 from streams.common import Clip, make_stream
 from streams.tables import SUFFIXES, read_retrieval_list, read_tasks
 
@@ -50,15 +50,12 @@ def choose_test(files):
     return set(by_hash[:max(1, len(files) // 5)])
 
 
-def folders(folder, sizes: Sizes, tasks_csv=None, retrieval_list='', **options):
-    """Folders of videos as a Stream.
-
-    tasks_csv  file class,task; the other classes are the initial pre-training set. None: each class is a task
-    options    see `make_stream`
-    """
-    clips = read_folders(folder)
+def folders(cfg, workers):
+    """Folders of videos as a Stream. Without --tasks each class is a task; with it, other classes are the initial
+    pre-training set."""
+    clips = read_folders(cfg.data)
     classes = list(dict.fromkeys(clip.labels[0] for clip in clips))
-    tasks = read_tasks(tasks_csv, set(classes)) if tasks_csv else {name: name for name in sorted(classes)}
-    listed, notes = read_retrieval_list(retrieval_list, clips)
+    tasks = read_tasks(cfg.tasks, set(classes)) if cfg.tasks else {name: name for name in sorted(classes)}
+    listed, notes = read_retrieval_list(cfg.retrieval_list, clips)
     used = [clip for clip in clips if clip.labels[0] in tasks or clip.split == 'train']
-    return make_stream(folder, used, tasks, sizes, listed=listed, notes=notes, **options)
+    return make_stream(cfg, workers, used, tasks, listed=listed, notes=notes)

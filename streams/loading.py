@@ -4,6 +4,7 @@ In:  a data set and batches of its keys; or jobs, one per clip.
 Out: the loaded batches; or the result of each job, in order.
 """
 import contextlib
+import itertools
 import multiprocessing
 import os
 import signal
@@ -117,10 +118,10 @@ def timed(loader, waits):
 # ------------------------------------------------------------------------------------------- jobs
 
 def run_jobs(function, jobs, workers, crashed):
-    """Iterate over function(job) of each job, in order; `crashed` in place of a job whose process dies or takes longer
+    """Iterate over function(*job) of each job, in order; `crashed` in place of a job whose process dies or takes longer
     than TIMEOUT. workers: processes; 0: this one, without a timeout."""
     if not workers:
-        yield from map(function, jobs)
+        yield from itertools.starmap(function, jobs)
         return
     resource_tracker.ensure_running()          # now: when it starts, it unblocks SIGINT, also for the workers
     # spawn: a fork of a process with threads or a GPU may hang
@@ -128,7 +129,7 @@ def run_jobs(function, jobs, workers, crashed):
     try:
         for start in range(0, len(jobs), CHUNK):
             with signals_blocked(signal.SIGINT):                   # the pool starts its processes here
-                futures = [pool.schedule(function, (job,), timeout=TIMEOUT) for job in jobs[start:start + CHUNK]]
+                futures = [pool.schedule(function, job, timeout=TIMEOUT) for job in jobs[start:start + CHUNK]]
             for future in futures:
                 try:
                     yield future.result()

@@ -65,13 +65,10 @@ def require_files(layout, folder, needed):
 
 
 def find_file(videos, present, *stems):
-    """→ the path of the first stem that is in the folder with any suffix, and True; or of a missing file, and False.
-    present: the names in the folder, listed once, because the disk may be far away"""
-    for stem in stems:
-        for suffix in SUFFIXES:
-            if stem + suffix in present:
-                return str(videos / (stem + suffix)), True
-    return str(videos / (stems[0] + SUFFIXES[0])), False
+    """→ the path of the first stem that is in the folder with any suffix; or of a missing file. present: the names in
+    the folder, listed once, because the disk may be far away"""
+    names = [stem + suffix for stem in stems for suffix in SUFFIXES]
+    return str(videos / next((name for name in names if name in present), names[0]))
 
 
 # ------------------------------------------------------------------------ tasks, retrieval clips

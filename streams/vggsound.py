@@ -8,7 +8,6 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from config import Sizes
 from streams.common import Clip, make_stream
 from streams.tables import (TASKS, find_file, read_retrieval_list, read_tasks, require, require_files, require_id,
                             rows)
@@ -37,29 +36,19 @@ def read_vggsound(folder):
         stem = f'{name}_{int(start):06d}'
         require(stem not in lines, table, line, f'the same clip as in line {lines.get(stem)}')
         lines[stem] = line
-        path, exists = find_file(videos, present, stem)
-        clips.append(Clip(path, (label,), name, float(start), split, SECONDS, exists))
+        clips.append(Clip(find_file(videos, present, stem), (label,), name, float(start), split, SECONDS))
     return clips
 
 
-def vggsound(folder, sizes: Sizes, tasks_csv=None, clips_per_class=400, retrieval_list='', pretrain=None, **options):
-    """VGGSound as a Stream (App. B): eight tasks of up to 20 classes (N34). The other classes
-    are for the initial pre-training.
-
-    tasks_csv        file class,task; None: the paper's
-    clips_per_class  maximum number of training clips of each class of the tasks
-    retrieval_list   JSON file in CAV-MAE's format; '': the whole test split is retrieved
-    pretrain         (folder of AudioSet, its balanced clips): AudioSet-20k joins the initial pre-training; None: none
-    options          see `make_stream`
-    """
-    clips = read_vggsound(folder)
+def vggsound(cfg, workers, balanced=()):
+    """VGGSound as a Stream (App. B): eight tasks of up to 20 classes (N34). The other classes are for the initial
+    pre-training. balanced: AudioSet's balanced clips, AudioSet-20k, which join them"""
+    clips = read_vggsound(cfg.data)
     paper = TASKS / 'vggsound.csv'
-    tasks = read_tasks(tasks_csv or paper, {clip.labels[0] for clip in clips} | set(read_tasks(paper, None)))
-    listed, notes = read_retrieval_list(retrieval_list, clips)
-    if pretrain:
-        pretrain = pretrain[0], _audioset_20k(pretrain[1], tasks, clips)
-    return make_stream(folder, _select_clips(clips, tasks, clips_per_class), tasks, sizes, pretrain, listed, notes,
-                       **options)
+    tasks = read_tasks(cfg.tasks or paper, {clip.labels[0] for clip in clips} | set(read_tasks(paper, None)))
+    listed, notes = read_retrieval_list(cfg.retrieval_list, clips)
+    pretrain = _audioset_20k(balanced, tasks, clips)
+    return make_stream(cfg, workers, _select_clips(clips, tasks, cfg.clips_per_class), tasks, pretrain, listed, notes)
 
 
 def _select_clips(clips, tasks, clips_per_class):
@@ -71,7 +60,7 @@ def _select_clips(clips, tasks, clips_per_class):
         if clip.split == 'test':
             keep = in_tasks
         else:
-            count[clip.labels] += clip.exists          # clips that YouTube has lost do not count
+            count[clip.labels] += os.path.exists(clip.path)          # clips that YouTube has lost do not count
             keep = not in_tasks or count[clip.labels] <= clips_per_class
         if keep:
             selected.append(clip)

@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 
 from avm import attend
 from downstream.maps import sources, to_device
-from downstream.multi_model import concat_batches, run_loaded
+from downstream.multi_model import run_loaded
 from patches import patchify
 from scorer import Grid, Student
 from utils.checkpoint import read_checkpoint
@@ -35,8 +35,7 @@ def scorer_agreement(run, scorer):
 
     with torch.random.fork_rng([]):
         torch.manual_seed(0)                                                  # the offsets of the grid
-        outputs, bad = run_loaded(run, [(backbone, avm)], run.stream.test, run.cfg.batch_size, score, 'agreement')
-    tasks = concat_batches(outputs, run.stream.names, bad)[0]
+        (tasks,), _ = run_loaded(run, [(backbone, avm)], run.stream.test, run.cfg.batch_size, score, 'agreement')
     source_of_task = [sources(dataset, run.cfg) for dataset in run.stream.test]
     full_a, cheap_a, full_v, cheap_v = (torch.cat(x) for x in zip(*tasks))
     source_a, source_v = (torch.cat(x) for x in zip(*source_of_task))

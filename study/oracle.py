@@ -37,10 +37,10 @@ from avm import attend
 from config import UserError, num_kept
 from downstream.maps import frame_moments, silent_objects
 from eval import DIRECTIONS, embed_clips, retrieval
-from patches import Patches, all_ids, gather, patchify, patchify_a, patchify_v, random_masks
+from patches import gather, patchify, random_masks
 from selection import excess, prune_probability, rank_weights
 from streams.catalogue import open_stream
-from streams.common import clips_in_order
+from streams.common import tasks_in_order
 from streams.scenes import truth
 from utils.checkpoint import write_text
 from utils.cli import Parser, cli_errors, number, parse
@@ -58,7 +58,7 @@ class ClipIndex:
     def __init__(self, cfg, datasets):
         self.scenes, self.clip_of = [], {}             # scene of each clip; {key of a patch: number of its clip}
         for dataset in datasets:
-            for batch in clips_in_order(dataset, 64, 0, []):
+            for _, batch in tasks_in_order([dataset], 64, 0, []):
                 for index, x_v in zip(batch['clip'].tolist(), patchify(batch, cfg.patch_size).x_v):
                     for key in map(patch_key, range(len(x_v)), x_v):
                         # a patch that two clips share tells neither
@@ -132,17 +132,13 @@ def weights_of(draw, cfg, I, mixture):
     return (1 - m) * I + m / I.shape[1]
 
 
-def prune_by(pruning, P):
-    """P (B, n) of Eq. 5 → the P that Algorithm 2 and Eq. 6 prune with"""
-    return {'printed': P, 'excess': excess(P), 'none': torch.zeros_like(P)}[pruning]
-
-
 @contextlib.contextmanager
 def patched(module, args, cfg, datasets):
     """Within, a module that calls attend, prune_probability and select_patches gets the variant."""
     def draw_weights(cfg, I_a, I_v, P_a, P_v):
-        return (weights_of(args.draw_a, cfg, I_a, args.mixture), prune_by(args.pruning, P_a),
-                weights_of(args.draw_v, cfg, I_v, args.mixture), prune_by(args.pruning, P_v))
+        prune = {'printed': torch.clone, 'excess': excess, 'none': torch.zeros_like}[args.pruning]
+        return (weights_of(args.draw_a, cfg, I_a, args.mixture), prune(P_a),
+                weights_of(args.draw_v, cfg, I_v, args.mixture), prune(P_v))
 
     with contextlib.ExitStack() as stack:
         if args.of:
@@ -186,12 +182,6 @@ class Coverage:
         shares = {f'never_{name}': 100 * (~seen[trained]).double().mean().item() for name, seen in self.seen.items()}
         return dict(clips=int(trained.sum()), steps=self.steps[trained].mean().item(), **shares)
 
-    @contextlib.contextmanager
-    def recording(self):
-        """Within, all methods are recorded."""
-        with patch.object(model, 'random_masks', self), patch.object(baselines, 'random_masks', self):
-            yield
-
 
 # ----------------------------------------------------- evaluation without the patches of lowest I
 
@@ -203,8 +193,7 @@ class ImportantPool:
 
     def embed(self, audio, video):
         """audio (B, t, f), video (B, T, 3, H, W) → c_a, c_v (B, D), L2-normalized"""
-        x_a, x_v = patchify_a(audio, self.cfg.patch_size), patchify_v(video, self.cfg.patch_size)
-        patches = Patches(x_a, x_v, all_ids(x_a), all_ids(x_v))
+        patches = patchify(dict(audio=audio, video=video), self.cfg.patch_size)
         out = attend(self.cfg, self.backbone, self.matching, patches)
         tokens = self.backbone.unimodal_tokens(out.o_a, out.o_v, patches.ids_a, patches.ids_v)
         pooled = []
@@ -258,11 +247,12 @@ def main(train, arguments=None):
         Path(cfg.out).mkdir(parents=True, exist_ok=True)
         write_text(Path(cfg.out) / 'oracle.json', json.dumps(vars(args)))
         datasets = open_stream(cfg, 0).train
-        coverage = Coverage(cfg, datasets) if args.coverage else None
-        with patched(flava, args, cfg, datasets), coverage.recording() if coverage else contextlib.nullcontext():
+        masks = Coverage(cfg, datasets) if args.coverage else random_masks
+        with patched(flava, args, cfg, datasets), patch.object(model, 'random_masks', masks), \
+                patch.object(baselines, 'random_masks', masks):
             train(words)
-        if coverage:
-            write_text(Path(cfg.out) / 'coverage.json', json.dumps(coverage.summary()))
+        if args.coverage:
+            write_text(Path(cfg.out) / 'coverage.json', json.dumps(masks.summary()))
 
 
 if __name__ == '__main__':                             # not when imported: only the program trains

@@ -136,20 +136,15 @@ def page(runs):
 
 # ---------------------------------------------------------------------------------------- the figures
 
-def style(name):
-    name = name.removeprefix('fresh-')
-    return line_style(SELECTION_STYLES[STYLE_OF[name]] if name in STYLE_OF else STYLES[name])
-
-
 def recall_over_stream(record):
     """R@10 after each task, the mean over the tasks learned so far and both directions"""
     acc = np.mean([record['retrieval'][direction]['R@10']['acc'] for direction in DIRECTIONS], 0)
     return [acc[t, :t + 1].mean() for t in range(len(acc))]
 
 
-def plot_band(axis, by_seed, value, **style):
-    """The mean of value(record) over seeds, in a band of its 95 % interval."""
-    lines = np.array([value(record) for record in by_seed.values()])
+def plot_band(axis, by_seed, **style):
+    """R@10 over the stream: the mean over seeds, in a band of its 95 % interval."""
+    lines = np.array([recall_over_stream(record) for record in by_seed.values()])
     x, middle = range(lines.shape[1]), lines.mean(0)
     axis.plot(x, middle, **style)
     if len(lines) > 2:
@@ -185,15 +180,14 @@ def plot_recalls(axis, runs, names):
     """Forgetting curves of these runs, and Multitask's A as a line."""
     for name in names:
         if name in runs:
-            plot_band(axis, runs[name], recall_over_stream, label=title(name), **style(name))
+            own = name.removeprefix('fresh-')
+            style = SELECTION_STYLES[STYLE_OF[own]] if own in STYLE_OF else STYLES[own]
+            plot_band(axis, runs[name], label=title(name), **line_style(style))
     if 'multitask' in runs:
         upper, _ = over_seeds(runs['multitask'], A)
         axis.axhline(upper, color='black', linestyle='--', linewidth=1, label='Multitask')
-    ticks_of_tasks(axis, first_record(first_record(runs))['retrieval']['tasks'])
-
-
-def first_record(by_seed):
-    return next(iter(by_seed.values()))
+    record = next(record for by_seed in runs.values() for record in by_seed.values())
+    ticks_of_tasks(axis, record['retrieval']['tasks'])
 
 
 def plot_differences(runs):

@@ -1,10 +1,13 @@
 """Files whose content is known, for the tests: the brightness of a frame encodes its time, and each sound is a tone."""
+import contextlib
 import struct
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+
+from streams.prepare import small_clip
 
 
 def tone(seconds, rate, hertz=1000.0, level=0.3, onset=0.0):
@@ -88,6 +91,25 @@ def make(path, seconds=5.0, fps=10, size=(64, 48), rate=16000, layout='mono', vc
             if keep(float(packet.pts * packet.time_base)):
                 out.mux(packet)
     return path
+
+
+def prepared(path, segment=None):
+    """The prepared clip as a file next to the original → its path as str"""
+    small = Path(path).with_suffix('.small.mkv')
+    small.write_bytes(small_clip(str(path), segment))
+    return str(small)
+
+
+def remux(path, *sources):
+    """Write the streams of several files into one, without encoding them again → its path as str"""
+    with contextlib.ExitStack() as stack:
+        files, out = [stack.enter_context(av.open(str(file))) for file in sources], av.open(str(path), 'w')
+        stack.enter_context(out)
+        streams = {id(stream): out.add_stream_from_template(stream) for file in files for stream in file.streams}
+        for packet in (packet for file in files for packet in file.demux() if packet.size):
+            packet.stream = streams[id(packet.stream)]
+            out.mux(packet)                                      # the muxer puts them in order
+    return str(path)
 
 
 def write_matrix(path, matrix):

@@ -2,6 +2,7 @@
 import dataclasses
 import os
 import random
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -87,9 +88,31 @@ def files(tmp_path_factory, worker_id):
 
 @pytest.fixture
 def here(monkeypatch, capsys):
-    """train.py's main in this process."""
-    from running import Here
-    return Here(monkeypatch, capsys)
+    """here(options, folder): train.py's main in this process, which saves the seconds of imports → exit code, stdout,
+    stderr"""
+    import train
+    render_once(monkeypatch)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def run(options, folder):
+        monkeypatch.chdir(folder)
+        code = 0
+        try:
+            train.main([str(word) for word in options])
+        except SystemExit as end:
+            code = end.code
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+    yield run
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Runs draw no figures and write no report: these take seconds, and other tests draw them."""
+    monkeypatch.setattr('downstream.pictures.draw', lambda *run: [])
+    monkeypatch.setattr('downstream.report.write', lambda folder: [])
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import resource
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -19,10 +20,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from clips import make
+from clips import make, prepared
 from config import Sizes
 from data import BadClip, check_clip, read_clip
-from streams.prepare import small_clip
 
 SIZES = Sizes(image_size=32, num_frames=2, audio_frames=64, mel_bins=32, frame_shift=16.0)
 KINDS = {   # suffix: arguments of `make`
@@ -57,11 +57,9 @@ def outcome_of(path):
     nor refused."""
     reason, _ = check_clip(str(path))
     try:
-        prepared = path.with_name('prepared.mkv')
-        prepared.write_bytes(small_clip(str(path)))
-        for file in (path, prepared):
+        for file in (str(path), prepared(path)):
             for generator in (None, torch.Generator().manual_seed(0)):
-                audio, video = read_clip(str(file), SIZES, generator)
+                audio, video = read_clip(file, SIZES, generator)
                 assert audio.shape == (64, 32) and audio.isfinite().all(), path
                 assert video.shape == (2, 3, 32, 32) and video.dtype == torch.uint8, path
     except BadClip as bad:
@@ -73,7 +71,7 @@ def outcome_of(path):
 
 def run(folder, clips, seed):
     """→ {outcome: number of clips}; sentences about clips that took too much time or memory"""
-    generator, found, slow = random.Random(seed), {}, []
+    generator, found, slow = random.Random(seed), Counter(), []
     whole = {kind: np.frombuffer(Path(make(folder / kind, seconds=2, **how)).read_bytes(), np.uint8)
              for kind, how in KINDS.items()}
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -83,7 +81,7 @@ def run(folder, clips, seed):
         path.write_bytes(damaged(whole[kind], generator).tobytes())
         began = time.perf_counter()
         outcome = outcome_of(path)
-        found[outcome] = found.get(outcome, 0) + 1
+        found[outcome] += 1
         took, memory = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
         if took > 10 or memory > 2 ** 20:                          # KiB, on Linux
             slow.append(f'clip {n} ({kind}): {took:.1f} s, {memory >> 10} MB')
@@ -93,14 +91,13 @@ def run(folder, clips, seed):
 def main():
     parser = argparse.ArgumentParser(description='Read damaged clips.')
     parser.add_argument('--clips', type=int, default=1000)
-    parser.add_argument('--seed', type=int, default=None, help='(default: random; it is printed)')
+    parser.add_argument('--seed', type=int, default=random.SystemRandom().randrange(2 ** 31))
     args = parser.parse_args()
-    seed = random.SystemRandom().randrange(2 ** 31) if args.seed is None else args.seed
-    print(f'seed {seed}')
+    print(f'seed {args.seed}')
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        found, slow = run(Path(folder), args.clips, seed)
-    for outcome, number in sorted(found.items(), key=lambda item: -item[1]):
+        found, slow = run(Path(folder), args.clips, args.seed)
+    for outcome, number in found.most_common():
         print(f'{number:6d}  {outcome}')
     print('\n'.join(slow))
     sys.exit(bool(slow))

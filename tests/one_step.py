@@ -1,4 +1,4 @@
-"""For tests of single steps: methods at odd sizes, batches for them, and masks that repeat."""
+"""For tests of single steps: methods at odd sizes, batches for them, masks that repeat, a record of calls."""
 import torch
 
 from avm import AVM
@@ -57,3 +57,14 @@ def fixed_random_masks(cfg, patches):
         return Mask(order[:, :num_visible], order[:, num_visible:])
     return (one(patches.ids_a, num_kept(1 - cfg.mask_ratio, cfg.num_patches_a)),
             one(patches.ids_v, num_kept(1 - cfg.mask_ratio, cfg.num_patches_v)))
+
+
+def record_calls(monkeypatch, module, name):
+    """Record every call of a function that a module imports → list of (arguments, result)"""
+    calls, function = [], getattr(module, name)
+
+    def recorded(*given):
+        calls.append((given, function(*given)))
+        return calls[-1][1]
+    monkeypatch.setattr(module, name, recorded)
+    return calls

@@ -1,18 +1,16 @@
-"""Clips as they come: holes in the sound, late streams, intra refresh, mirrors, slides. The right values, for the reader
-of training and evaluation, the scan, prepared clips and the localization video alike."""
+"""Clips as they come: holes in the sound, late streams, intra refresh, mirrors, slides. The right values, for the
+reader of training and evaluation, the scan, prepared clips and the localization video alike."""
 from fractions import Fraction
-from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 import torch
 
-from clips import brightness, heard, make, sweep, times_of, write_matrix
+from clips import brightness, heard, make, prepared, remux, sweep, times_of, write_matrix
 from config import Sizes
 from data import check_clip, read_clip
 from downstream.video import read_windows, tile
-from streams.prepare import small_clip
 from utils.video import WHOLE, decode_sound, frames_at, open_clip
 
 SIZES = Sizes(image_size=32, num_frames=4, audio_frames=400, mel_bins=128, frame_shift=10.0)
@@ -53,9 +51,7 @@ def test_sound_and_picture_have_their_times(tmp_path, kind):
     def silent(t):                                               # or a transition of the codec
         return any(a - 0.15 < t < b + 0.15 for a, b in holes)
 
-    small = tmp_path / 'small.mkv'
-    small.write_bytes(small_clip(path))
-    for file, tolerance in ((path, 1), (str(small), 2)):
+    for file, tolerance in ((path, 1), (prepared(path), 2)):
         assert check_clip(file) == (None, True)
         with open_clip(file) as clip:
             start, end = clip.start, clip.end
@@ -92,9 +88,7 @@ def test_sound_and_picture_have_their_times(tmp_path, kind):
     (dict(audio_shift=7.0), (7, 17), (0, 10)), (dict(shift=7.0, audio_shift=-7.0), (0, 10), (7, 17))])
 def test_late_streams_are_whole(tmp_path, suffix, rate, how, sound, picture):
     path = make(tmp_path / f'late{suffix}', seconds=10, sound=sweep(10, rate), rate=rate, bframes=0, **how)
-    small = tmp_path / 'small.mkv'
-    small.write_bytes(small_clip(path))
-    for file in (path, str(small)):
+    for file in (path, prepared(path)):
         assert check_clip(file) == (None, True)
         with open_clip(file) as clip:
             samples, begin = decode_sound(clip, 's16', 'mono', 16000)
@@ -138,17 +132,11 @@ def test_intra_refresh_in_a_segment_of_a_whole_video(tmp_path, start):
 
 @pytest.mark.parametrize('segment', [None, (0, 10), (30, 10)])
 def test_subtitles_are_not_the_length(tmp_path, segment):
-    source = make(tmp_path / 'clip.mkv', seconds=10)
-    (tmp_path / 'long.srt').write_text('1\n00:00:01,000 --> 00:00:04,000\na\n\n2\n00:03:18,000 --> 00:03:20,000\nb\n')
-    path = tmp_path / 'subtitles.mkv'
-    with av.open(source) as one, av.open(str(tmp_path / 'long.srt')) as two, av.open(str(path), 'w') as out:
-        streams = {id(stream): out.add_stream_from_template(stream) for stream in (*one.streams, *two.streams)}
-        for packet in [*one.demux(), *two.demux()]:
-            if packet.size:
-                packet.stream = streams[id(packet.stream)]
-                out.mux(packet)
-    assert check_clip(str(path), segment) == (None, True)
-    with open_clip(str(path), segment) as clip:
+    source, subtitles = make(tmp_path / 'clip.mkv', seconds=10), tmp_path / 'long.srt'
+    subtitles.write_text('1\n00:00:01,000 --> 00:00:04,000\na\n\n2\n00:03:18,000 --> 00:03:20,000\nb\n')
+    path = remux(tmp_path / 'subtitles.mkv', source, subtitles)
+    assert check_clip(path, segment) == (None, True)
+    with open_clip(path, segment) as clip:
         assert clip.start == 0 and clip.end == pytest.approx(10)
 
 
@@ -168,18 +156,11 @@ def test_sound_may_change_on_the_way(tmp_path, second):
             out.mux(stream.encode(None))
         parts += (tmp_path / 'part.mp3').read_bytes()
     (tmp_path / 'joined.mp3').write_bytes(parts)
-    picture, path = make(tmp_path / 'picture.mkv', seconds=10, acodec=None, bframes=0), tmp_path / 'joined.mkv'
-    with av.open(picture) as one, av.open(str(tmp_path / 'joined.mp3')) as two, av.open(str(path), 'w') as out:
-        streams = {id(s): out.add_stream_from_template(s) for s in (one.streams.video[0], two.streams.audio[0])}
-        packets = [p for file in (one, two) for p in file.demux() if p.size and id(p.stream) in streams]
-        for packet in sorted(packets, key=lambda p: float((p.pts if p.dts is None else p.dts) * p.time_base)):
-            packet.stream = streams[id(packet.stream)]
-            out.mux(packet)
-    assert check_clip(str(path)) == (None, True)
-    small = tmp_path / 'small.mkv'
-    small.write_bytes(small_clip(str(path)))
-    for file in (path, small):
-        audio, video = read_clip(str(file), Sizes(**vars(SIZES) | dict(audio_frames=1000)))
+    picture = make(tmp_path / 'picture.mkv', seconds=10, acodec=None, bframes=0)
+    path = remux(tmp_path / 'joined.mkv', picture, tmp_path / 'joined.mp3')
+    assert check_clip(path) == (None, True)
+    for file in (path, prepared(path)):
+        audio, _ = read_clip(file, Sizes(**vars(SIZES) | dict(audio_frames=1000)))
         sound = heard(audio)
         assert all(abs(sound[100 * t] - t) < 0.2 for t in (1, 2, 3, 4, 6, 7, 8, 9)), sound[::100]
 
@@ -204,9 +185,7 @@ def corners(picture):
 def test_pictures_are_turned_and_mirrored(tmp_path, matrix, shown):
     path = make(tmp_path / 'clip.mp4', seconds=2, size=(64, 64), image=lambda n: PICTURE)
     write_matrix(path, matrix)
-    small = tmp_path / 'small.mkv'
-    small.write_bytes(small_clip(path))
-    for file in (path, str(small)):
+    for file in (path, prepared(path)):
         assert corners(read_clip(file, TINY)[1][0].permute(1, 2, 0).numpy()) == shown
     with open_clip(path) as clip:
         assert corners(np.asarray(tile(clip, next(frames_at(clip, [0.5]))))) == shown
@@ -220,11 +199,9 @@ def test_pixels_need_not_be_square(tmp_path, aspect, width, matrix):
     picture[:, 24:72] = 255                                       # white in the middle half
     path = make(tmp_path / 'clip.mp4', seconds=2, size=(96, 48), image=lambda n: picture, aspect=aspect)
     write_matrix(path, matrix)
-    small = tmp_path / 'small.mkv'
-    small.write_bytes(small_clip(path))
     turned = matrix[0] == 0
     white = min(1, width / 2 / 48)                                # share of the square in the middle
-    for file in (path, str(small)):
+    for file in (path, prepared(path)):
         video = read_clip(file, TINY)[1][0].float() / 255
         line = video[0, :, 16] if turned else video[0, 16]
         assert abs(line.mean() - white) < 0.06

@@ -11,7 +11,7 @@ import torchaudio
 
 import damaged_clips
 import data
-from clips import make, times_of, tone, write_matrix
+from clips import make, times_of, tone
 from config import Sizes
 from data import BadClip, check_clip, read_clip
 from utils import video as decoding
@@ -88,11 +88,6 @@ def test_multi_scale_crop_draws_the_crops_of_tsn():
     assert seen == expected
 
 
-def test_centre_crop():
-    frames = torch.arange(8 * 12, dtype=torch.uint8).view(1, 1, 8, 12).expand(2, 3, 8, 12)
-    assert torch.equal(data.centre_crop(frames, 8), frames[..., 2:10])
-
-
 # ----------------------------------------------------------------------- frames and their times
 
 @pytest.mark.parametrize('suffix, options', [
@@ -150,30 +145,6 @@ def test_short_clips_hold_the_last_frame(tmp_path, options, expected):
     audio, _ = read_clip(path, MIDDLE)
     assert torch.allclose(audio[130:], PADDING) and (audio[:90] < 1.13).any(1).all()
     assert check_clip(path) == (None, True)
-
-
-def test_a_thousand_frames_a_second_are_read(tmp_path):
-    path = make(tmp_path / 'quick.mp4', seconds=3, fps=1000, size=(32, 32))
-    assert check_clip(path) == (None, True) and times_of(read_clip(path, SMALL)[1]) == [10, 20]
-
-
-def turn(path, degrees):
-    """Write the display matrix of a rotation, clockwise on the screen, into an mp4."""
-    c, s = round(math.cos(math.radians(degrees))), round(math.sin(math.radians(degrees)))
-    write_matrix(path, (c, s, -s, c))
-
-
-@pytest.mark.parametrize('degrees', [0, 90, 180, 270])
-def test_rotation_is_applied(tmp_path, degrees):
-    """Upright, the picture is red above and blue below. The file stores it rotated, with the matrix that undoes it."""
-    upright = np.zeros((64, 48, 3), np.uint8)
-    upright[:32, :, 0], upright[32:, :, 2] = 255, 255
-    stored = np.ascontiguousarray(np.rot90(upright, degrees // 90))                  # counterclockwise
-    path = make(tmp_path / 'turned.mp4', size=stored.shape[1::-1], image=lambda n: stored, seconds=2)
-    turn(path, degrees)
-    _, video = read_clip(path, SMALL)
-    above, below = video[0, :, :14].float().mean((1, 2)), video[0, :, -14:].float().mean((1, 2))
-    assert above[0] > 200 and above[2] < 60 and below[2] > 200 and below[0] < 60, (above, below)
 
 
 @pytest.mark.parametrize('width, height', [(32, 32), (34, 200), (200, 34), (130, 98)])
@@ -256,16 +227,13 @@ NOISE = np.random.default_rng(1).integers(0, 256, (50, 48, 64, 3), dtype=np.uint
 WEBM = dict(vcodec='libvpx', acodec='libopus', rate=48000)
 BAD = {   # name: how it is made in a folder, word of the reason
     'missing': (lambda d: str(d / 'not_there.mp4'), 'missing'),
-    'folder': (lambda d: str(d), 'missing'),
     'empty': (lambda d: write(d / 'a.mp4', b''), 'empty'),
     'text': (lambda d: write(d / 'a.mp4', b'this is no video, but text\n' * 100), 'opened'),
     'random': (lambda d: write(d / 'a.mkv', np.random.default_rng(0).bytes(20000)), 'opened'),
     'no_audio': (lambda d: make(d / 'a.mp4', acodec=None), 'no audio'),
     'no_video': (lambda d: make(d / 'a.mp4', vcodec=None), 'no video'),
     'silent': (lambda d: make(d / 'a.mp4', sound=np.zeros(80000)), 'silent'),
-    'silent_opus': (lambda d: make(d / 'a.webm', sound=np.zeros(240000), **WEBM), 'silent'),
     'one_frame': (lambda d: make(d / 'a.mp4', frames=1), 'one frame'),
-    'one_frame_mkv': (lambda d: make(d / 'a.mkv', frames=1), 'one frame'),
     'truncated_mp4': (lambda d: truncated(make(d / 'a.mp4', image=lambda n: NOISE[n])), 'opened'),
     'truncated_faststart': (lambda d: truncated(make(d / 'a.mp4', image=lambda n: NOISE[n],
                                                      options={'movflags': 'faststart'})), 'truncated'),
@@ -298,29 +266,16 @@ def test_damaged_clips_are_read_whole_or_refused(tmp_path):
     assert sum(found.values()) == 50 and len(found) > 2 and not slow, (found, slow)
 
 
-@pytest.mark.parametrize('error', [MemoryError(), av.error.MemoryError(12, 'Cannot allocate memory')])
-def test_lack_of_memory_is_transient(tmp_path, monkeypatch, error):
+@pytest.mark.parametrize('error, permanent', [
+    (MemoryError(), False), (av.error.MemoryError(12, 'Cannot allocate memory'), False),
+    (OSError(5, 'Input/output error'), False), (av.error.InvalidDataError(1, 'Invalid data'), True)])
+def test_errors_of_disk_and_memory_are_transient(tmp_path, monkeypatch, error, permanent):
     def fail(clip):
         raise error
     path = make(tmp_path / 'clip.mp4', seconds=1)
     monkeypatch.setattr(data, 'decode_audio', fail)
-    reason, permanent = check_clip(path)
-    assert 'cannot be decoded' in reason and not permanent
-    with pytest.raises(decoding.TransientReadError):
-        read_clip(path, SMALL)
-
-
-def test_input_output_errors_are_transient_if_the_file_cannot_be_read(tmp_path, monkeypatch):
-    def fail(clip):
-        raise OSError(5, 'Input/output error')
-    path = make(tmp_path / 'clip.mp4', seconds=1)
-    monkeypatch.setattr(data, 'decode_audio', fail)
-    reason = 'cannot be decoded: damaged or truncated (Input/output error)'
-    assert check_clip(path) == (reason, True)
-    real_open = open
-    monkeypatch.setattr('builtins.open',
-                        lambda name, *rest: fail(name) if str(name) == path else real_open(name, *rest))
-    assert check_clip(path) == (reason, False)
+    reason, found = check_clip(path)
+    assert 'cannot be decoded' in reason and found == permanent
 
 
 # -------------------------------------------------------------------------------- whole videos
@@ -365,7 +320,7 @@ def test_large_frames_are_refused_before_they_are_decoded(tmp_path, monkeypatch)
     path = make(tmp_path / 'clip.mp4', seconds=1)
     monkeypatch.setattr(data, 'decode_audio', None)                     # not even the sound is decoded
     monkeypatch.setattr(decoding, 'MAX_PIXELS', 40 * 40)
-    assert 'pixels of 12 bits are too large' in check_clip(path)[0]
+    assert 'pixels are too large' in check_clip(path)[0]
 
 
 def test_files_that_are_longer_than_their_header_says_are_refused(tmp_path, monkeypatch):

@@ -7,8 +7,8 @@ import flava
 from avm import AVM, attend
 from conftest import DEVICE
 from model import AudioVideoMAE, loss_per_pair
-from one_step import B, batch, config, losses_of, make, rows_of, all_patches
-from patches import Patches, concat_patches, gather_patches, patchify, to_float
+from one_step import B, all_patches, batch, config, losses_of, make, record_calls, rows_of
+from patches import Patches, concat_patches, gather_patches, to_float
 from selection import discriminative_query, prune_probability
 
 
@@ -40,12 +40,7 @@ def test_a_step_is_algorithm_1(name, fixed_masks, fixed_matching_loss, monkeypat
     method = make(name, alpha=0.5, memory_size=8)
     cfg = method.cfg
     first = method.step(batch(0))
-    selected, select = [], flava.select_patches
-
-    def record(*given):
-        selected.append((given[1:], select(*given)))
-        return selected[-1][1]
-    monkeypatch.setattr(flava, 'select_patches', record)
+    selected = record_calls(monkeypatch, flava, 'select_patches')
     stored = {n: rows.clone() for n, rows in method.memory.rows.items()}
     step = method.step(batch(1))
     slots = method.memory.sampled
@@ -67,13 +62,14 @@ def test_a_step_is_algorithm_1(name, fixed_masks, fixed_matching_loss, monkeypat
     P_a = prune_probability(out.importance_a, out.k_a, query_v, past_v, cfg.kappa_a)
     P_v = prune_probability(out.importance_v, out.k_v, query_a, past_a, cfg.kappa_v)
     assert P_a.max() > 0.1 and not torch.allclose(P_a[P_a > 0], torch.tensor(0.5), atol=1e-4)
-    (given, now), replays = selected[0], selected[1:]
-    for got, expected in zip(given, (out.importance_a, out.importance_v, P_a, P_v)):
-        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
+    ((_, *given), now), replays = selected[0], selected[1:]
+    expected = out.importance_a, out.importance_v, P_a, P_v, P_v, query_v
+    for got, other in zip((*given, step.P_v, step.query_v), expected, strict=True):
+        torch.testing.assert_close(got, other, rtol=1e-4, atol=1e-6)
 
     # FLAVA selects replayed pairs anew, from the stored I and P; FLAVA+ replays the stored patches
     if name == 'flava':
-        (given, ids), = replays
+        ((_, *given), ids), = replays
         for got, key in zip(given, ('importance_a', 'importance_v', 'prune_a', 'prune_v')):
             assert torch.equal(got, stored[key][slots])
         past = gather_patches(all_patches(method, rows_of(0, slots)), *ids)
@@ -93,18 +89,6 @@ def test_a_step_is_algorithm_1(name, fixed_masks, fixed_matching_loss, monkeypat
     assert drift > 1e-4
     expected = loss_per_pair(cfg, losses).mean() + 0.5 * drift + 0.25
     torch.testing.assert_close(step.loss, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_a_step_returns_its_intermediate_results():
-    method = make('flava')
-    method(batch(0))
-    step = method.step(batch(1))
-    cfg = method.cfg
-    assert torch.equal(step.current.x_v, gather_patches(step.patches, step.current.ids_a, step.current.ids_v).x_v)
-    assert step.P_a.shape == step.attention.importance_a.shape == (B, cfg.num_patches_a)
-    assert step.query_v.shape == (B, cfg.avm_heads, cfg.embed_dim // cfg.avm_heads)
-    assert len(step.past['audio']) == B and len(step.losses.pooled_a) == 2 * B
-    assert torch.equal(step.patches.x_v, patchify(batch(1), cfg.patch_size).x_v) and step.loss.requires_grad
 
 
 def test_each_current_pair_meets_one_replayed_pair():

@@ -4,7 +4,7 @@ import torch
 
 import flava
 from avm import attend
-from one_step import B, all_patches, batch, config, make
+from one_step import B, all_patches, batch, config, make, record_calls
 from patches import gather_patches
 from scorer import Grid, axis_positions, distillation_loss, grid_ids, interpolate, linear_weights
 
@@ -58,26 +58,18 @@ def test_every_position_is_scored_equally_often_and_weights_sum_to_1():
 def test_a_step_on_the_grid_scores_the_grid_alone(fixed_masks, monkeypatch):
     """Eq. 2 to 5 on the patches of the grid; I and P interpolated to all patches before they select."""
     method = make('flava', memory_size=8, scorer='grid', selection='both')
-    cfg, selected, grids, select = method.cfg, [], [], flava.select_patches
-
-    def record(*given):
-        selected.append(given[1:])
-        return select(*given)
-
-    def grid(*given):
-        grids.append(Grid(*given))
-        return grids[-1]
-    monkeypatch.setattr(flava, 'select_patches', record)
-    monkeypatch.setattr(flava, 'Grid', grid)
+    cfg, grid = method.cfg, Grid(method.cfg, 'cpu')
+    monkeypatch.setattr(flava, 'Grid', lambda *given: grid)
     method.step(batch(0))
+    selected = record_calls(monkeypatch, flava, 'select_patches')
     step = method.step(batch(1))
-    ids_a, ids_v = (grid_ids(cfg.grid_a, *grids[1].axes_a), grid_ids(cfg.grid_v, *grids[1].axes_v))
+    ids_a, ids_v = grid_ids(cfg.grid_a, *grid.axes_a), grid_ids(cfg.grid_v, *grid.axes_v)
     assert len(ids_a) == cfg.num_patches_a / 4 and len(ids_v) == cfg.num_patches_v / 4
     patches = gather_patches(all_patches(method, 1), ids_a.expand(B, -1), ids_v.expand(B, -1))
     out = attend(cfg, method.backbone, method.avm, patches)
     torch.testing.assert_close(step.attention.importance_v, out.importance_v)
     assert step.attention.k_a.shape[2] == len(ids_a)
-    I_a, I_v, P_a, P_v = selected[1]                       # the second step's current pairs
+    (_, I_a, I_v, P_a, P_v), _ = selected[0]               # of the current pairs
     torch.testing.assert_close(I_a[:, ids_a], out.importance_a)
     torch.testing.assert_close(I_v[:, ids_v], out.importance_v)
     assert P_v.shape == I_v.shape == (B, cfg.num_patches_v) and P_v.max() > 0.1

@@ -38,49 +38,41 @@ def place(tmp_path_factory):
     return folder
 
 
-def filled_in(place):
-    """The snippets with the paths of this machine. 'RUN' is relative to the folder in which they run."""
-    return [code.replace('PATH/TO/THE/CLONE', str(ROOT)).replace('PATH/TO/VIDEOS', str(place / 'videos'))
-            for code in SNIPPETS]
-
-
-def run(words, folder):
-    done = subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True, env=ENVIRONMENT,
-                          timeout=300)
+def run(script, code, folder, interpreter=()):
+    """Code in its own process → what it prints"""
+    (folder / script).write_text(code)
+    done = subprocess.run([sys.executable, *interpreter, script], cwd=folder, capture_output=True, text=True,
+                          env=ENVIRONMENT, timeout=300)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return done.stdout
 
 
-def check(output, folder):
-    assert 'sounds like' in output and 'torch.Size([4, 16])' in output and 'flava 32 2' in output
-    assert (folder / 'attention.png').exists() and (folder / 'mine.pt').exists()
-
-
-def test_each_snippet_is_short():
-    assert len(SNIPPETS) >= 7 and all(len(code.strip().splitlines()) <= 14 for code in SNIPPETS)
-
-
-def test_as_a_plain_script(place):
-    (place / 'script.py').write_text('\n'.join(filled_in(place)))
-    check(run(['script.py'], place), place)
-
-
-def test_in_ipython(place):
-    pytest.importorskip('IPython', reason='IPython is not installed')
-    (place / 'script.ipy').write_text('\n'.join(filled_in(place)))
-    check(run(['-m', 'IPython', 'script.ipy'], place), place)
-
-
-def test_in_a_notebook(place):
+def run_in_notebook(snippets, folder):
+    """A cell for each snippet → what they print"""
     nbformat, nbclient, _ = (pytest.importorskip(name, reason=f'{name} is not installed')
                              for name in ('nbformat', 'nbclient', 'ipykernel'))
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for code in filled_in(place)])
-    client = nbclient.NotebookClient(notebook, timeout=300, resources={'metadata': {'path': place}})
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for code in snippets])
+    client = nbclient.NotebookClient(notebook, timeout=300, resources={'metadata': {'path': folder}})
     client.create_kernel_manager()
     client.km.kernel_spec.argv[0] = sys.executable
     client.execute()
-    output = ''.join(part.get('text', '') for cell in notebook.cells for part in cell.outputs)
-    check(output, place)
+    return ''.join(part.get('text', '') for cell in notebook.cells for part in cell.outputs)
+
+
+@pytest.mark.parametrize('kind', ['script', 'IPython', 'notebook'])
+def test_the_snippets_run(kind, place):
+    assert len(SNIPPETS) >= 7 and all(len(code.strip().splitlines()) <= 14 for code in SNIPPETS)
+    snippets = [code.replace('PATH/TO/THE/CLONE', str(ROOT)).replace('PATH/TO/VIDEOS', str(place / 'videos'))
+                for code in SNIPPETS]
+    if kind == 'script':
+        output = run('script.py', '\n'.join(snippets), place)
+    elif kind == 'IPython':
+        pytest.importorskip('IPython', reason='IPython is not installed')
+        output = run('script.ipy', '\n'.join(snippets), place, ['-m', 'IPython'])
+    else:
+        output = run_in_notebook(snippets, place)
+    assert 'sounds like' in output and 'torch.Size([4, 16])' in output and 'flava 32 2' in output
+    assert (place / 'attention.png').exists() and (place / 'mine.pt').exists()
 
 
 # ---------------------------------------------------------------------------------- loading a model
@@ -134,12 +126,13 @@ def test_a_backbone_of_options_and_saved_names():
 
 def test_workers_do_not_run_the_script_again(place):
     """A script without a __main__ guard that tests clips in worker processes, which are spawned"""
-    (place / 'no_guard.py').write_text(f"""
+    output = run('no_guard.py', f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 print('started')
+from config import Config
 from streams.common import Clip, filter_clips
-good, bad = filter_clips('videos', [Clip(f'videos/{{n}}.mp4', ('x',)) for n in range(4)], workers=1)
+good, bad = filter_clips('videos', [Clip(f'videos/{{n}}.mp4', ('x',)) for n in range(4)], Config(), 1)
 print(len(good), bad)
-""")
-    assert run(['no_guard.py'], place).splitlines() == ['started', '4 []']
+""", place)
+    assert output.splitlines() == ['started', '4 []']

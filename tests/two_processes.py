@@ -1,13 +1,15 @@
-"""Run by torchrun with two processes, in an empty folder: gradients, the lock, different clips, every method.
+"""Run by torchrun with two processes, in an empty folder: gradients, embeddings, mistakes, every method.
 
-    two_processes.py METHOD ... -- OPTION ...
+    two_processes.py OPTION ...     options of train.py
 """
 import os
 import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -17,14 +19,16 @@ sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent)]
 import baselines
 import downstream.pictures
 import downstream.report
+import eval as evaluation
 import train
-from config import Sizes, UserError
+from config import METHODS, Sizes, UserError
 from conftest import ODD
 from model import AudioVideoMAE, loss_per_pair
 from patches import Mask, Patches, random_masking
+from running import assert_same_state
 from streams.common import Clip, check_same_on_all_ranks
 from utils.checkpoint import read_checkpoint, run_lock
-from utils.distributed import cleanup, get_rank, init_distributed
+from utils.distributed import barrier, cleanup, get_rank, init_distributed
 from utils.logging import Progress
 
 CFG = SimpleNamespace(lam=0.7, mae_weight=1.0)
@@ -64,9 +68,8 @@ def check_gradients(model, inputs, expected_loss, expected):
     dist.all_reduce(mean)
 
     # the virtual step of MIR and GMED uses the same gradient
-    baselines.run_backbone, original = lambda cfg, backbone, patches: losses(backbone, patches), baselines.run_backbone
-    virtual = baselines.batch_gradient(CFG, model, half)
-    baselines.run_backbone = original
+    with mock.patch.object(baselines, 'run_backbone', lambda cfg, backbone, patches: losses(backbone, patches)):
+        virtual = baselines.batch_gradient(CFG, model, half)
 
     trained = [parameter.grad for parameter in model.parameters()]
     error = max((g - e).abs().max().item() for gradients in (trained, virtual) for g, e in zip(gradients, expected))
@@ -74,86 +77,82 @@ def check_gradients(model, inputs, expected_loss, expected):
     assert max(error, (mean / 2 - expected_loss).abs().item()) < 1e-5, error
 
 
-def raises_on_all_ranks(message, function, *arguments):
-    """Also on the ranks that have no problem themselves"""
-    try:
-        function(*arguments)
-    except UserError as error:
-        assert message in str(error), error
-        return
-    raise AssertionError(f'rank {get_rank()} did not raise')
+class Clips(torch.utils.data.Dataset):
+    """Seven random clips, of which one cannot be read"""
+    labels = [('x',)] * 7
+
+    def __len__(self):
+        return 7
+
+    def __getitem__(self, key):
+        torch.manual_seed(key[0])
+        return dict(audio=torch.randn(4, 4), video=torch.zeros(1, 3, 2, 2, dtype=torch.uint8), clip=key[0],
+                    bad='gone' if key[0] == 2 else '')
 
 
-def lock_while_rank_0_cannot():
+def embed():
+    """Two tasks, the last batch of each smaller → embeddings, the task of each clip, clips that were skipped"""
+    backbone = SimpleNamespace(embed=lambda audio, video: (audio.flatten(1), 2 * audio.flatten(1)))
+    (embeddings,), task_of, skipped = evaluation.embed_clips([backbone], [Clips(), Clips()], torch.device('cpu'), 3, 0)
+    assert task_of.tolist() == [0] * 6 + [1] * 6 and skipped == ['gone'] * 2
+    return embeddings
+
+
+def check_mistakes():
+    """They are reported on all ranks, also on those that have no problem themselves."""
     folder = 'locked' if get_rank() == 0 else 'free'
     if get_rank() == 0:
         Path('locked').write_text('a file')
-    with run_lock(folder, 'cache'):
+    with pytest.raises(UserError, match='--out locked cannot be written'), run_lock(folder, 'cache'):
         pass
-
-
-def see_different_clips():
     clips = [Clip(f'{n}.mp4', ('x',)) for n in range(3) if n != get_rank()]
-    check_same_on_all_ranks('data', clips)
+    with pytest.raises(UserError, match='the ranks see different clips in data'):
+        check_same_on_all_ranks('data', clips)
 
 
-def run_methods(methods, stopped, options):
-    """Each method to its end; some of them also stopped, by a signal to one process, and resumed."""
-    update = Progress.update
+def stop_and_resume(options, method):
+    """A signal to one process stops both. The resumed run ends as the one that was not stopped."""
+    whole, stopped, update = Path('whole', method), Path('stopped', method), Progress.update
+    options = [*options, '--method', method, '--out', str(stopped)]
 
     def update_and_stop(progress, *step):
         if get_rank() == 1 and progress.run.global_step == 3:
             signal.raise_signal(signal.SIGTERM)
         update(progress, *step)
-    for method in methods:
-        own = [*options, '--method', method]
-        train.main([*own, '--out', f'whole/{method}'])
-        if method not in stopped:
-            continue
-        Progress.update = update_and_stop
-        try:
-            train.main([*own, '--out', f'stopped/{method}'])
-            raise AssertionError('was not stopped')
-        except SystemExit as end:
-            assert end.code == 130
-        Progress.update = update
-        step = read_checkpoint(f'stopped/{method}/last.pt')['global_step']
-        assert step == 3 and Path(f'stopped/{method}/last.process1.stream.step3.pt').exists(), step
-        dist.barrier()                             # a fast rank must not resume and save before the other has looked
-        train.main([*own, '--out', f'stopped/{method}', '--resume'])
+    with mock.patch.object(Progress, 'update', update_and_stop), pytest.raises(SystemExit) as end:
+        train.main(options)
+    assert end.value.code == 130
+    step = read_checkpoint(stopped / 'last.pt')['global_step']
+    assert step == 3 and (stopped / 'last.process1.stream.step3.pt').exists(), step
+    barrier()                                      # a fast rank must not resume and save before the other has looked
+    train.main([*options, '--resume'])
+    barrier()                                      # rank 0 has written the results
+    assert (whole / 'results.json').read_bytes() == (stopped / 'results.json').read_bytes()
+    assert_same_state(whole / 'last.pt', stopped / 'last.pt')
 
 
-def main():
+def main(options):
     torch.manual_seed(0)
     model, inputs = AudioVideoMAE(Sizes(**ODD)), random_inputs(Sizes(**ODD))
     loss = Loss(model)(*inputs)
-    gradients = torch.autograd.grad(loss, list(model.parameters()))
+    gradients, embeddings = torch.autograd.grad(loss, list(model.parameters())), embed()
 
     device = init_distributed(SimpleNamespace(device='cpu'))
     check_gradients(model, inputs, loss.detach(), gradients)
-    raises_on_all_ranks('--out locked cannot be written', lock_while_rank_0_cannot)
-    raises_on_all_ranks('the ranks see different clips in data', see_different_clips)
-    raises_on_all_ranks('under torchrun each process has its own GPU', check_device_index)
+    torch.testing.assert_close(embed(), embeddings, rtol=0, atol=0)        # in the same order
+    check_mistakes()
 
     # one process group for all runs; os._exit is how several processes end
     train.init_distributed, train.cleanup, os._exit = lambda cfg: device, lambda: None, sys.exit
     downstream.pictures.draw, downstream.report.write = lambda *run: [], lambda folder: []
-    split = sys.argv.index('--')
-    options = sys.argv[split + 1:]
-    run_methods(sys.argv[1:split], ('flava+', 'gmed', 'cls-er'), options)
+    for method in METHODS:
+        train.main([*options, '--method', method, '--out', f'whole/{method}'])
+    for method in ('flava+', 'gmed', 'cls-er'):
+        stop_and_resume(options, method)
     # a student: most steps leave the AVM without a gradient
     train.main([*options, *'--selection rank --scorer student --scorer-every 2 --steps 3 --out whole/student'.split()])
     cleanup()
 
 
-def check_device_index():
-    import utils.distributed as distributed
-    get_device, distributed.get_device = distributed.get_device, torch.device
-    try:
-        init_distributed(SimpleNamespace(device='cuda:1'))
-    finally:
-        distributed.get_device = get_device
-
-
 if __name__ == '__main__':
-    main()
+    main(sys.argv[1:])

@@ -5,7 +5,6 @@ Out: a Demuxed clip while the file is open; its waveform and its frames. BadClip
 
 Time stamps place everything: a hole in the sound is silence, and a frame stays until the next one.
 """
-import errno
 import itertools
 import math
 import os
@@ -36,7 +35,7 @@ class BadClip(Exception):
 
 
 class TransientReadError(BadClip):
-    """The disk or the memory failed, not the clip. The clip may be readable another time."""
+    """The disk or the memory failed, perhaps not the clip. The clip may be readable another time."""
 
 
 class Demuxed(NamedTuple):
@@ -69,19 +68,9 @@ def open_clip(path, segment=None):
             action = 'decoded: damaged or truncated'
             yield _demux(container, segment)
     except (av.FFmpegError, OSError, EOFError, ValueError, RuntimeError, MemoryError) as error:   # PyAV raises them all
-        kind = TransientReadError if _is_transient(error, path) else BadClip
+        # FFmpeg calls a little of the damage an I/O error, too: such clips are tested again in the next run
+        kind = TransientReadError if isinstance(error, (OSError, MemoryError)) else BadClip
         raise kind(f'cannot be {action} ({getattr(error, "strerror", None) or type(error).__name__})') from error
-
-
-def _is_transient(error, path):
-    """Whether memory or disk caused the error. FFmpeg reports damage as an I/O error too: so read the raw bytes."""
-    try:
-        with open(path, 'rb') as file:
-            while file.read(2 ** 20):
-                pass
-    except OSError:
-        return True
-    return isinstance(error, MemoryError) or getattr(error, 'errno', None) == errno.ENOMEM
 
 
 def _demux(container, segment):
@@ -95,9 +84,8 @@ def _demux(container, segment):
 
     # refuse large frames before anything is decoded: a decoder keeps several of them in memory
     context = video.codec_context
-    pixels, bits = context.width * context.height, context.format.padded_bits_per_pixel if context.format else 12
-    if pixels > MAX_PIXELS or pixels * bits > 2 * MAX_PIXELS * 12:
-        raise BadClip(f'frames of {context.width} × {context.height} pixels of {bits} bits are too large')
+    if context.width * context.height > MAX_PIXELS:
+        raise BadClip(f'frames of {context.width} × {context.height} pixels are too large')
     context.options = {'max_pixels': str(MAX_PIXELS)}          # a frame may be larger than the header says
     context.thread_count = 1                                   # there is one worker process per core already
 
@@ -159,7 +147,7 @@ def _read(container, video, audio, lengths, first, last):
         if is_video or first <= time < last:
             packets[packet.stream_index].append((time, packet))
             size += packet.size
-        if size > MAX_BYTES or last == math.inf and time - begin > MAX_SECONDS:
+        if size > MAX_BYTES or last == math.inf and time - begin > MAX_SECONDS:     # damage may be years of silence
             raise BadClip(f'more than {MAX_BYTES >> 20} MB or {MAX_SECONDS} s where a clip should be')
 
     # half a second less than announced is allowed, as headers are a little off

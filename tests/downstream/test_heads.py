@@ -1,4 +1,4 @@
-"""Linear probes: schedule, batches, features against a slow reference, masking, unreadable clips."""
+"""Linear probes: schedule, batches, features against a slow reference, masking."""
 import math
 
 import pytest
@@ -8,7 +8,6 @@ from torch import nn
 from config import UserError
 from downstream import heads
 from downstream.classification import joint_embedding
-from downstream.multi_model import concat_batches
 from model import AudioVideoMAE
 from untrained import options, randomized, reference_joint
 
@@ -25,16 +24,15 @@ def test_training_follows_the_schedule(epochs, warmup, monkeypatch):
         return real(self, *more)
 
     monkeypatch.setattr(torch.optim.AdamW, 'step', step)
-    probe = heads.Probe('a head', nn.Identity(), nn.Linear(3, 1), lambda backbone, batch: batch['audio'])
+    probe = heads.Probe(nn.Identity(), nn.Linear(3, 1), lambda backbone, batch: batch['audio'])
     batch = dict(audio=torch.ones(2, 3), video=torch.zeros(2, 1, 3, 8, 8, dtype=torch.uint8))
     heads.train_probes([probe], [batch] * 10 * epochs, 10 * epochs, heads.Schedule(5e-4, epochs, 48),
-                       lambda logits, batch: (logits.square().mean(), 0.5))
+                       lambda logits, batch: logits.square().mean())
     assert len(rates) == 10 * epochs
     assert torch.tensor(rates).argmax() in (10 * warmup - 1, 10 * warmup) and math.isclose(max(rates), 5e-4)
     assert math.isclose(rates[0], 5e-4 / (10 * warmup)) and rates[-1] < 0.06 * 5e-4
     with pytest.raises(UserError, match='smaller --lr'):
-        heads.train_probes([probe], [batch], 1, heads.Schedule(1, 1, 1),
-                           lambda logits, batch: (logits.sum() * math.nan, 0))
+        heads.train_probes([probe], [batch], 1, heads.Schedule(1, 1, 1), lambda logits, batch: logits.sum() * math.nan)
 
 
 def test_the_schedule_is_table_6_unless_options_change_it():
@@ -78,14 +76,6 @@ def test_spec_augment_stays_within_limits_and_differs_between_clips():
         assert torch.equal(masked, rows[:, :, None] | columns[:, None])        # whole rows and columns, nothing else
         assert 0.9 * most_t < rows.sum(1).max() <= most_t and 0.9 * most_f <= columns.sum(1).max() <= most_f
         assert (rows.int().diff(dim=1) == 1).sum(1).max() <= 1                 # one run
-        assert len({tuple(row.tolist()) for row in rows}) > 100 and len({tuple(row.tolist()) for row in columns}) > 60
+        assert len({tuple(row.tolist()) for row in rows}) > 100                # each clip has its own
     values = heads.spec_augment(clean)
     assert torch.allclose(values[values > 1], torch.tensor(5.081 / 4.485))     # log mel energy 0, as in CAV-MAE
-
-
-def test_a_task_without_readable_clips_is_an_error():
-    one, two = (torch.ones(2, 3),), (torch.zeros(1, 3),)
-    (task,), = concat_batches([[[one, two]]], ['one'], [])
-    assert task[0].tolist() == [[1, 1, 1], [1, 1, 1], [0, 0, 0]]
-    with pytest.raises(UserError, match='two: none of the clips can be read.*0: gone'):
-        concat_batches([[[one], []]], ['one', 'two'], ['0: gone'])

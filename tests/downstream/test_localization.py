@@ -1,4 +1,4 @@
-"""Localization of a whole run: one cell clip by clip, the saved clips, streams without a known source."""
+"""Localization of a whole run: one cell clip by clip, the saved clips; evaluations without a known source."""
 import math
 
 import pytest
@@ -9,12 +9,7 @@ from downstream import localization
 from downstream.maps import compute_maps
 from eval import run_evaluation
 from streams.scenes import truth
-from untrained import evaluate_without_sources, options, shared_run
-
-
-@pytest.fixture
-def run(tmp_path_factory, monkeypatch):
-    return shared_run(tmp_path_factory, monkeypatch)
+from untrained import only_last, options, shared_run  # noqa: F401
 
 
 def test_localization_of_a_run(run):
@@ -43,20 +38,38 @@ def test_localization_of_a_run(run):
     assert f'| I_v: ROC-AUC | {own:.3f} | {end:.3f} | {own - end:.3f} | 0.500 |' in table
     assert '| I_v: ROC-AUC | – | 0.' in localization.table(results, [0, 6])            # Multitask
 
-    # the saved clips
+    # the saved clips: first and last of each task
     clips = run.load_tensors('localization')['clips']
-    assert [(clip['task'], clip['clip']) for clip in clips] == [(task, index) for task in range(6) for index in (0, 4)]
+    assert [clip['task'] for clip in clips] == [task for task in range(6) for _ in range(2)]
     assert all(x.untyped_storage().nbytes() == x.nbytes for clip in clips for x in clip.values() if torch.is_tensor(x))
-    clip = clips[9]                                                    # task 4, clip 4: the last one of the loop above
+    clip = clips[9]                                                    # the last one of task 4, as of the loop above
     torch.testing.assert_close(clip['I_v'][3], m.I_v[0])
     torch.testing.assert_close(clip['cosine_a'][3], m.cosine_a[0])
     assert torch.equal(clip['frames'], item['video']) and torch.equal(clip['audio'], item['audio'])
     assert torch.equal(clip['truth_v'], source_v) and clip['I_a'].shape == (7, run.cfg.num_patches_a)
 
 
-def test_without_a_known_source_there_is_a_figure_and_no_number(run):
-    results, table, figure, clips, read = evaluate_without_sources(run, 'localization')
+class Unknown(torch.utils.data.Dataset):
+    """Clips without a known source"""
+
+    def __init__(self, clips):
+        self.clips, self.read = clips, set()
+
+    def __len__(self):
+        return len(self.clips)
+
+    def __getitem__(self, key):
+        self.read.add(key[0])
+        return self.clips[key]
+
+
+@pytest.mark.parametrize('name', ['localization', 'spurious', 'selection'])
+def test_without_a_known_source_there_is_a_figure_and_no_number(name, run):
+    tests = [Unknown(dataset) for dataset in run.stream.test]
+    run.stream = run.stream._replace(test=tests)
+    results, table, figure = run_evaluation(only_last(run), name, options())
     assert set(results) == {'tasks', 'after'} and 'not known' in table
-    assert {clip['task'] for clip in clips} == {0, 1} and all(clip['truth_v'] is None for clip in clips)
-    assert len([axis for axis in figure.axes if axis.get_ylabel()]) == 2       # one row per task
-    assert read <= {0, 4}                                                      # no clip is decoded that is not shown
+    clips = torch.load(run.eval_path(name, 'pt'), weights_only=True)['clips']
+    assert all(clip['truth_v'] is None for clip in clips)
+    assert len([axis for axis in figure.axes if axis.get_ylabel()]) == 6       # one row per task
+    assert set.union(*(dataset.read for dataset in tests)) <= {0, 4}           # no clip is decoded that is not shown

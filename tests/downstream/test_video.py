@@ -9,17 +9,11 @@ from PIL import Image
 
 import eval as evaluation
 from clips import brightness, make, tone
-from data import check_clip
 from downstream import video
-from untrained import only_last, shared_run
+from untrained import only_last, shared_run  # noqa: F401
 from utils.video import WHOLE, open_clip
 
 ONSET = 1.6   # seconds: when the tone starts
-
-
-@pytest.fixture
-def run(tmp_path_factory, monkeypatch):
-    return shared_run(tmp_path_factory, monkeypatch)
 
 
 def read(path):
@@ -91,23 +85,23 @@ def test_maps_are_interpolated_between_windows():
 
 
 def test_a_map_covers_the_square_that_the_model_sees():
-    page, corners = video.draw_page(['a model'], (320, 160))
     frame = Image.fromarray(np.full((160, 320, 3), 100, np.uint8))
-    image, (left, top) = video.draw_moment(page, corners, frame, [np.eye(2)]), corners[1]
+    page = video.draw_page(['the clip', 'a model'], frame, [np.eye(2)])
 
     def colour(x, y):
-        return image.getpixel((left + x, top + y))
+        return page.getpixel((320 + video.GAP + x, video.TITLE + y))
 
     assert colour(40, 20) == colour(280, 140) == (100, 100, 100)                          # beside the square
     assert colour(90, 20) == colour(230, 140) != colour(90, 140) == colour(230, 20)
 
 
-def test_mistakes_are_one_sentence(run, tmp_path, capsys):
-    clip, mute = make(tmp_path / 'clip.mp4', seconds=1), make(tmp_path / 'mute.mp4', seconds=1, acodec=None)
-    for words, message in ((['gap', '--video', clip], '--video'),
-                           (['localization', '--video', clip, '--out', 'x.gif'], 'must end in .mp4'),
-                           (['localization', '--video', mute], f'mute.mp4: {check_clip(mute)[0]}')):
-        with pytest.raises(SystemExit) as stopped:
-            evaluation.main([str(run.folder), '--device', 'cpu', '--eval', *words])
-        err = capsys.readouterr().err
-        assert stopped.value.code == 2 and message in err and err.count('\n') == 1
+@pytest.mark.parametrize('words, message', [
+    ('gap --video clip.mp4', '--video'), ('localization --video clip.mp4 --out x.gif', 'must end in .mp4'),
+    ('localization --video mute.mp4', 'mute.mp4: ')])
+def test_mistakes_are_one_sentence(words, message, run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    make('clip.mp4', seconds=1), make('mute.mp4', seconds=1, acodec=None)
+    with pytest.raises(SystemExit) as stopped:
+        evaluation.main([str(run.folder), '--device', 'cpu', '--eval', *words.split()])
+    err = capsys.readouterr().err
+    assert stopped.value.code == 2 and message in err and err.count('\n') == 1

@@ -3,6 +3,7 @@ import argparse
 import dataclasses
 import json
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -10,12 +11,13 @@ from torch import nn
 from avm import AVM
 from config import PRESETS, Config
 from conftest import ODD, render_once
-from eval import FinishedRun, run_evaluation
+from eval import FinishedRun
 from model import AudioVideoMAE
 
 SMALL = dict(PRESETS['small'], image_size=48, audio_frames=128, mel_bins=32, embed_dim=16, encoder_depth=1,
              decoder_embed_dim=16, num_heads=2, avm_heads=2, decoder_num_heads=2, test_clips=5, candidate_sets=1,
              clips_per_task=5, batch_size=3, size='small')       # small, but the sources are still visible
+SHARED = []     # the folder of `shared_run`
 
 
 def options(**given):
@@ -35,13 +37,14 @@ def make_run(folder, cfg, tasks_learned):
     return FinishedRun(folder, device='cpu')
 
 
-def shared_run(tmp_path_factory, monkeypatch, shared={}):
+@pytest.fixture(name='run')
+def shared_run(tmp_path_factory, monkeypatch):
     """A FinishedRun with an untrained model after each of 0 … 6 tasks. Folder and clips are made once."""
     render_once(monkeypatch)
-    if 'folder' not in shared:
-        shared['folder'] = make_run(tmp_path_factory.mktemp('shared'), Config(**SMALL), range(7)).folder
-    monkeypatch.chdir(shared['folder'])                        # of the cache of clips
-    return FinishedRun(shared['folder'], device='cpu')
+    if not SHARED:
+        SHARED.append(make_run(tmp_path_factory.mktemp('shared'), Config(**SMALL), range(7)).folder)
+    monkeypatch.chdir(SHARED[0])                               # of the cache of clips
+    return FinishedRun(SHARED[0], device='cpu')
 
 
 def only_last(run):
@@ -63,31 +66,6 @@ def odd_model():
     batch = dict(audio=torch.randn(5, cfg.audio_frames, cfg.mel_bins),
                  video=torch.randint(0, 256, (5, cfg.num_frames, 3, cfg.image_size, cfg.image_size), dtype=torch.uint8))
     return cfg, *randomized(AudioVideoMAE(cfg), AVM(cfg.embed_dim, cfg.avm_heads)), batch
-
-
-class Unknown(torch.utils.data.Dataset):
-    """Clips without a known source. The last one cannot be read."""
-
-    def __init__(self, clips):
-        self.clips, self.read = clips, []
-
-    def __len__(self):
-        return len(self.clips)
-
-    def __getitem__(self, key):
-        self.read.append(key[0])
-        return self.clips[key] | {'bad': 'gone' if key[0] == len(self) - 1 else ''}
-
-
-def evaluate_without_sources(run, name):
-    """An evaluation of the initial model on two tasks whose sources are not known → results, table, figure, the saved
-    clips, and the indices of the clips that were read"""
-    tests = [Unknown(dataset) for dataset in run.stream.test[:2]]
-    run.stream, run.last = run.stream._replace(test=tests, names=['x', 'y']), True
-    run.models = lambda: [(0, 'initial', run.folder / 'models' / '0.pt')]
-    results, table, figure = run_evaluation(run, name, options())
-    clips = torch.load(run.eval_path(name, 'pt'), weights_only=True)['clips']
-    return results, table, figure, clips, {index for dataset in tests for index in dataset.read}
 
 
 def reference_joint(model, audio, video, p):

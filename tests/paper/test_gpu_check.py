@@ -3,6 +3,7 @@ import json
 
 import pytest
 
+from conftest import ROOT
 from paper import bench, gpu_check
 
 
@@ -12,12 +13,11 @@ def test_every_part_runs(tmp_path, capfd):
     report = json.loads((tmp_path / 'cpu.json').read_text())
     parts = report['parts']
     assert set(parts) == set(gpu_check.PARTS) and not [part for part in parts.values() if 'error' in part]
-    assert parts['tests']['passed'] >= 7 and not parts['tests']['failed']
-    for label in gpu_check.SMOKE:
+    assert ' passed' in parts['tests']['summary'] and not parts['tests']['failures']
+    for label in gpu_check.SMOKE.split():
         assert parts['methods'][label]['loss_difference'] == 0         # a CPU against itself: the same draws
-        costs = parts['speed']['eager, batch 3'][label]
-        assert costs['median'] > 0 and 0 < costs['matrix_share'] and abs(sum(costs['shares'].values()) - 1) < 1e-6
-        assert (costs['shares']['scoring'] > 0) == (label != 'der++')
+        own = parts['speed']['eager, batch 3'][label]
+        assert min(own['samples_per_s']) > 0 and 0 < own['outside'] < 1
     assert parts['run']['cpu_min'] < parts['run']['cpu_mean'] < parts['run']['cpu_max']
     assert parts['resume']['same_results'] and 0 < parts['resume']['stopped_after_steps'] < parts['resume']['steps']
     assert parts['processes']['finished'] and parts['processes']['backend'] == 'gloo'
@@ -25,20 +25,8 @@ def test_every_part_runs(tmp_path, capfd):
     assert all(f'## {name}' in page for name in parts) and page.count('| flava-grid |') == 2
 
 
-def test_a_part_that_fails_is_recorded_and_the_next_one_runs(tmp_path, monkeypatch, capsys):
-    def fails(check, found):
-        found['before'] = 1
-        raise ValueError('no luck')
-    monkeypatch.setattr(gpu_check, 'PARTS', dict(methods=fails, speed=lambda check, found: found.update(after=2)))
-    gpu_check.main(['--device', 'cpu', '--smoke', '--parts', '1', '2', '--out', str(tmp_path)])
-    parts = json.loads((tmp_path / 'cpu.json').read_text())['parts']
-    assert parts['methods']['before'] == 1 and parts['methods']['error'] == 'ValueError: no luck'
-    assert 'fails(' not in parts['methods']['error'] and 'no luck' in parts['methods']['traceback']
-    assert parts['speed']['after'] == 2 and '- error: ValueError: no luck' in (tmp_path / 'cpu.md').read_text()
-
-
-def test_too_little_memory_is_recorded_for_its_method(tmp_path, monkeypatch, capsys):
-    """Here for FLAVA; DER++ is timed all the same."""
+def test_failures_are_recorded_and_the_check_goes_on(tmp_path, monkeypatch, capsys):
+    """A process that fails; and too little memory for one method."""
     step = bench.Bench.step
 
     def runs_out(method):
@@ -46,9 +34,21 @@ def test_too_little_memory_is_recorded_for_its_method(tmp_path, monkeypatch, cap
             raise gpu_check.torch.OutOfMemoryError('out of memory')
         return step(method)
     monkeypatch.setattr(bench.Bench, 'step', runs_out)
-    gpu_check.main(['--device', 'cpu', '--smoke', '--parts', '2', '--out', str(tmp_path)])
-    costs = json.loads((tmp_path / 'cpu.json').read_text())['parts']['speed']['eager, batch 3']
-    assert costs['flava']['error'] == 'OutOfMemoryError: out of memory' and costs['der++']['median'] > 0
+    monkeypatch.setattr(gpu_check, 'SHORT_RUN', ['--method', 'none'])
+    gpu_check.main(['--device', 'cpu', '--smoke', '--parts', 'resume', 'speed', '--out', str(tmp_path)])
+    parts = json.loads((tmp_path / 'cpu.json').read_text())['parts']
+    assert parts['resume']['error'].startswith('RuntimeError: exit code 2: ') and 'none' in parts['resume']['error']
+    costs = parts['speed']['eager, batch 3']
+    assert costs['flava']['error'] == 'OutOfMemoryError: out of memory' and costs['der++']['samples_per_s']
+    page = (tmp_path / 'cpu.md').read_text()
+    assert '- error: RuntimeError' in page and '| flava | OutOfMemoryError: out of memory |' in page
+
+
+def test_recorded_report_is_printed():
+    """The report of the H200 in results/, which an older version wrote."""
+    report = json.loads((ROOT / 'results' / 'gpu' / 'nvidia-h200.json').read_text())
+    page = gpu_check.to_markdown(report)
+    assert '| flava | 275.9 (275.4 … 276.2) | 1.02 | 21.4 | 30.9% | 6% |' in page and '| mats | 5.5805' in page
 
 
 def test_without_a_gpu(monkeypatch, capsys):

@@ -6,11 +6,17 @@ from pathlib import Path
 import pytest
 
 from clips import make, vggsound_folder
-from config import Sizes
+from config import SIZES, Config, Sizes
 from conftest import ROOT
 
 SMALL = Sizes(image_size=32, num_frames=2, audio_frames=64, mel_bins=32, frame_shift=16.0)
+BENCHMARK = Sizes(**SIZES['small'])                    # of the built-in data
 REAL = ROOT.parent / 'shared' / 'clips' / 'vggsound'
+
+
+def options(folder, **given):
+    """Options of a run on the clips of a folder"""
+    return Config(**vars(SMALL) | dict(method='finetune', data=str(folder), cache=f'{folder}.cache') | given)
 
 
 def names_of(dataset):

@@ -6,7 +6,7 @@ import torch
 from clips import make, tone
 from config import Sizes, UserError
 from data import BadClip
-from folders import SMALL, ave_folder
+from folders import SMALL, ave_folder, options
 from streams.ave import ave, read_windows, window_of_second, window_starts
 
 MIDDLE = Sizes(image_size=32, num_frames=4, audio_frames=400, mel_bins=128, frame_shift=10.0)
@@ -98,8 +98,8 @@ def test_clips_and_their_labels(tmp_path):
                         test='Bark&b2&good&9&10\nBark&b3&good&2&4\n')
     (folder / 'AVE' / 'b2.mp4').write_bytes(b'no video')
     with pytest.raises(UserError, match='1 of 2 clips'):
-        ave(folder, SMALL)
-    sets, classes = ave(folder, SMALL, max_bad=0.5)
+        ave(folder, options(folder), 0)
+    sets, classes = ave(folder, options(folder, max_bad=0.5), 0)
     assert classes == ['Bark', 'Violin, fiddle'] and list(sets) == ['train', 'test']
     assert [d.augment for d in sets.values()] == [True, False] and sets['train'].labels == [('Bark',), (classes[1],)]
     assert sets['train'].bad == [] and len(sets['test']) == 1 and sets['test'].bad[0].startswith('b2.mp4: cannot be')

@@ -4,36 +4,38 @@ import json
 import pytest
 
 from clips import vggsound_folder
-from config import DATASETS, Config, UserError
-from folders import SMALL, audioset_folder, names_of
+from config import DATASETS, UserError
+from folders import audioset_folder, names_of, options
 from streams import catalogue, common
 from streams.catalogue import open_stream
-from streams.prepare import advice
 
-
-def options(**given):
-    return Config(**{**vars(SMALL), **dict(dataset='shapes', cache='', clips_per_task=6, test_clips=3, min_silent=1,
-                                           mask_ratio=0.5, patch_size=8, embed_dim=24, num_heads=3, avm_heads=6,
-                                           rho_a=0.75, rho_v=0.75), **given})
+CLASSES = ('harp', 'dog', 'train', 'hail')             # the last one is in no task
 
 
 @pytest.fixture
 def both(tmp_path, monkeypatch):
-    """Options of --dataset vggsound and audioset: three tasks of one class each, another class, empty files"""
+    """Options of --dataset vggsound and audioset: of each class three training clips and one for testing, empty files.
+    Each data set also trains on a clip that the other one tests; AudioSet on one of two classes."""
     monkeypatch.setattr(common, 'check_clip', lambda path, segment: (None, True))
-    classes, video, audio = ('harp', 'dog', 'train', 'hail'), tmp_path / 'vggsound', tmp_path / 'audioset'
+    video, audio = tmp_path / 'vggsound', tmp_path / 'audioset'
     video.mkdir()
-    rows = [(f'{name}{n}', name, 'test' if n == 3 else 'train') for name in classes for n in range(4)]
-    vggsound_folder(video, [f'v{clip},0,{name},{split}' for clip, name, split in rows])
+    rows = [(f'{name}{n}', name, 'test' if n == 3 else 'train') for name in CLASSES for n in range(4)]
+    vggsound_folder(video, [*(f'v{clip},0,{name},{split}' for clip, name, split in rows), 'aharp3,0,hail,train'])
     lists = {part: [f'a{clip}, 0, 10, "/m/{name}"' for clip, name, split in rows if split == part]
              for part in ('train', 'test')}
-    mids = 'index,mid,display_name\n' + ''.join(f'{n},/m/{name},{name}\n' for n, name in enumerate(classes))
-    audioset_folder(audio, lists['train'], lists['test'], mids, [f'a{clip}_000000.mp4' for clip, _, _ in rows])
+    lists['train'] += ['vharp3, 0, 10, "/m/hail"', 'two, 0, 10, "/m/hail,/m/dog"']
+    mids = 'index,mid,display_name\n' + ''.join(f'{n},/m/{name},{name.title()}\n' for n, name in enumerate(CLASSES))
+    audioset_folder(audio, lists['train'], lists['test'], mids, ['vharp3_000000.mp4', 'two_000000.mp4'])
+    (video / 'video' / 'aharp3_000000.mp4').touch()
     for clip, _, _ in rows:
         (video / 'video' / f'v{clip}_000000.mp4').touch()
-    (tmp_path / 'tasks.csv').write_text('class,task\nharp,one\ndog,two\ntrain,three\n')
-    shared = dict(tasks=str(tmp_path / 'tasks.csv'), cache=str(tmp_path))
-    return (dict(dataset='vggsound', data=str(video), **shared), dict(dataset='audioset', data=str(audio), **shared))
+        (audio / 'video' / f'a{clip}_000000.mp4').touch()
+    found = []
+    for name, data, case in (('vggsound', video, str), ('audioset', audio, str.title)):
+        tasks = tmp_path / f'{name}.csv'
+        tasks.write_text(f'class,task\n{case("harp")},one\n{case("dog")},two\n{case("train")},three\n')
+        found.append(dict(folder=data, dataset=name, tasks=str(tasks), cache=str(tmp_path / 'cache')))
+    return found
 
 
 def test_every_dataset_has_a_function():
@@ -41,23 +43,38 @@ def test_every_dataset_has_a_function():
 
 
 def test_open_stream_uses_every_option(both, tmp_path):
-    stream = open_stream(options(order='oak,fir,elm,cedar,birch,ash'), 0)
+    order = 'oak,fir,elm,cedar,birch,ash'
+    stream = open_stream(options('', dataset='shapes', cache='', clips_per_task=6, order=order), 0)
     assert stream.names == ['oak', 'fir', 'elm', 'cedar', 'birch', 'ash'] and len(stream.train[0]) == 6
     assert stream.classes[0] == [kind.name for kind in stream.train[0].classes]
-    of_vggsound, of_audioset = both
-    stream = open_stream(options(pretrain_data=of_vggsound['data'], **of_audioset), 0)
-    assert stream.names == ['one', 'two', 'three'] and stream.scanned and len(stream.initial) == 16
-    assert len(stream.pretrain) == 4 * 3                                  # all of VGGSound's training clips
-    stream = open_stream(options(pretrain_data=of_audioset['data'], clips_per_class=2, max_roll=7, order='shuffled',
-                                 **of_vggsound), 0)
+    stream = open_stream(options(clips_per_class=2, max_roll=7, order='shuffled', **both[0]), 0)
     assert {d.max_roll for d in (*stream.train, stream.pretrain)} == {7} and [len(d) for d in stream.train] == [2] * 3
-    assert stream.names == ['two', 'one', 'three'] and (tmp_path / 'checked-clips.json').exists()
-    assert len(stream.pretrain) == 3 + 3                                  # of AudioSet-20k, hail alone is in no task
-    assert not open_stream(options(pretrain_steps=0, **of_vggsound), 0).scanned
-    assert advice(stream.train) == []                                     # few clips: no need to prepare them
+    assert stream.names == ['two', 'one', 'three'] and (tmp_path / 'cache' / 'checked-clips.json').exists()
+
+
+def test_pretrain_data(both, tmp_path, monkeypatch):
+    """All of VGGSound's training clips before AudioSet. AudioSet's balanced clips before VGGSound, without those that
+    have the name of a class of the tasks. Never a test clip of the other data set."""
+    of_vggsound, of_audioset = both
+    stream = open_stream(options(pretrain_data=str(of_vggsound['folder']), **of_audioset), 0)
+    assert stream.names == ['one', 'two', 'three'] and len(stream.initial) == 16 and stream.pretrain.augment
+    assert names_of(stream.pretrain) == [f'v{name}{n}_000000.mp4' for name in CLASSES for n in range(3)]
+    options_of = dict(pretrain_data=str(of_audioset['folder']), **of_vggsound)
+    own = [f'vhail{n}_000000.mp4' for n in range(3)] + ['aharp3_000000.mp4']
+    stream = open_stream(options(**options_of), 0)
+    assert names_of(stream.pretrain) == own + [f'ahail{n}_000000.mp4' for n in range(3)]
+    assert names_of(open_stream(options(**of_vggsound), 0).pretrain) == own
     for missing, of in (('vggsound.csv', of_audioset), ('class_labels_indices.csv', of_vggsound)):
         with pytest.raises(UserError, match=f'nowhere/{missing} is missing'):
             open_stream(options(pretrain_data='nowhere', **of), 0)
+    # bad clips are counted apart from the larger set; without an initial pre-training, nothing is tested
+    monkeypatch.setattr(common, 'check_clip', lambda path, _: ('silent audio' if 'ahail0' in path else None, True))
+    options_of['cache'] = str(tmp_path / 'other')
+    with pytest.raises(UserError, match=r'1 of 3 clips \(33%\) in .*audioset'):
+        open_stream(options(**options_of), 0)
+    assert open_stream(options(max_bad=0.5, **options_of), 0).bad == ['ahail0_000000.mp4: silent audio']
+    stream = open_stream(options(pretrain_steps=0, **options_of), 0)
+    assert stream.bad == [] and len(stream.pretrain) == 0
 
 
 @pytest.mark.parametrize('which', [0, 1])
@@ -69,5 +86,3 @@ def test_the_retrieval_list_limits_the_retrieval_clips(both, tmp_path, which):
     assert [names_of(d) for d in stream.test] == [[f'{letter}{name}3_000000.mp4'] for name in ('harp', 'dog')]
     assert stream.names == ['one', 'two'] and any('task three' in note and 'retrieval' in note for note in stream.notes)
     assert any('1 of 3 entries' in note for note in stream.notes)
-    with pytest.raises(UserError, match='--retrieval-list'):
-        open_stream(options(retrieval_list='nowhere', **both[which]), 0)

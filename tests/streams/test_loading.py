@@ -127,5 +127,6 @@ def double(job):
 
 def test_jobs_that_crash_or_hang_are_told_from_the_others(monkeypatch):
     monkeypatch.setattr(loading, 'TIMEOUT', 2)
-    assert list(run_jobs(double, list(range(8)), 2, 'crashed')) == [0, 2, 4, 'crashed', 8, 'crashed', 12, 14]
-    assert list(run_jobs(double, [1, 2], 0, 'crashed')) == [2, 4] and list(run_jobs(double, [], 2, 'crashed')) == []
+    assert list(run_jobs(double, [(n,) for n in range(8)], 2, 'crashed')) == [0, 2, 4, 'crashed', 8, 'crashed', 12, 14]
+    assert list(run_jobs(double, [(1,), (2,)], 0, 'crashed')) == [2, 4]
+    assert list(run_jobs(double, [], 2, 'crashed')) == []

@@ -3,45 +3,40 @@ import numpy as np
 import pytest
 import torch
 
-from config import SIZES, Sizes
 from data import spectrogram
+from folders import BENCHMARK
 from patches import patchify_a, patchify_v
 from streams import scenes, shapes
 
 
 @pytest.fixture(scope='module')
-def small():
-    return Sizes(**SIZES['small'])
+def stream():
+    return shapes.stream(BENCHMARK, seed=3)
 
 
-@pytest.fixture(scope='module')
-def stream(small):
-    return shapes.stream(small, seed=3)
-
-
-def test_truth_v_is_where_the_source_changes_pixels(stream, small):
+def test_truth_v_is_where_the_source_changes_pixels(stream):
     """Remove the source: exactly the true patches change."""
     for i in range(12):
         scene = stream.train[i % 6].scene(i)
-        times = scenes.frame_times(small)
+        times = scenes.frame_times(BENCHMARK)
         without = scene._replace(tracks=scene.tracks[1:])
         changed = scenes.draw_frames(scene, times, 96).int() - scenes.draw_frames(without, times, 96).int()
         changed = changed.abs().amax(1) > 8                                                         # T,H,W
         share = patchify_v(changed[:, None].expand(-1, 3, -1, -1)[None].float(), 16)[0].mean(-1)    # N
-        truth = scenes.truth(scene, small)[1]
+        truth = scenes.truth(scene, BENCHMARK)[1]
         assert (share[truth] > 0.05).all() and (share[~truth] < 0.13).all()
 
 
-def test_truth_a_is_where_the_source_changes_sound(stream, small):
+def test_truth_a_is_where_the_source_changes_sound(stream):
     """Remove the source: the true patches lose most of their energy, the others keep it."""
     lost, kept = [], []
     for i in range(12):
         scene = stream.train[i % 6].scene(i)
         source, other = scenes.source_waveform(scene), scenes.other_waveform(scene)
         energy_with, energy_without = (
-            patchify_a((4.485 * spectrogram(torch.from_numpy(wave), small)).exp()[None], 16)[0].mean(-1)   # M
+            patchify_a((4.485 * spectrogram(torch.from_numpy(wave), BENCHMARK)).exp()[None], 16)[0].mean(-1)   # M
             for wave in (source + other, other))
-        truth = scenes.truth(scene, small)[0]
+        truth = scenes.truth(scene, BENCHMARK)[0]
         assert truth.any() and not truth.all()
         lost.append((energy_without / energy_with)[truth])
         kept.append((energy_without / energy_with)[~truth])
@@ -63,8 +58,8 @@ def test_height_is_pitch_and_brightness_is_loudness():
 
 
 @pytest.mark.parametrize('silent', [(0, 1), (2, 2)])
-def test_silent_objects_are_silent_and_of_other_classes(silent, small):
-    counts, clips = [], shapes.stream(small, seed=3, silent=silent).train[0]
+def test_silent_objects_are_silent_and_of_other_classes(silent):
+    counts, clips = [], shapes.stream(BENCHMARK, seed=3, silent=silent).train[0]
     for i in range(60 if silent == (0, 1) else 20):
         scene = clips.scene(i)
         assert all(track.kind != scene.tracks[0].kind for track in scene.tracks[1:])
@@ -74,8 +69,8 @@ def test_silent_objects_are_silent_and_of_other_classes(silent, small):
     assert set(counts) == set(silent)
 
 
-def test_object_area_scales_the_objects_alone(small):
-    one, two = (shapes.stream(small, seed=3, area=area).train[0] for area in (1.0, 2.0))
+def test_object_area_scales_the_objects_alone():
+    one, two = (shapes.stream(BENCHMARK, seed=3, area=area).train[0] for area in (1.0, 2.0))
     for a, b in zip(one.scene(4).tracks, two.scene(4).tracks):
         assert a.kind == b.kind and a.x == b.x and np.array_equal(a.height, b.height)
         assert np.array_equal(a.loudness, b.loudness)

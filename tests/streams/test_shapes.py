@@ -2,24 +2,20 @@
 import pytest
 import torch
 
-from config import SIZES, Sizes, UserError
+from config import Sizes, UserError
 from data import read_clip
-from folders import SMALL
+from folders import BENCHMARK, SMALL, options
 from streams import scenes, shapes, shapes_files
+from streams.catalogue import open_stream
 from streams.vggsound import vggsound
 
 
 @pytest.fixture(scope='module')
-def small():
-    return Sizes(**SIZES['small'])
+def stream():
+    return shapes.stream(BENCHMARK, seed=3)
 
 
-@pytest.fixture(scope='module')
-def stream(small):
-    return shapes.stream(small, seed=3)
-
-
-def test_classes_labels_and_shapes(stream, small):
+def test_classes_labels_and_shapes(stream):
     kinds = scenes.kinds()
     assert len({k.name for k in kinds}) == len({k.voice for k in kinds}) == 36
     used = [kind for dataset in [stream.pretrain, *stream.train] for kind in dataset.classes]
@@ -31,8 +27,8 @@ def test_classes_labels_and_shapes(stream, small):
     item = stream.train[0][0, 0]
     assert item['audio'].shape == (256, 64) and item['audio'].dtype == torch.float32
     assert item['video'].shape == (2, 3, 96, 96) and item['video'].dtype == torch.uint8
-    a, v = scenes.truth(stream.train[0].scene(0), small)
-    assert a.shape == (small.num_patches_a,) and v.shape == (small.num_patches_v,)
+    a, v = scenes.truth(stream.train[0].scene(0), BENCHMARK)
+    assert a.shape == (BENCHMARK.num_patches_a,) and v.shape == (BENCHMARK.num_patches_v,)
 
 
 def clips_of(stream, number=4):
@@ -50,11 +46,11 @@ def test_a_seed_fixes_the_clips_and_test_clips_differ():
 
 
 @pytest.mark.parametrize('threads', [1, 4])
-def test_the_number_of_threads_changes_no_bit(threads, small, stream):
+def test_the_number_of_threads_changes_no_bit(threads, stream):
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)
-        clips = shapes.stream(small, seed=3).train[1]
+        clips = shapes.stream(BENCHMARK, seed=3).train[1]
         assert alike([clips[index, 0] for index in range(6)], [stream.train[1][index, 0] for index in range(6)])
         assert torch.get_num_threads() == threads
     finally:
@@ -112,22 +108,20 @@ def test_clips_that_cannot_be_kept_are_drawn_for_this_run(tmp_path, monkeypatch,
     assert 'cannot be kept (No space left on device)' in capsys.readouterr().out and not list(tmp_path.iterdir())
 
 
-def test_data_seed_is_the_seed_of_the_clips(tmp_path):
-    from streams.catalogue import open_stream
-    from utils.cli import parse
-    few = ['--cache', str(tmp_path), '--clips-per-task', '6']
-    plain, same, other = (clips_of(open_stream(parse([*few, *words])[0], 0)) for words in (
-        ['--seed', '3'], ['--seed', '7', '--data-seed', '3'], ['--seed', '7']))
+def test_data_seed_is_the_seed_of_the_clips():
+    plain, same, other = (clips_of(open_stream(options('', dataset='shapes', cache='', **seeds), 0)) for seeds in (
+        dict(seed=3), dict(seed=7, data_seed=3), dict(seed=7)))
     assert alike(plain, same) and not alike(plain, other)
 
 
 # ----------------------------------------------------------------------------- clips as files
 
 def test_the_command_line_writes_files(tmp_path, capsys):
-    shapes.main(f'--out {tmp_path}/new --train 3 --test 3 --pretrain 1 --size 32'.split())
-    command = f'python train.py --dataset vggsound --data {tmp_path}/new --tasks {tmp_path}/new/tasks.csv --size small'
+    out = tmp_path / 'new'
+    shapes.main(f'--out {out} --train 3 --test 3 --pretrain 1 --size 32'.split())
+    command = f'python train.py --dataset vggsound --data {out} --tasks {out}/tasks.csv --size small'
     assert capsys.readouterr().out == command + '\n'
-    stream = vggsound(tmp_path / 'new', SMALL, tmp_path / 'new' / 'tasks.csv')
+    stream = vggsound(options(out, tasks=str(out / 'tasks.csv')), 0)
     assert stream.names == list(shapes.NAMES) and stream.bad == [] and len(stream.pretrain) == 1
     assert [len(d) for d in (*stream.train, *stream.test)] == [3] * 12
     (tmp_path / 'file').write_text('')
@@ -135,11 +129,11 @@ def test_the_command_line_writes_files(tmp_path, capsys):
         shapes.main(['--out', str(tmp_path / 'file' / 'below')])
 
 
-def test_a_written_file_contains_its_clip(tmp_path, small):
-    scene = shapes.stream(small, seed=3).test[2].scene(1)
+def test_a_written_file_contains_its_clip(tmp_path, stream):
+    scene = stream.test[2].scene(1)
     shapes_files.write_clip(tmp_path / 'clip.mp4', scene)
-    audio, video = read_clip(tmp_path / 'clip.mp4', small)
-    drawn_audio, drawn_video = scenes.render(scene, small)
+    audio, video = read_clip(tmp_path / 'clip.mp4', BENCHMARK)
+    drawn_audio, drawn_video = scenes.render(scene, BENCHMARK)
     assert (video.float() - drawn_video.float()).abs().mean() < 12          # H.264 halves the colours' resolution
     both = torch.stack([(s[:250] - s[:250].mean()).flatten() for s in (audio, drawn_audio)])
     assert torch.corrcoef(both)[0, 1] > 0.9

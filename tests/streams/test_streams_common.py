@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from clips import make
-from config import Config, UserError
+from config import UserError
 from data import check_clip, read_clip
 from eval import FinishedRun
-from folders import SMALL, folder
+from folders import SMALL, folder, options
 from streams import common, shapes
 from streams.catalogue import open_stream
-from streams.common import (Clip, ConcatClips, Stream, VideoClips, check_batches, clips_in_order, data_changes,
-                            describe, reordered, tasks_in_order)
+from streams.common import (Clip, ConcatClips, Stream, VideoClips, check_batches, data_changes, describe, reordered,
+                            tasks_in_order)
 from streams.vggsound import vggsound
 
 
@@ -33,107 +33,119 @@ def three(tmp_path):
 
 
 def test_items_depend_on_the_key_alone(three):
+    """The next clip replaces one that cannot be read."""
     dataset, paths = three
     train = VideoClips(dataset.clips, SMALL, augment=True)
-    a, b, c = train[1, 7], train[1, 7], train[1, 8]
+    a, b, c, first = train[1, 7], train[1, 7], train[1, 8], train[0, 5]
     assert set(a) == {'audio', 'video', 'clip', 'bad'} and a['clip'] == 1 and a['bad'] == ''
     assert torch.equal(a['audio'], b['audio']) and torch.equal(a['video'], b['video'])
     assert not torch.equal(a['audio'], c['audio'])
     assert torch.equal(dataset[0, 1]['audio'], dataset[0, 2]['audio'])
     assert torch.equal(dataset[0, 1]['video'], read_clip(paths[0], SMALL)[1])
     assert dataset.labels == [('a',), ('b',), ('c',)]
-
-
-def test_the_next_clip_replaces_an_unreadable_one(three):
-    dataset, paths = three
-    train = VideoClips(dataset.clips, SMALL, augment=True)
-    expected = train[0, 5]
     os.remove(paths[2])
     item = train[2, 5]
     assert item['clip'] == 0 and item['bad'] == 'c.mp4: file missing'
-    assert torch.equal(item['audio'], expected['audio']) and torch.equal(item['video'], expected['video'])
+    assert torch.equal(item['audio'], first['audio']) and torch.equal(item['video'], first['video'])
     os.remove(paths[0]), os.remove(paths[1])
     with pytest.raises(UserError, match='None of the 3 clips'):
         train[1, 0]
 
 
 @pytest.mark.parametrize('workers', [0, 2])
-def test_clips_in_order_without_bad_ones(three, workers):
+def test_tasks_in_order_without_bad_clips(three, workers, monkeypatch):
     dataset, paths = three
-    bad, before = [], torch.get_rng_state()
-    batches = list(clips_in_order(dataset, 2, workers, bad))
-    assert [batch['clip'].tolist() for batch in batches] == [[0, 1], [2]] and bad == []
-    for name in ('audio', 'video'):
-        assert torch.equal(torch.cat([batch[name] for batch in batches]),
-                           torch.stack([dataset[i, 0][name] for i in range(3)]))
-    os.remove(paths[1])
-    fewer = list(clips_in_order(dataset, 2, workers, bad))
-    assert [batch['clip'].tolist() for batch in fewer] == [[0], [2]] and bad == ['b.mp4: file missing']
-    assert torch.equal(fewer[0]['video'], batches[0]['video'][:1])
-    assert torch.equal(torch.get_rng_state(), before)              # masks are drawn from this state
-
-
-def test_concatenated_tasks(three, monkeypatch):
-    dataset, _ = three
-    first = VideoClips(dataset.clips[:1], SMALL, augment=False)
-    both = ConcatClips([first, dataset])
+    tasks = [VideoClips(dataset.clips[:1], SMALL, augment=False), dataset]
+    both = ConcatClips(tasks)
     assert len(both) == 4 and both.labels == [('a',), ('a',), ('b',), ('c',)]
     assert both[3, 0]['clip'] == 3 and torch.equal(both[3, 0]['video'], dataset[2, 0]['video'])
-    expected = [(0, [0]), (1, [0, 1]), (1, [2])]
 
-    def batches():
-        return [(task, batch['clip'].tolist()) for task, batch in tasks_in_order([first, dataset], 2, 0, [])]
-    assert batches() == expected
+    bad, before = [], torch.get_rng_state()
+    batches = list(tasks_in_order(tasks, 2, workers, bad))
+    expected = [(0, [0]), (1, [0, 1]), (1, [2])]
+    assert [(task, batch['clip'].tolist()) for task, batch in batches] == expected and bad == []
+    for name in ('audio', 'video'):
+        assert torch.equal(torch.cat([batch[name] for _, batch in batches[1:]]),
+                           torch.stack([dataset[i, 0][name] for i in range(3)]))
     monkeypatch.setattr(common, 'get_world_size', lambda: 2)
     for rank in range(2):                                          # ranks share the batches
         monkeypatch.setattr(common, 'get_rank', lambda: rank)
-        assert batches() == expected[rank::2]
+        found = [(task, batch['clip'].tolist()) for task, batch in tasks_in_order(tasks, 2, 0, [])]
+        assert found == expected[rank::2]
+    monkeypatch.undo()
+    os.remove(paths[1])
+    fewer = list(tasks_in_order([dataset], 2, workers, bad))
+    assert [batch['clip'].tolist() for _, batch in fewer] == [[0], [2]] and bad == ['b.mp4: file missing']
+    assert torch.equal(torch.get_rng_state(), before)              # masks are drawn from this state
 
 
 # ---------------------------------------------------------------- testing the clips
 
+def scan(folder, workers=0, **given):
+    """The stream of the nine clips; eight are in use: the test clip of a class of no task is not"""
+    return vggsound(options(folder, tasks=str(folder / 'tasks.csv'), **given), workers)
+
+
 def test_bad_clips_are_left_out_up_to_a_share(folder, capfd):
     (folder / 'video' / 'dog3_000000.mp4').write_bytes(b'')
     (folder / 'video' / 'sea1_000001.mp4').unlink()
-    options = dict(tasks_csv=folder / 'tasks.csv')
-    with pytest.raises(UserError) as error:
-        vggsound(folder, SMALL, **options)
-    for word in ('1 of 8', '12%', 'sea1_000001.mp4: file missing', '--max-bad'):   # before any clip is tested
-        assert word in str(error.value)
-    with pytest.raises(UserError, match=r'2 of 8 clips \(25%\)') as error:
-        vggsound(folder, SMALL, max_bad=0.2, **options)
-    assert 'dog3_000000.mp4: empty file' in str(error.value) and 'sea1_000001.mp4: file missing' in str(error.value)
+    with pytest.raises(UserError, match=r'1 of 8 clips \(12%\)(.|\n)*--max-bad(.|\n)*sea1_000001.mp4: file missing'):
+        scan(folder)                                               # before any clip is tested
+    with pytest.raises(UserError, match=r'2 of 8 clips \(25%\)(.|\n)*dog3_000000.mp4: empty file'):
+        scan(folder, max_bad=0.2)
     for workers in (0, 2):
-        stream = vggsound(folder, SMALL, max_bad=0.25, workers=workers, **options)
+        stream = scan(folder, workers, max_bad=0.25, cache=f'{folder}.{workers}')
         assert stream.bad == ['dog3_000000.mp4: empty file', 'sea1_000001.mp4: file missing']
         assert len(stream.train[1]) == 2 and len(stream.pretrain) == 0
     assert capfd.readouterr() == ('', '')
 
 
 def test_the_scan_is_cached(folder, monkeypatch, capsys):
-    cache = folder / 'run' / 'scan.json'
-    options = dict(tasks_csv=folder / 'tasks.csv', cache=cache, max_bad=1)
-    first = vggsound(folder, SMALL, **options)
-    assert [p.name for p in cache.parent.iterdir()] == ['scan.json'] and len(json.loads(cache.read_text())) == 8
-    tested = []
-    monkeypatch.setattr(common, 'check_clip',
-                        lambda path, segment: tested.append(Path(path).name) or check_clip(path, segment))
-    assert vggsound(folder, SMALL, **options).names == first.names and tested == []
-    (folder / 'video' / 'dog3_000000.mp4').write_bytes(b'no video')          # another size: tested again
+    """A file that has changed is tested again. An interrupted scan keeps its results."""
+    tested, cache = [], Path(f'{folder}.cache') / 'checked-clips.json'
+
+    def check(path, segment):
+        tested.append(Path(path).name)
+        if len(tested) == 4:
+            raise KeyboardInterrupt
+        return check_clip(path, segment)
+    monkeypatch.setattr(common, 'check_clip', check)
+    with pytest.raises(KeyboardInterrupt):
+        scan(folder)
+    assert len(json.loads(cache.read_text())) == 3
+    first = scan(folder, max_bad=1)
+    assert list(cache.parent.iterdir()) == [cache] and len(json.loads(cache.read_text())) == 8
+    assert len(tested) == 4 + 5
+    tested.clear()
+    assert scan(folder).names == first.names and tested == []
+    (folder / 'video' / 'dog3_000000.mp4').write_bytes(b'no video')
     (folder / 'video' / 'sea1_000001.mp4').unlink()
-    assert len(vggsound(folder, SMALL, **options).bad) == 2
-    assert tested == ['dog3_000000.mp4']                    # a missing file is known from the listing
-    cache.write_text('{"a')                                 # damaged
-    assert len(vggsound(folder, SMALL, **options).bad) == 2
-    vggsound(folder, SMALL, **(options | dict(cache=folder / 'vggsound.csv' / 'scan.json')))
+    assert len(scan(folder, max_bad=1).bad) == 2
+    assert tested == ['dog3_000000.mp4']                           # a missing file is known without a test
+    monkeypatch.undo()
+    cache.write_text('{"a')                                        # damaged
+    assert len(scan(folder, max_bad=1).bad) == 2
+    scan(folder, max_bad=1, cache=str(folder / 'vggsound.csv'))
     assert 'cannot be written' in capsys.readouterr().out
+
+
+def test_transient_errors_and_crashes_are_not_cached(folder, monkeypatch):
+    monkeypatch.setattr(common, 'check_clip', lambda path, segment: common.DECODER_CRASH)
+    clips = [Clip(str(folder / 'whole.mp4'), ('x',))]
+    assert len(common.filter_clips(folder, clips, options(folder, max_bad=1), 0)[1]) == 1
+    assert json.loads(Path(f'{folder}.cache', 'checked-clips.json').read_text()) == {}
+
+
+def test_ranks_that_see_different_clips(folder, monkeypatch):
+    monkeypatch.setattr(common, 'all_gather_object', lambda mine: [mine, mine[:0]])
+    with pytest.raises(UserError, match='the ranks see different clips in '):
+        scan(folder)
 
 
 def test_a_finished_run_follows_its_data(folder, tmp_path_factory):
     """The same clips elsewhere are the same data. Other clips at the same path are not, nor is another order."""
     run, moved = tmp_path_factory.mktemp('run'), tmp_path_factory.mktemp('moved') / 'data'
-    cfg = Config(**vars(SMALL) | dict(dataset='vggsound', data=str(folder), tasks=str(folder / 'tasks.csv'),
-                                      batch_size=1, cache=str(run), method='finetune'))
+    cfg = options(folder, dataset='vggsound', tasks=str(folder / 'tasks.csv'), cache=str(run))
     (run / 'config.json').write_text(json.dumps(vars(cfg)))
     stream = open_stream(cfg, 0)
     was, turned = describe(stream), describe(reordered(stream, 'pets,music'))
@@ -148,47 +160,19 @@ def test_a_finished_run_follows_its_data(folder, tmp_path_factory):
         FinishedRun(run, 0, 'cpu').stream
 
 
-def test_an_interrupted_scan_keeps_its_results(folder, monkeypatch):
-    tested = []
-
-    def interrupted(path, segment):
-        tested.append(path)
-        if len(tested) == 4:
-            raise KeyboardInterrupt
-        return check_clip(path, segment)
-    monkeypatch.setattr(common, 'check_clip', interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        vggsound(folder, SMALL, folder / 'tasks.csv', cache=folder / 'scan.json')
-    assert len(json.loads((folder / 'scan.json').read_text())) == 3
-
-
-def test_transient_errors_and_crashes_are_not_cached(folder, monkeypatch):
-    monkeypatch.setattr(common, 'check_clip', lambda path, segment: common.DECODER_CRASH)
-    stream_options = dict(cache=folder / 'scan.json', max_bad=1)
-    assert len(common.filter_clips(folder, [Clip(str(folder / 'whole.mp4'), ('x',))], **stream_options)[1]) == 1
-    assert json.loads((folder / 'scan.json').read_text()) == {}
-
-
-def test_ranks_that_see_different_clips(folder, monkeypatch):
-    clips = [Clip(str(folder / 'whole.mp4'), ('x',))]
-    monkeypatch.setattr(common, 'all_gather_object', lambda mine: [mine, mine])
-    common.check_same_on_all_ranks(folder, clips)
-    monkeypatch.setattr(common, 'all_gather_object', lambda mine: [mine, mine[:0]])
-    with pytest.raises(UserError, match='the ranks see different clips in '):
-        common.check_same_on_all_ranks(folder, clips)
-
-
 # ---------------------------------------------------------------- batches and the order of tasks
 
 def test_check_batches(monkeypatch, capsys):
     cfg = SimpleNamespace(method='er', batch_size=4, pretrain_batch_size=4, pretrain_steps=-1)
-    check_batches(cfg, {'one': 4, 'two': 3}, 2)
+    stream = Stream(['one', 'two'], [0] * 2, [[0] * 4, [0] * 3], [], [], [], [], [])
+    check_batches(cfg, stream)
     out = capsys.readouterr().out
     assert 'two has only 3' in out and 'initial pre-training has only 2' in out and 'one has' not in out
     monkeypatch.setattr(common, 'get_world_size', lambda: 4)
     with pytest.raises(UserError, match='two has 3 training clips'):
-        check_batches(cfg, {'one': 4, 'two': 3}, 0)
-    check_batches(SimpleNamespace(**vars(cfg) | dict(method='multitask')), {'one': 4, 'two': 3}, 0)
+        check_batches(cfg, stream)
+    cfg.method, cfg.pretrain_steps = 'multitask', 0
+    check_batches(cfg, stream)
 
 
 def stream_of(names):

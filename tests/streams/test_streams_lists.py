@@ -14,99 +14,61 @@ from streams.tables import read_retrieval_list, read_tasks
 from streams.vggsound import read_vggsound
 
 
-def check_message(error, path, line, reason):
-    """A UserError starts with the file and the line."""
-    assert str(error.value).startswith(f'{path}:{line}: ') and reason in str(error.value)
+# ---------------------------------------------------------------- wrong lines
+
+def of_vggsound(folder, rows):
+    read_vggsound(vggsound_folder(folder, rows))
 
 
-# ---------------------------------------------------------------- VGGSound
+def of_audioset(folder, row):
+    audioset_folder(folder, ['x, 1.0, 2.0, "/m/dog"'], ['y, 1.0, 2.0, "/m/dog"', row])
+    read_audioset(folder, ['balanced_train_segments.csv', 'eval_segments.csv'])
 
-@pytest.mark.parametrize('rows, line, reason', [
-    (['a,1,dog,train', 'b,2,dog'], 2, '3 columns'), (['a,1.5,dog,train'], 1, 'whole number'),
-    (['', 'a,1,dog,val'], 2, 'train or test'),
-    (['a,1,dog,train', 'b,1,dog,train', 'a,01,dog,test'], 3, 'same clip as in line 1'),
-    (['../x,1,dog,train'], 1, 'out of the folder'), (['a\\b,1,dog,train'], 1, 'out of the folder'),
-    ([',1,dog,train'], 1, 'id is empty'), (['a,1,dog,train', 'b,2,"dog,train'], 2, 'end of data')])
-def test_vggsound_errors(tmp_path, rows, line, reason):
-    folder = vggsound_folder(tmp_path, rows)
+
+def of_classes(folder, mids):
+    read_mids(audioset_folder(folder, [], mids=mids))
+
+
+def of_ave(folder, row):
+    read_ave(ave_folder(folder, train=f'Bark&b2&good&9&10\n{row}\n'))
+
+
+def of_tasks(folder, text):
+    (folder / 'tasks.csv').write_text(text)
+    read_tasks(folder / 'tasks.csv', {'dog', 'dog barking', 'playing harp'})
+
+
+@pytest.mark.parametrize('read, content, place, reason', [
+    (of_vggsound, ['a,1,dog,train', 'b,2,dog'], 'vggsound.csv:2', '3 columns'),
+    (of_vggsound, ['a,1.5,dog,train'], 'vggsound.csv:1', 'whole number'),
+    (of_vggsound, ['', 'a,1,dog,val'], 'vggsound.csv:2', 'train or test'),
+    (of_vggsound, ['a,1,dog,train', 'b,1,dog,train', 'a,01,dog,test'], 'vggsound.csv:3', 'same clip as in line 1'),
+    (of_vggsound, ['../x,1,dog,train'], 'vggsound.csv:1', 'out of the folder'),
+    (of_vggsound, [',1,dog,train'], 'vggsound.csv:1', 'id is empty'),
+    (of_vggsound, ['a,1,dog,train', 'b,2,"dog,train'], 'vggsound.csv:2', 'end of data'),
+    (of_audioset, 'a, 1.0, 2.0', 'eval_segments.csv:5', '3 columns'),
+    (of_audioset, 'a, 1.0, nan, "/m/dog"', 'eval_segments.csv:5', "'nan' is not a number of seconds"),
+    (of_audioset, 'a, 1.0, 2.0, "/m/dog,/m/dgo"', 'eval_segments.csv:5', "unknown label '/m/dgo'"),
+    (of_audioset, '../a, 1.0, 2.0, "/m/dog"', 'eval_segments.csv:5', 'out of the folder'),
+    (of_audioset, 'x, 1.0, 2.0, "/m/dog"', 'eval_segments.csv:5', 'same clip as in balanced_train_segments.csv:4'),
+    (of_classes, '0,/m/dog,Dog\n', 'class_labels_indices.csv:1', 'header'),
+    (of_classes, 'index,mid,display_name\n0,/m/w,Waves, surf\n', 'class_labels_indices.csv:2', '4 columns'),
+    (of_ave, 'Bark&b2&good&9', 'trainSet.txt:2', '4 columns'),
+    (of_ave, 'Bark&b2&good&nine&10', 'trainSet.txt:2', "from 'nine' to '10'"),
+    (of_ave, 'Bark&b2&good&9&11', 'trainSet.txt:2', "to '11'"),
+    (of_ave, 'Bark&b2&good&9&8', 'trainSet.txt:2', "from '9' to '8'"),
+    (of_ave, 'Barks&b2&good&9&10', 'trainSet.txt:2', "the category 'Barks' is not in Annotations.txt"),
+    (of_ave, 'Bark&../b2&good&9&10', 'trainSet.txt:2', 'out of the folder'),
+    (of_tasks, '', 'tasks.csv:1', 'header'), (of_tasks, 'class,task\n', 'tasks.csv:1', 'no rows'),
+    (of_tasks, 'class,task\nplaying harp, slowly,music\n', 'tasks.csv:2', '3 columns'),
+    (of_tasks, 'class,task\ndog,pets\n\ndog,music\n', 'tasks.csv:4', 'twice'),
+    (of_tasks, 'class,task\ndog barkin,pets\n', 'tasks.csv:2', "did you mean 'dog barking'"),
+    (of_tasks, 'class,task\ndog,\n', 'tasks.csv:2', 'empty')])
+def test_a_wrong_line_is_named(tmp_path, read, content, place, reason):
     with pytest.raises(UserError) as error:
-        read_vggsound(folder)
-    check_message(error, folder / 'vggsound.csv', line, reason)
+        read(tmp_path, content)
+    assert str(error.value).startswith(f'{tmp_path}/{place}: ') and reason in str(error.value)
 
-
-# ---------------------------------------------------------------- AudioSet
-
-def test_audioset_rows_and_file_names(tmp_path):
-    """Downloaders name the files in three ways. A missing file gets the first name."""
-    folder = audioset_folder(
-        tmp_path, ['-a, 30.000, 40.000, "/m/dog,/m/waves"', 'b_1, 0.000, 10.000, "/t/cat"',
-                   'c,5.5,15.5,"/m/dog, /m/dog"', 'd, 7.000, 9.020, "/m/waves"'],
-        ['e, 1.000, 11.000, "/m/dog"'],
-        videos=['-a_000030.webm', 'b_1_0_10000.mkv', 'c.mp4', 'c_5500_15500.avi', 'e.mp4'])
-    video = folder / 'video'
-    assert read_audioset(folder, [*train_tables(folder), 'eval_segments.csv']) == [
-        Clip(str(video / '-a_000030.webm'), ('Dog', 'Waves, surf'), '-a', 30.0, 'train', 10.0),
-        Clip(str(video / 'b_1_0_10000.mkv'), ('Cat',), 'b_1', 0.0, 'train', 10.0),
-        Clip(str(video / 'c_5500_15500.avi'), ('Dog',), 'c', 5.5, 'train', 10.0),
-        Clip(str(video / 'd_000007.mp4'), ('Waves, surf',), 'd', 7.0, 'train', 9.02 - 7, False),
-        Clip(str(video / 'e.mp4'), ('Dog',), 'e', 1.0, 'test', 10.0)]
-    (folder / 'unbalanced_train_segments.csv').write_text(COMMENTS + 'f, 1.0, 2.0, "/m/dog"\n')
-    assert [clip.name for clip in read_audioset(folder, train_tables(folder))] == ['-a', 'b_1', 'c', 'd', 'f']
-
-
-@pytest.mark.parametrize('row, reason', [
-    ('a, 1.0, 2.0', '3 columns'), ('a, 1.0, nan, "/m/dog"', "'nan' is not a number of seconds"),
-    ('a, 1.0, 2.0, "/m/dog,/m/dgo"', "unknown label '/m/dgo'"), ('../a, 1.0, 2.0, "/m/dog"', 'out of the folder'),
-    ('x, 1.0, 2.0, "/m/dog"', 'the same clip as in balanced_train_segments.csv:4')])
-def test_audioset_errors(tmp_path, row, reason):
-    folder = audioset_folder(tmp_path, ['x, 1.0, 2.0, "/m/dog"'], ['y, 1.0, 2.0, "/m/dog"', row])
-    with pytest.raises(UserError) as error:
-        read_audioset(folder, ['balanced_train_segments.csv', 'eval_segments.csv'])
-    check_message(error, folder / 'eval_segments.csv', 5, reason)
-
-
-@pytest.mark.parametrize('mids, line, reason', [
-    ('0,/m/dog,Dog\n', 1, 'header'), ('index,mid,display_name\n0,/m/w,Waves, surf\n', 2, '4 columns')])
-def test_audioset_class_errors(tmp_path, mids, line, reason):
-    folder = audioset_folder(tmp_path, [], mids=mids)
-    with pytest.raises(UserError) as error:
-        read_mids(folder)
-    check_message(error, folder / 'class_labels_indices.csv', line, reason)
-
-
-# ---------------------------------------------------------------- AVE
-
-def test_ave_rows(tmp_path):
-    folder = ave_folder(tmp_path, train='Bark&b_1&bad&3&5\nViolin, fiddle&-v1&good&0&10\n', test='Bark&b2&good&9&10\n')
-    video = folder / 'AVE'
-    (video / '-v1.MP4').touch()
-    def clip(name, label, split, start, end, exists=False):
-        return Clip(str(video / name), (label,), name.split('.')[0], 0, split, 10, exists, event=(start, end))
-
-    (video / '-v1.mkv').touch()
-    expected = ({'train': [clip('b_1.mp4', 'Bark', 'train', 3, 5),
-                           clip('-v1.mkv', 'Violin, fiddle', 'train', 0, 10, exists=True)],
-                 'test': [clip('b2.mp4', 'Bark', 'test', 9, 10)]}, ['Bark', 'Violin, fiddle'], [])
-    assert read_ave(folder) == expected
-    # as GitHub has it: without a header; and an event of no length, which AVE has
-    (folder / 'Annotations.txt').write_text(''.join(ANNOTATIONS.splitlines(True)[1:]))
-    (folder / 'testSet.txt').write_text('Bark&b2&good&9&10\nBark&b_1&good&0&0\n')
-    assert read_ave(folder) == (*expected[:2], [f'{folder}/testSet.txt:2: b_1 is left out: its event has no length'])
-
-
-@pytest.mark.parametrize('row, reason', [
-    ('Bark&b2&good&9', '4 columns'), ('Bark&b2&good&nine&10', "from 'nine' to '10'"),
-    ('Bark&b2&good&9&11', "to '11'"), ('Bark&b2&good&9&8', "from '9' to '8'"),
-    ('Barks&b2&good&9&10', "the category 'Barks' is not in Annotations.txt"),
-    ('Bark&../b2&good&9&10', 'out of the folder')])
-def test_ave_errors(tmp_path, row, reason):
-    folder = ave_folder(tmp_path, train=f'Bark&b2&good&9&10\n{row}\n')
-    with pytest.raises(UserError) as error:
-        read_ave(folder)
-    check_message(error, folder / 'trainSet.txt', 2, reason)
-
-
-# ---------------------------------------------------------------- what to download
 
 @pytest.mark.parametrize('make_folder, read, needed, word', [
     (lambda d: vggsound_folder(d, ['a,1,dog,train']), read_vggsound, ['vggsound.csv', 'video'], '--dataset shapes'),
@@ -124,17 +86,42 @@ def test_missing_files_are_named_with_the_layout(tmp_path, make_folder, read, ne
         assert word in str(error.value) and '<id>' in str(error.value)
 
 
-# ---------------------------------------------------------------- tasks
+# ---------------------------------------------------------------- right lines
 
-@pytest.mark.parametrize('text, line, reason', [
-    ('dog,pets\n', 1, 'header'), ('', 1, 'header'), ('class,task\nplaying harp, slowly,music\n', 2, '3 columns'),
-    ('class,task\ndog,pets\n\ndog,music\n', 4, 'twice'), ('class,task\ndog barkin,pets\n', 2, "'dog barking'"),
-    ('class,task\ndog,\n', 2, 'empty'), ('class,task\n', 1, 'no rows')])
-def test_tasks_errors(tmp_path, text, line, reason):
-    (tmp_path / 'tasks.csv').write_text(text)
-    with pytest.raises(UserError) as error:
-        read_tasks(tmp_path / 'tasks.csv', {'dog', 'dog barking', 'playing harp'})
-    check_message(error, tmp_path / 'tasks.csv', line, reason)
+def test_audioset_rows_and_file_names(tmp_path):
+    """Downloaders name the files in three ways. A missing file gets the first name."""
+    folder = audioset_folder(
+        tmp_path, ['-a, 30.000, 40.000, "/m/dog,/m/waves"', 'b_1, 0.000, 10.000, "/t/cat"',
+                   'c,5.5,15.5,"/m/dog, /m/dog"', 'd, 7.000, 9.020, "/m/waves"'],
+        ['e, 1.000, 11.000, "/m/dog"'],
+        videos=['-a_000030.webm', 'b_1_0_10000.mkv', 'c.mp4', 'c_5500_15500.avi', 'e.mp4'])
+    video = folder / 'video'
+    assert read_audioset(folder, [*train_tables(folder), 'eval_segments.csv']) == [
+        Clip(str(video / '-a_000030.webm'), ('Dog', 'Waves, surf'), '-a', 30.0, 'train', 10.0),
+        Clip(str(video / 'b_1_0_10000.mkv'), ('Cat',), 'b_1', 0.0, 'train', 10.0),
+        Clip(str(video / 'c_5500_15500.avi'), ('Dog',), 'c', 5.5, 'train', 10.0),
+        Clip(str(video / 'd_000007.mp4'), ('Waves, surf',), 'd', 7.0, 'train', 9.02 - 7),
+        Clip(str(video / 'e.mp4'), ('Dog',), 'e', 1.0, 'test', 10.0)]
+    (folder / 'unbalanced_train_segments.csv').write_text(COMMENTS + 'f, 1.0, 2.0, "/m/dog"\n')
+    assert [clip.name for clip in read_audioset(folder, train_tables(folder))] == ['-a', 'b_1', 'c', 'd', 'f']
+
+
+def test_ave_rows(tmp_path):
+    folder = ave_folder(tmp_path, train='Bark&b_1&bad&3&5\nViolin, fiddle&-v1&good&0&10\n', test='Bark&b2&good&9&10\n')
+    video = folder / 'AVE'
+    (video / '-v1.MP4').touch()
+    (video / '-v1.mkv').touch()
+
+    def clip(name, label, split, start, end):
+        return Clip(str(video / name), (label,), name.split('.')[0], 0, split, 10, event=(start, end))
+
+    expected = ({'train': [clip('b_1.mp4', 'Bark', 'train', 3, 5), clip('-v1.mkv', 'Violin, fiddle', 'train', 0, 10)],
+                 'test': [clip('b2.mp4', 'Bark', 'test', 9, 10)]}, ['Bark', 'Violin, fiddle'], [])
+    assert read_ave(folder) == expected
+    # as GitHub has it: without a header; and an event of no length, which AVE has
+    (folder / 'Annotations.txt').write_text(''.join(ANNOTATIONS.splitlines(True)[1:]))
+    (folder / 'testSet.txt').write_text('Bark&b2&good&9&10\nBark&b_1&good&0&0\n')
+    assert read_ave(folder) == (*expected[:2], [f'{folder}/testSet.txt:2: b_1 is left out: its event has no length'])
 
 
 def test_tasks_keep_their_order_and_windows_files_are_read(tmp_path):
