@@ -25,6 +25,7 @@ from streams.loading import count_workers
 from utils.checkpoint import check_writable, read_checkpoint, write_text
 from utils.cli import Parser, cli_errors, number, one_of
 from utils.distributed import all_gather_object, autocast, get_device, print_once
+from utils.markdown import format_number, markdown_table
 from utils.weights import load_weights
 
 K = (1, 5, 10)
@@ -153,17 +154,15 @@ def summarize(rows, names, candidates):
 def results_table(method, results):
     """Markdown in the form of Table 1: A and F in both directions, and the median rank at the end"""
     columns = [f'R@{k}' for k in K] + ['Avg']
-    header = [method] + [f'{column} {name}' for column in columns for name in ('A ↑', 'F ↓')] + ['median rank ↓']
-    lines = ['| ' + ' | '.join(header) + ' |', '| ' + ' | '.join(['---'] * len(header)) + ' |']
+    header = [method, *(f'{column} {name}' for column in columns for name in ('A ↑', 'F ↓')), 'median rank ↓']
+    rows = []
     for direction in DIRECTIONS:
         values = [results[direction][column][name] for column in columns for name in 'AF']
-        cells = ['–' if value is None else f'{value:.2f}' for value in values]
-        cells.append(f'{results[direction]["median_rank"]["A"]:.1f}')
-        lines.append(f'| {direction.replace("_", " ")} | ' + ' | '.join(cells) + ' |')
+        rows.append([direction.replace('_', ' '), *(format_number(value, 2) for value in values),
+                     f'{results[direction]["median_rank"]["A"]:.1f}'])
     chance = [results['chance'][f'R@{k}'] for k in K]
     cells = [cell for value in (*chance, sum(chance) / len(K)) for cell in (f'{value:.2f}', '–')]
-    lines.append('| chance | ' + ' | '.join(cells) + f' | {(results["candidates"] + 1) / 2:.1f} |')
-    return '\n'.join(lines)
+    return markdown_table(header, [*rows, ['chance', *cells, f'{(results["candidates"] + 1) / 2:.1f}']])
 
 
 # ----------------------------------------------------------------------------------- a finished run

@@ -11,11 +11,11 @@ from sklearn.metrics import average_precision_score
 from config import UserError
 from downstream.heads import joint_tokens, new_probe, predict, probe_batches, schedule_for, spec_augment, train_probes
 from downstream.maps import mean, to_device
-from downstream.markdown import markdown_table, number, table_over_stream
 from downstream.multi_model import group_models
 from downstream.pictures import BESIDE, plot_over_stream
 from streams.common import ConcatClips
 from streams.loading import Loader
+from utils.markdown import format_number, markdown_table, table_over_stream
 
 
 def evaluate(run, args):
@@ -50,8 +50,8 @@ def evaluate(run, args):
 def report(run, results):
     """results of `evaluate`, with A and F (§5.1) → Markdown table in the form of Table 4, figure"""
     kind = 'fine-tuned' if results['finetune'] else 'linear head on the frozen backbone'
-    summary = [[run.cfg.method, number(results['A'], 2), number(results['F'], 2)],
-               ['chance', number(mean(results['chance']), 2), '–']]
+    summary = [[run.cfg.method, format_number(results['A'], 2), format_number(results['F'], 2)],
+               ['chance', format_number(mean(results['chance']), 2), '–']]
     tables = [f'{results["metric"]} in percent, {kind}, one for all tasks',
               markdown_table(['method', f'{results["metric"]} A ↑', f'{results["metric"]} F ↓'], summary),
               table_over_stream(results['acc'], results, 2)]

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 
 from config import UserError
 from downstream.heads import joint_tokens, new_probe, predict, probe_batches, schedule_for, train_probes
-from downstream.markdown import markdown_table, number
 from downstream.pictures import OKABE_ITO
 from streams.ave import AVE_LAYOUT, AVE_SECONDS, ave, window_of_second
 from streams.loading import Loader
+from utils.markdown import format_number, markdown_table
 
 
 def evaluate(run, args):
@@ -55,8 +55,9 @@ def evaluate(run, args):
 def report(run, results):
     """results of `evaluate` → Markdown table in the form of Table 8, figure"""
     title = run.cfg.method + (', fine-tuned' if results['finetune'] else '')
-    table = markdown_table(['method', 'Acc'], [[title, number(results['accuracy'], 2)],
-                                               ['always the most frequent class', number(results['majority'], 2)]])
+    rows = [[title, format_number(results['accuracy'], 2)],
+            ['always the most frequent class', format_number(results['majority'], 2)]]
+    table = markdown_table(['method', 'Acc'], rows)
 
     # the accuracy of each class
     figure, axis = plt.subplots(figsize=(6, 6.5), layout='constrained')

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from sklearn.decomposition import PCA
 
-from downstream.markdown import table_over_stream
 from downstream.multi_model import right_after, run_models
 from downstream.pictures import BESIDE, plot_over_stream
 from patches import normalize_frames
 from utils.distributed import autocast
+from utils.markdown import table_over_stream
 
 POINTS = 200   # per cloud, at most
 

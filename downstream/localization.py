@@ -7,9 +7,9 @@ import torch
 
 from downstream.maps import METRICS, SYMBOLS, UNKNOWN, Maps, add_maps, compute_maps, make_batch, mean, metric_row
 from downstream.maps import read_clips, score_maps, source_area, sources, to_device
-from downstream.markdown import markdown_table
 from downstream.multi_model import right_after, run_models
 from downstream.pictures import plot_maps
+from utils.markdown import markdown_table
 
 
 def evaluate(run, args):

@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 
 from avm import attend
-from downstream.markdown import number
 from patches import patchify
 from streams.scenes import SECONDS, cover, frame_times, truth
+from utils.markdown import format_number
 
 
 # ---------------------------------------------------------------------------------------- maps
@@ -188,4 +188,4 @@ def metric_row(which, name, first, last, chance):
     drop = None if first is None or last is None else first - last
     by_chance = 0.5 if metric == 'auc' else chance[f'area_{modality}']
     label = f'{SYMBOLS[which, modality].replace("$", "")}: {TITLES[metric]}'
-    return [label] + [number(value, digits) for value in (first, last, drop, by_chance)]
+    return [label] + [format_number(value, digits) for value in (first, last, drop, by_chance)]

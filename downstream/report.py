@@ -14,11 +14,11 @@ import numpy as np
 from matplotlib.ticker import LogLocator
 
 from config import PRETRAINED, Config, preset
-from downstream.markdown import markdown_table
 from downstream.pictures import BESIDE, save_figure, task_style
 from eval import read_config
 from utils.checkpoint import write_text
 from utils.cli import flag_name
+from utils.markdown import markdown_table
 
 TERMS = {'loss': 'total loss', 'mae_a': 'ℓ^r, audio', 'mae_v': 'ℓ^r, video', 'contrastive': 'ℓ^c', 'avm': 'L^avm',
          'penalty': 'ℓ^p'}

@@ -17,11 +17,11 @@ from avm import attend
 from config import SELECTIONS, UserError
 from downstream.maps import UNKNOWN, add_maps, make_batch, mean, mean_or_none, measurable, read_clips, source_area
 from downstream.maps import sources, to_device
-from downstream.markdown import markdown_table, number
 from downstream.multi_model import run_models
 from downstream.pictures import BESIDE, plot_maps, task_style
 from patches import patchify
 from selection import discriminative_query, prune_probability, select_patches
+from utils.markdown import format_number, markdown_table
 
 ATTENTION_SELECTIONS = [name for name in SELECTIONS if name not in ('random', 'mats')]
 MODALITIES = {'v': 'frames', 'a': 'sound'}
@@ -149,10 +149,10 @@ def report(run, results):
                                 for x in MODALITIES)
         return UNKNOWN, plot_maps(run.cfg, rows, columns_v, columns_a,
                                   f'Importance, pruning probability, selected patches (model: {results["after"][-1]})')
-    chance, P = results['chance'], {name: number(mean(matrix[-1]), 3) for name, matrix in results['P'].items()}
-    rows = [[name, *(number(mean(results[f'selected_{x}'][name][-1]), 1) for x in MODALITIES)]
+    chance, P = results['chance'], {name: format_number(mean(matrix[-1]), 3) for name, matrix in results['P'].items()}
+    rows = [[name, *(format_number(mean(results[f'selected_{x}'][name][-1]), 1) for x in MODALITIES)]
             for name in results['selected_v']]
-    rows.append(['chance', *(number(chance[f'selected_{x}'], 1) for x in MODALITIES)])
+    rows.append(['chance', *(format_number(chance[f'selected_{x}'], 1) for x in MODALITIES)])
     table = markdown_table([f'source patches selected, %; model: {results["after"][-1]}', *MODALITIES.values()], rows)
     table += (f'\n\nP on and off the source: frames {P["on_v"]}, {P["beside_v"]}; sound {P["on_a"]}, {P["beside_a"]}. '
               'By the past pair: ' + ', '.join(f'{kind} {P[kind]}' for kind in PARTNERS) + '.')

@@ -10,10 +10,10 @@ from avm import attend
 from config import UserError
 from downstream.maps import UNKNOWN, add_maps, make_batch, metric_row, read_clips, score_maps, source_area, sources
 from downstream.maps import to_device
-from downstream.markdown import markdown_table
 from downstream.multi_model import run_models
 from downstream.pictures import plot_maps
 from patches import patchify
+from utils.markdown import markdown_table
 
 
 def evaluate(run, args):

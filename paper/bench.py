@@ -35,7 +35,6 @@ from config import DATASETS, METHODS, Config, preset
 from flava import FLAVA, build_method
 from model import AudioVideoMAE, compile_blocks
 from paper import paper_numbers
-from paper.groups import markdown
 from patches import patchify
 from scorer import Grid
 from streams.catalogue import open_stream
@@ -43,6 +42,7 @@ from streams.common import ConcatClips
 from streams.loading import Loader, count_workers
 from utils.cli import cli_errors, Parser, number
 from utils.distributed import autocast, get_device, peak_memory, uses_bf16, uses_checkpointing
+from utils.markdown import markdown_table
 
 # name: the options of Config that make it. Multitask costs as Finetune does.
 VARIANTS = {**{name: dict(method=name) for name in METHODS if name != 'multitask'},
@@ -262,7 +262,7 @@ def table(found, paper):
     for row, costs in zip(rows, found.values()):
         row.append(f'{costs["scoring"][0] / 1e9:.3f}')
     note = '\n\npaper: the ratio in Table 2, or in Table 3 for a selection; one V100, batches of 9.' if paper else ''
-    return markdown([*header, 'of Gop/sample: scoring'], rows) + note
+    return markdown_table([*header, 'of Gop/sample: scoring'], rows) + note
 
 
 # ------------------------------------------------------------------------------- the command line

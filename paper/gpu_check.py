@@ -36,11 +36,11 @@ from torch.overrides import TorchFunctionMode
 
 from config import UserError
 from paper import bench
-from paper.groups import markdown
 from study import runs
 from utils.checkpoint import check_writable, write_text
 from utils.cli import Parser, cli_errors, number
 from utils.distributed import get_device, print_rank0
+from utils.markdown import markdown_table
 
 ROOT = Path(__file__).parent.parent
 TOLERANCE = 1e-3                                       # relative, of losses in float32
@@ -348,7 +348,7 @@ def methods_table(found):
         losses = [' '.join(f'{loss:.4f}' for loss in own[device]) for device in ('cpu', 'gpu')]
         rows.append([name, *losses, f'{own["loss_difference"]:.1e}', f'{own["gradient_distance"]:.1e}',
                      'yes' if own['agree'] else 'NO'])
-    return markdown(['method', 'losses CPU', 'GPU', 'difference', 'gradient', 'agree'], rows)
+    return markdown_table(['method', 'losses CPU', 'GPU', 'difference', 'gradient', 'agree'], rows)
 
 
 def speed_table(found, setting):
@@ -366,7 +366,7 @@ def speed_table(found, setting):
         outside = own.get('outside', own.get('shares', {}).get('outside'))            # `shares`: in older reports
         rows.append([name, f'{median:.1f} ({min(speeds):.1f} … {max(speeds):.1f})', ratio, f'{own["peak_gb"]:.1f}',
                      f'{share:.1%}', '–' if outside is None else f'{outside:.0%}'])
-    return markdown(['method', 'samples/s', '÷ DER++', 'peak GB', 'of matrix rate', 'outside the backbone'], rows)
+    return markdown_table(['method', 'samples/s', '÷ DER++', 'peak GB', 'of matrix rate', 'outside the backbone'], rows)
 
 
 # ------------------------------------------------------------------------------- the command line

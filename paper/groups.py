@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from config import METHODS, RUNTIME_FIELDS, SELECTIONS, UserError
 from eval import FinishedRun
+from utils.markdown import markdown_table
 
 # The paper's names of methods (Table 1), selections (Table 3) and datasets. A method that you add keeps its own name.
 METHOD_TITLES = {'finetune': 'Finetune', 'er': 'ER', 'mir': 'MIR', 'der++': 'DER++', 'gmed': 'GMED', 'cls-er': 'CLS-ER',
@@ -174,11 +175,6 @@ def arrow(which):
     return f'{which} ↑' if which == 'A' else f'{which} ↓'
 
 
-def markdown(header, rows):
-    """A Markdown table of any cells."""
-    return '\n'.join('| ' + ' | '.join(map(str, row)) + ' |' for row in (header, ['---'] * len(header), *rows))
-
-
 def summary(paths):
     """Folders of finished runs → Markdown: retrieval, one row a group, one column for each option that differs.
 
@@ -193,4 +189,4 @@ def summary(paths):
     for group in groups:
         numbers = [text(over_seeds(group, retrieval(*column))) for column in columns]
         rows.append([group.title, *(group.options[name] for name in options), len(group.runs), *numbers])
-    return markdown(header, rows)
+    return markdown_table(header, rows)

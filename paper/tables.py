@@ -6,7 +6,8 @@ Out: Markdown: mean ± standard deviation over seeds. For runs of the paper's si
 """
 from paper import paper_numbers
 from paper.groups import (DIRECTIONS, METHOD_TITLES, SELECTION_TITLES, Missing, arrow, classification, comparable,
-                          dataset_title, labels, markdown, over_seeds, retrieval, text, with_evaluation, with_value)
+                          dataset_title, labels, over_seeds, retrieval, text, with_evaluation, with_value)
+from utils.markdown import markdown_table
 
 RECALLS = [(recall, which) for recall in ('R@1', 'R@5', 'R@10', 'Avg') for which in 'AF']      # columns of Tables 1, 7
 AVERAGES = [retrieval(direction, 'Avg', which) for direction in DIRECTIONS for which in 'AF']   # of Tables 3, 9, 10
@@ -70,7 +71,7 @@ def retrieval_table(table, title, groups, **own):
         columns = [retrieval(direction, *column) for column in RECALLS]
         rows = [[label, *cells(group, columns, row)] for label, group, row in by_method(chosen, paper[direction])]
         header = [name, 'seeds'] + [f'{recall} {arrow(which)}' for recall, which in RECALLS]
-        parts.append(markdown(header, rows) + '\n')
+        parts.append(markdown_table(header, rows) + '\n')
     return '\n'.join([*parts, candidates(chosen)])
 
 
@@ -103,7 +104,7 @@ def table_4(groups):
     rows = [[label, *cells(group, columns, row)] for label, group, row in by_method(chosen, paper)]
     metric = chosen[0].runs[0].load('classification')['metric']
     head = heading(4, f'Classification ({metric})', chosen, paper)
-    return head + '\n' + markdown(['Method', 'seeds', 'A ↑', 'F ↓'], rows) + '\n'
+    return head + '\n' + markdown_table(['Method', 'seeds', 'A ↑', 'F ↓'], rows) + '\n'
 
 
 def table_8(groups):
@@ -114,7 +115,7 @@ def table_8(groups):
     paper = paper_numbers.rows_for(chosen, 'table_8')
     rows = [[label, *cells(group, [accuracy], row)] for label, group, row in by_method(chosen, paper)]
     head = heading(8, 'Event localization on AVE', chosen, paper)
-    return head + '\n' + markdown(['Method', 'seeds', 'Acc ↑'], rows) + '\n'
+    return head + '\n' + markdown_table(['Method', 'seeds', 'Acc ↑'], rows) + '\n'
 
 
 # ---------------------------------------------------------------------- ablations: Tables 3, 9 and 10
@@ -133,7 +134,7 @@ def table_3(groups):
         for group in own.get(selection, [None] if row else []):
             rows.append([title, *cells(group, AVERAGES, row)])
     head = heading(3, 'Selections, mean over R@1, 5, 10', chosen, paper, 'selection')
-    return '\n'.join([head, markdown(['Method', *AVERAGES_HEADER], rows) + '\n', candidates(chosen)])
+    return '\n'.join([head, markdown_table(['Method', *AVERAGES_HEADER], rows) + '\n', candidates(chosen)])
 
 
 def option_table(table, title, symbol, option, groups):
@@ -145,7 +146,7 @@ def option_table(table, title, symbol, option, groups):
     own = {group.options[option]: group for group in chosen}
     rows = [[f'{value:g}', *cells(own.get(value), AVERAGES, paper.get(value, ()))] for value in sorted({*own, *paper})]
     head = heading(table, f'{title} {symbol}, mean over R@1, 5, 10', chosen, paper, option)
-    return '\n'.join([head, markdown([symbol, *AVERAGES_HEADER], rows) + '\n', candidates(chosen)])
+    return '\n'.join([head, markdown_table([symbol, *AVERAGES_HEADER], rows) + '\n', candidates(chosen)])
 
 
 def table_9(groups):

@@ -12,7 +12,7 @@ from streams.tables import SUFFIXES, read_retrieval_list, read_tasks
 
 VIDEOS = (*SUFFIXES, '.mov', '.m4v')           # phones write these two
 FOLDERS_LAYOUT = """\
-{folder}: no videos. They lie in a folder per class:
+{folder}: no videos in class folders. They lie in a folder per class:
   {folder}/train/CLASS/*.mp4 and {folder}/test/CLASS/*.mp4
 or {folder}/CLASS/*.mp4, of which one in five is for testing. Formats: """ + ' '.join(VIDEOS)
 

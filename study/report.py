@@ -16,13 +16,14 @@ import numpy as np
 from scipy import stats
 
 from paper import figures
-from paper.groups import DIRECTIONS, group_runs, markdown, text
+from paper.groups import DIRECTIONS, group_runs, text
 from paper.plot_style import PRINT, SELECTION_STYLES, STYLES, line_style, ticks_of_tasks
 from study import claims
 from study.claims import A, F, at_end, field, over_seeds, source_selected, title
 from study.runs import FIRST_WITH_COVERAGE, GROUPS, MAIN, RECORDS, SEEDS, add_probe_A
 from utils.checkpoint import check_writable, write_text
 from utils.cli import Parser, cli_errors, parse
+from utils.markdown import markdown_table
 
 SELECTION_OF = {'lava': 'importance', 'frs': 'forget-robust', 'flava': 'both', 'excess': 'excess'}   # --selection
 STYLE_OF = SELECTION_OF | {name: name for name in ('random', 'mats', 'rank', 'rank-excess')}
@@ -39,7 +40,7 @@ def table(words, runs, names, columns):
         if name in runs:
             numbers = [text(over_seeds(runs[name], value)) for value in columns.values()]
             rows.append([title(name), len(runs[name]), *numbers])
-    return markdown([words, 'seeds', *columns], rows)
+    return markdown_table([words, 'seeds', *columns], rows)
 
 
 def claims_table(group, runs):
@@ -52,7 +53,7 @@ def claims_table(group, runs):
                        if d.verdict(claim.margin) == 'inconclusive']
             rows.append([claim.words, '; '.join(f'{words} {d}' for words, d in differences.items()),
                          f'**{claim.verdict(runs)}**', '; '.join(unclear)])
-    return markdown(['claim', 'differences [95 % interval], seeds of that sign', 'verdict',
+    return markdown_table(['claim', 'differences [95 % interval], seeds of that sign', 'verdict',
                      'detectable effect where inconclusive'], rows)
 
 
@@ -83,7 +84,7 @@ def attention_tables(runs):
     return '\n\n'.join([
         table('source patches selected, %, by the models of', runs, MAIN, columns),
         table('P of Eq. 5, %', runs, names, {kind: at_end('selection', 'P', kind, scale=100) for kind in P_KINDS}),
-        markdown(['P, %, [95 % interval]', *(f'{a} − {b}' for a, b in P_PAIRS)], rows)])
+        markdown_table(['P, %, [95 % interval]', *(f'{a} − {b}' for a, b in P_PAIRS)], rows)])
 
 
 def coverage_table(runs):
@@ -106,7 +107,7 @@ def log(runs):
     records = sorted((record for by_seed in runs.values() for record in by_seed.values()), key=lambda r: r['ended'])
     rows = [[record['ended'], f'{record["name"]}-{record["seed"]}', f'`{record["options"]}`', record['commit'],
              record['machine'], record['seconds'], text((A(record), None))] for record in records]
-    return markdown(['ended', 'run', 'options', 'commit', 'machine', 'seconds', 'R@10 A'], rows) + '\n'
+    return markdown_table(['ended', 'run', 'options', 'commit', 'machine', 'seconds', 'R@10 A'], rows) + '\n'
 
 
 def page(runs):

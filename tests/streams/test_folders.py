@@ -55,7 +55,7 @@ def test_tasks_group_classes(tmp_path, video):
 @pytest.mark.parametrize('files', [[], ['a.mp4'], ['train/a.mp4', 'test/b.mp4'], ['dog/notes.txt']])
 def test_no_videos(tmp_path, files, video):
     place(tmp_path, video, *files)
-    with pytest.raises(UserError, match='no videos. They lie in a folder per class'):
+    with pytest.raises(UserError, match='no videos in class folders'):
         read_folders(tmp_path)
 
 
