@@ -54,7 +54,7 @@ def claims_table(group, runs):
             rows.append([claim.words, '; '.join(f'{words} {d}' for words, d in differences.items()),
                          f'**{claim.verdict(runs)}**', '; '.join(unclear)])
     return markdown_table(['claim', 'differences [95 % interval], seeds of that sign', 'verdict',
-                     'detectable effect where inconclusive'], rows)
+                           'detectable effect where inconclusive'], rows)
 
 
 def source_selected_in_training(modality):
@@ -110,6 +110,21 @@ def log(runs):
     return markdown_table(['ended', 'run', 'options', 'commit', 'machine', 'seconds', 'R@10 A'], rows) + '\n'
 
 
+def agreement_table(runs):
+    """How well I of a cheap scorer agrees with the AVM's I, by the last models: a row each (`agreement.py`)"""
+    columns = {f'{words}, {modality}': (name, x) for x, modality in (('v', 'frames'), ('a', 'sound'))
+               for name, words in (('correlation', 'rank correlation'), ('shared', 'shared top eighth, %'),
+                                   ('source_full', 'source in the AVM\'s, %'), ('source_cheap', 'in its own, %'))}
+    rows = []
+    for run, scorer in (('scorer-full', 'grid'), ('scorer-cheap', 'student')):
+        by_seed = runs.get(run, {})
+        if by_seed:
+            numbers = [text(over_seeds(by_seed, field('agreement', scorer, f'{name}_{x}')))
+                       for name, x in columns.values()]
+            rows.append([f'{scorer}, on the models of {title(run)}', len(by_seed), *numbers])
+    return markdown_table(['scorer', 'seeds', *columns], rows)
+
+
 def page(runs):
     """All tables, as Markdown."""
     records = [record for by_seed in runs.values() for record in by_seed.values()]
@@ -128,6 +143,8 @@ def page(runs):
             columns |= {'source selected, frames, %': source_selected_in_training('v'),
                         'sound, %': source_selected_in_training('a')}
         parts += [f'## {words}', table('', runs, names, columns), claims_table(group, runs)]
+        if group == 'scorer':
+            parts.append(agreement_table(runs))
     if set(MAIN) & set(runs):
         parts += ['## Where the AVM looks, what is selected, what P is', attention_tables(runs)]
     if set(GROUPS['fresh'].runs) & set(runs):

@@ -67,18 +67,21 @@ def test_the_page_and_its_figures(tmp_path):
     """Records with numbers set by hand: the page has them, and every figure is drawn."""
     record, lines = runs.read_records()['tune-flava-0', 0], []
     coverage = {f'never_{kind}_{x}': 5. for kind in ('visible', 'selected') for x in 'av'}
+    agreement = {f'{name}_{x}': 0.5 for name in ('correlation', 'shared', 'source_full', 'source_cheap') for x in 'av'}
     for number, (name, options) in enumerate(runs.RUNS.items()):
         for k, seed in enumerate(runs.SEEDS[name][:3]):
             A, F = 20. - number + 0.1 * (k % 2), None if name == 'multitask' else 2.
             for direction in runs.DIRECTIONS:
                 record['retrieval'][direction]['R@10'] |= dict(A=A, F=F)
-            more = dict(mismatch={'0': A, '0.5': A}, coverage={kind: share + A for kind, share in coverage.items()})
+            more = dict(mismatch={'0': A, '0.5': A}, coverage={kind: share + A for kind, share in coverage.items()},
+                        agreement={'grid': agreement, 'student': agreement})
             lines.append(json.dumps(record | dict(name=name, seed=seed, options=options or '') | more))
     (tmp_path / 'records.jsonl').write_text('\n'.join(lines) + '\n')
     report.main(['--records', str(tmp_path / 'records.jsonl')])
     page = (tmp_path / 'claims.md').read_text()
     assert '| FLAVA | 3 | 13.03 ± 0.06 | 2.00 ± 0.00 |' in page and '| Multitask | 3 | 11.03 ± 0.06 | – |' in page
     assert 'LAVA − Random -2.00' in page and '**seeds missing**' in page and 'never visible, frames with A' in page
+    assert '| student, on the models of rank, cheap scorer | 3 | 0.50 ± 0.00 |' in page
     for group in runs.GROUPS.values():
         assert (f'## {group.title}' in page) != group.title.startswith('Tuning')
     drawn = {file.name for file in (tmp_path / 'figures').iterdir()}
