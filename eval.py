@@ -370,14 +370,19 @@ def make_parser():
 
 def main(arguments=None):
     """With --eval: RUN/eval/NAME.json, .md and .png. Without: a table of runs, mean ± standard deviation over seeds."""
-    import matplotlib.pyplot as plt                    # not above: training evaluates too, and needs no pictures
-    from downstream.report import write
-    args = make_parser().parse_args(arguments)
     with cli_errors():
+        import matplotlib.pyplot as plt                # not above: training evaluates too, and needs no pictures
+        from downstream.report import write
+        args = make_parser().parse_args(arguments)
         if not args.eval:
+            if args.video:
+                raise UserError('--video needs --eval localization')
             from paper.groups import summary
-            reports = [file for path in args.runs for file in write(FinishedRun(path, device='cpu').folder)]
-            print(summary(args.runs), *reports, sep='\n')
+            folders = [FinishedRun(path, device='cpu').folder for path in args.runs]
+            finished = [folder for folder in folders if (folder / 'results.json').exists()]
+            reports = [file for folder in folders for file in write(folder)]
+            notes = [f'{folder} has not finished and is left out' for folder in folders if folder not in finished]
+            print(summary(finished or folders), *notes, *reports, sep='\n')
             return
         for path in args.runs:
             moved = Path(args.data) if args.data and args.eval != 'ave' else None

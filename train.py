@@ -189,6 +189,17 @@ class Batches:
                 yield list(zip(order[mine].tolist(), seeds[mine].tolist()))
 
 
+def notes_about_size(cfg, tasks):
+    """Sentences about a stream in which nothing can be forgotten"""
+    clips, notes = sum(len(clips) for _, clips, _ in tasks), []
+    if len(tasks) == 1 and cfg.method != 'multitask':
+        notes.append('the stream has one task: nothing can be forgotten')
+    if cfg.method not in ('finetune', 'multitask') and cfg.memory_size >= clips:
+        notes.append(f'--memory-size {cfg.memory_size}: the memory can hold all {clips} training clips, so little can be '
+                     'forgotten')
+    return notes
+
+
 def check_batch_sizes(cfg):
     """Every rank must get an equal share, and the AVM at least 3 pairs: with fewer, none is mismatched. Raises
     UserError."""
@@ -374,6 +385,8 @@ def write_results(run, stream):
 def train(run, checkpoint):
     """Data → initial pre-training → stream → results, from the checkpoint on."""
     cfg = run.cfg
+    if cfg.init and not checkpoint and not Path(cfg.init).is_file():
+        raise UserError(f'--init {cfg.init}: no such file')
     stream = open_stream(cfg, count_workers(cfg.dataset, cfg.workers))
     check_batches(cfg, stream)
     run.data = describe(stream)
@@ -386,7 +399,7 @@ def train(run, checkpoint):
     batches, path, initial = plan_pretraining(run, stream, checkpoint)
     print_summary(run, stream, initial)
     if get_rank() == 0:
-        for note in stream.notes:
+        for note in stream.notes + notes_about_size(cfg, run.tasks):
             print(note)
         run.skipped.add(stream.bad)
         run.skipped.write(run.out)

@@ -25,19 +25,21 @@ TERMS = {'loss': 'total loss', 'mae_a': 'ℓ^r, audio', 'mae_v': 'ℓ^r, video',
 COSTS = {'samples_per_s': 'samples/s', 'memory_gb': 'peak, GB'}
 NO_TERMS = {'time', 'phase', 'task', 'task_name', 'step', 'global_step', 'epoch', 'lr', 'mean_loss', 'waited', *COSTS}
 A_AND_F = ('A is the average accuracy: the mean of all tasks after the last one. F is the average forgetting: how far '
-           'each earlier task has fallen from its best value, on average (§5.1). A high A and a low F are good. ')
+           'each earlier task has fallen from its best value, on average; negative: it has risen (§5.1). A high A and '
+           'a low F are good. ')
 CAPTIONS = {   # by the first word of a picture's name
-    'stream': 'R@10 of each task after each task. The large marker is where the task was learned; a line that falls '
-              'after it is forgetting.',
-    'attention': 'One test clip per row: frames, and the importance I_v of their patches; sound, and its I_a. Bright '
-                 'patches are important. A white line is around the true source, where it is known.',
+    'stream': 'R@10 of each task after each task; "initial" is before the first. The large marker is where the task was '
+              'learned, and the line before it is dotted. A line that falls after it is forgetting.',
+    'attention': 'The last model. A row is a test clip of one of at most four tasks: frames, and the importance I_v of '
+                 'their patches; sound, and its I_a. Bright patches are important. A white line is around the true '
+                 'source, where it is known.',
     'training': 'The loss and its unweighted terms, every few steps. Below: clips per second, and peak memory.',
     'retrieval': 'R@10 of each task after each task. A line that falls is forgetting.',
     'classification': 'Accuracy of a classifier on the model after each task. The dashed line is chance.',
     'ave': 'Accuracy on each kind of event.',
     'localization': 'Where the model looks: maps of one clip of each task.',
     'selection': 'How much of the source each selection keeps after each task or, where the source is not known, what '
-                 'is selected.',
+                 'is selected. P is the probability that a patch is pruned (Eq. 5).',
     'gap': 'Distance between the centres of audio and video embeddings of each task, over the stream.',
     'spurious': 'Where the model looks with the sound or the frames of the clip itself, and of another task.',
 }
@@ -129,12 +131,21 @@ def page_text(folder, cfg):
         parts += [title] if files else []
         for file in files:
             if file.suffix == '.md':
-                parts.append(f'### {file.stem}\n\n' + file.read_text('utf-8').strip())
+                parts += [f'### {file.stem}', stale(folder, file), file.read_text('utf-8').strip()]
             if file.suffix == '.mp4':
                 parts += [f'[{file.name}]({name}/{file.name}): a video with I_v over its frames, and with sound.']
             if file.suffix == '.png':
                 parts += [f'![{file.stem}]({name}/{file.name})', CAPTIONS.get(file.stem.split('-')[0], '')]
     return '\n\n'.join(filter(None, parts)) + '\n'
+
+
+def stale(folder, file):
+    """A sentence if an evaluation of all models is older than the last model; else ''"""
+    models = list((folder / 'models').glob('*.pt'))
+    of_all_models = not file.stem.split('-')[-1].isdecimal() and models
+    if of_all_models and file.stat().st_mtime < max(model.stat().st_mtime for model in models):
+        return 'This evaluation is older than the last model of the run: evaluate again.'
+    return ''
 
 
 def changed_options(cfg):

@@ -78,7 +78,7 @@ def read_file(path, cfg):
     """A video with sound, as evaluation reads it → {audio, video}. Raises UserError where training would skip it."""
     reason, _ = check_clip(path)
     if reason:
-        raise UserError(f'{Path(path).name}: {reason}')
+        raise UserError(f'{path}: {reason}')
     audio, video = read_clip(path, cfg)
     return dict(audio=audio, video=video)
 
@@ -104,13 +104,17 @@ def tensor(x):
     return f'{" × ".join(map(str, x.shape))} | {low if x[0].numel() == 1 else f"{low} … {high}"}'
 
 
+def relative(path, out):
+    """A path as seen from the folder of the page"""
+    return Path(os.path.relpath(path, Path(out).resolve())).as_posix()
+
+
 def links_from(out):
     """→ link('file.py:name', …): links from the page to these files"""
     def link(*places):
         found = []
         for file, name in (place.split(':') for place in places):
-            path = Path(os.path.relpath(ROOT / file, Path(out).resolve())).as_posix()
-            found.append(f'[`{file}`]({path}), `{name}`')
+            found.append(f'[`{file}`]({relative(ROOT / file, out)}), `{name}`')
         return 'Code: ' + '; '.join(found) + '.'
     return link
 
@@ -138,13 +142,14 @@ def write(out, run=None, clip=None, past=None):
     """Write README.md, its pictures and tour.ipynb → the names that the page's code has defined"""
     files = [path and str(Path(path).resolve()) for path in (run, clip, past)]
     page = PAGE.read_text('utf-8').replace('None, None, None', ', '.join(map(repr, files)))
+    page = page.replace("'../..'", repr(relative(ROOT, out)))
     # run the code of all stops
     names = {}
     parts = [(text, code, *(run_code(code, names) if code else ('', None))) for text, code in split_page(page)]
 
     # README: the text, with the code of each stop and its picture
     out.mkdir(parents=True, exist_ok=True)
-    model = f'`{Path(run).name}`' if run else f'`{WEIGHTS}`, FLAVA after the six tasks of the built-in stream'
+    model = f'`{run}`' if run else f'`{WEIGHTS}`, FLAVA after the six tasks of the built-in stream'
     values = names | dict(tensor=tensor, link=links_from(out), model=model, digits=digits)
     readme, cells = '', []
     for text, code, shown, figure in parts:

@@ -12,7 +12,7 @@ from streams.tables import SUFFIXES, read_retrieval_list, read_tasks
 
 VIDEOS = (*SUFFIXES, '.mov', '.m4v')           # phones write these two
 FOLDERS_LAYOUT = """\
-{folder}: no videos in class folders. They lie in a folder per class:
+Videos lie in a folder per class:
   {folder}/train/CLASS/*.mp4 and {folder}/test/CLASS/*.mp4
 or {folder}/CLASS/*.mp4, of which one in five is for testing. Formats: """ + ' '.join(VIDEOS)
 
@@ -21,7 +21,7 @@ def read_folders(folder):
     """The videos below a folder → list of Clip, sorted by class and file name. Raises UserError."""
     folder, clips = Path(folder), []
     if not folder.is_dir():
-        raise UserError(f'{folder} does not exist')
+        raise UserError(f'--data {folder}: no such folder. ' + FOLDERS_LAYOUT.format(folder='DIR'))
     if all((folder / split).is_dir() for split in ('train', 'test')):
         for split in ('train', 'test'):
             for label, files in videos_by_class(folder / split).items():
@@ -32,7 +32,7 @@ def read_folders(folder):
             clips += [Clip(str(file), (label,), file.stem, split='test' if file in for_test else 'train')
                       for file in files]
     if not clips:
-        raise UserError(FOLDERS_LAYOUT.format(folder=folder))
+        raise UserError(f'{folder}: no videos in class folders. ' + FOLDERS_LAYOUT.format(folder=folder))
     return clips
 
 

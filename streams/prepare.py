@@ -138,7 +138,7 @@ def list_clips(folder):
         clips = []
     if not clips:
         raise UserError(f'{folder} has no list with clips: vggsound.csv, {MIDS} or Annotations.txt '
-                        '(streams/README.md)')
+                        '(streams/README.md). Folders of classes cannot be prepared')
     return {clip.path: clip.segment for clip in clips}
 
 

@@ -24,7 +24,8 @@ def rows(path, **dialect):
     try:
         text = Path(path).read_text('utf-8-sig')   # -sig: some spreadsheets write a byte order mark
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f'{path} cannot be read as UTF-8 text: {error}') from error
+        reason = 'does not exist' if isinstance(error, FileNotFoundError) else f'cannot be read as UTF-8 text: {error}'
+        raise UserError(f'{path} {reason}') from error
     reader = csv.reader(io.StringIO(text, newline=''), strict=True, skipinitialspace=True, **dialect)
     try:
         for row in reader:

@@ -22,9 +22,9 @@ NUMBER = re.compile(r'(?<![\w.{^_])-?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?')
 @pytest.fixture(scope='module')
 def made(tmp_path_factory):
     """The page made again, with links as in docs/tour → folder, the names that its code defines"""
-    folder, links_from = tmp_path_factory.mktemp('made'), tour.links_from
+    folder, relative = tmp_path_factory.mktemp('made'), tour.relative
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tour, 'links_from', lambda out: links_from(FOLDER))
+        patch.setattr(tour, 'relative', lambda path, out: relative(path, FOLDER))
         return folder, tour.write(folder)
 
 
