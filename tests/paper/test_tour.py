@@ -105,8 +105,10 @@ def test_own_clips_and_run(tmp_path, here, monkeypatch):
     assert here(['--method', 'er', '--steps', '1', '--pretrain-steps', '0', *TINY, '--out', 'run'], tmp_path)[0] == 0
     tour.main(['--clip', clip, '--past', clip, '--run', str(tmp_path / 'run'), '--out', str(tmp_path / 'page')])
     text = (tmp_path / 'page' / 'README.md').read_text()
-    assert text.count(': `a clip.mp4`') == 2 and ': `run`' in text and 'the sound: unknown' in text
-    assert f'{str(tmp_path / "run")!r}' in (tmp_path / 'page' / 'tour.ipynb').read_text()
+    assert text.count(': `a clip.mp4`') == 2 and f': `{tmp_path / "run"}`' in text and 'the sound: unknown' in text
+    notebook = (tmp_path / 'page' / 'tour.ipynb').read_text()
+    assert f'{str(tmp_path / "run")!r}' in notebook
+    assert (tmp_path / 'page' / re.search(r"sys.path.insert\(0, '(.*?)'\)", notebook)[1]).resolve() == ROOT
 
 
 def test_unreadable_clips_are_refused(tmp_path, capsys):
