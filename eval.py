@@ -312,7 +312,10 @@ def evaluate(run, args):
 def report(run, results):
     """→ Markdown table, figure"""
     from downstream.pictures import recalls
-    return results_table(run.cfg.method, results), recalls(results)
+    table, learned = results_table(run.cfg.method, results), run.models()[-1][0]
+    if learned < len(results['tasks']):
+        table += f'\n\nA is the mean of all {len(results["tasks"])} tasks; the model has learned {learned} of them.'
+    return table, recalls(results)
 
 
 def evaluations():

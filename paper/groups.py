@@ -184,9 +184,11 @@ def summary(paths):
     options = differing(groups)
     columns = [(direction, recall, which) for recall in ('Avg', 'R@10') for direction in DIRECTIONS for which in 'AF']
     short = {'audio_to_video': 'a→v', 'video_to_audio': 'v→a'}
-    header = ['method', *options, 'seeds', *(f'{short[d]} {recall} {arrow(which)}' for d, recall, which in columns)]
+    titles = [f'{short[direction]} {recall} {arrow(which)}' for direction, recall, which in columns]
+    header = ['method', *options, 'seeds', 'R@10 by chance', *titles]
     rows = []
     for group in groups:
         numbers = [text(over_seeds(group, retrieval(*column))) for column in columns]
-        rows.append([group.title, *(group.options[name] for name in options), len(group.runs), *numbers])
+        chance = number(group.runs[0].results.get('chance', {}).get('R@10'))
+        rows.append([group.title, *(group.options[name] for name in options), len(group.runs), chance, *numbers])
     return markdown_table(header, rows)
