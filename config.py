@@ -350,6 +350,8 @@ def with_older_defaults(saved):
         older = dict(max_roll=10, min_silent=0)
         saved['candidate_sets'] = 1
     defaults = {f.name: f.default for f in dataclasses.fields(Config)}
+    if saved.get('scorer', 'full') != 'student':       # without effect, and its default was another one
+        saved.pop('scorer_every', None)
     return defaults | older | saved
 
 

@@ -33,8 +33,9 @@ class Schedule(NamedTuple):
     batch_size: int
 
 
-SCHEDULES = {'vggsound': Schedule(5e-4, 15, 48), 'shapes': Schedule(5e-4, 15, 48), 'audioset': Schedule(5e-4, 15, 36),
-             'ave': Schedule(1e-3, 15, 12)}
+SCHEDULES = {'vggsound': Schedule(5e-4, 15, 48), 'shapes': Schedule(5e-4, 15, 48),
+             'folders': Schedule(5e-4, 15, 48),
+             'audioset': Schedule(5e-4, 15, 36), 'ave': Schedule(1e-3, 15, 12)}
 
 
 def schedule_for(name, args):

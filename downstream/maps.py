@@ -123,11 +123,11 @@ def source_area(source):
 # n counts the patches of all frames together, as Eq. 3 does.
 
 def auc(m, source):
-    """ROC-AUC of each clip, in [0, 1]: the Mann-Whitney U statistic of all clips at once"""
-    rank_of = torch.from_numpy(scipy.stats.rankdata(m.numpy(), axis=1))    # B,n; ties are averaged
+    """ROC-AUC of each clip, in [0, 1]: the Mann-Whitney U statistic of all clips at once. A NaN map scores 0."""
+    rank_of = torch.from_numpy(scipy.stats.rankdata(m.numpy(), axis=1)).nan_to_num(0)    # B,n; ties are averaged
     positives = source.sum(1)
     U = (rank_of * source).sum(1) - positives * (positives + 1) / 2        # pairs in the right order; a tie is ½
-    return U.float() / (positives * (~source).sum(1))
+    return U.clamp(min=0).float() / (positives * (~source).sum(1))
 
 
 def share(I, source):

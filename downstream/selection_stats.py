@@ -7,7 +7,7 @@ Out: for each selection, the percentage of source patches that it keeps; ρ is c
 The past pair of a clip is a random clip of the tasks learned so far, as if from a full memory. Without a known source
 there are only pictures: I, P and the selected patches of one clip per task.
 """
-import dataclasses
+import copy
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -64,6 +64,13 @@ def evaluate(run, args):
     return results
 
 
+def with_selection(cfg, name):
+    """The options with another selection. A copy, because `replace` refuses a selection that the run's method lacks."""
+    cfg = copy.copy(cfg)
+    cfg.selection, cfg.audio_selection = name, 'time'
+    return cfg
+
+
 def attend_batch(cfg, model, batch):
     """→ I_a (B, M), I_v (B, N), k_a (B, H, M, d), k_v, and q̂_a, q̂_v (B, H, d) of Eq. 4, on the CPU"""
     out = attend(cfg, *model, patchify(batch, cfg.patch_size))
@@ -76,7 +83,7 @@ def attend_batch(cfg, model, batch):
 def clips_with_selection(run, model):
     """The first clip of each task, as `read_clips` returns them, with I, P and FLAVA's selection. Its past pair is the
     first clip of the task before; or of the last task."""
-    cfg = dataclasses.replace(run.cfg, selection='both', audio_selection='time')
+    cfg = with_selection(run.cfg, 'both')
     clips = read_clips(run.stream.test, cfg, [(task, 0) for task in range(len(run.stream.test))])
     I_a, I_v, k_a, k_v, query_a, query_v = attend_batch(cfg, run.load_model(model[2]), make_batch(clips, run.device))
     P_a = prune_probability(I_a, k_a, query_v, query_v.roll(1, 0), cfg.kappa_a)
@@ -105,16 +112,13 @@ def task_statistics(cfg, attention, source, classes, task, learned):
 
     # the share of the source that each selection keeps
     for name in ATTENTION_SELECTIONS:
-        own_cfg = dataclasses.replace(cfg, selection=name, audio_selection='time')
-        ids_a, ids_v = select_patches(own_cfg, I_a, I_v, P_a, P_v)
+        ids_a, ids_v = select_patches(with_selection(cfg, name), I_a, I_v, P_a, P_v)
         result['selected_a'][name] = coverage(ids_a, source_a)
         result['selected_v'][name] = coverage(ids_v, source_v)
 
     # P on and off the source, and by the past pair
     for x, I, P, own, kappa in (('a', I_a, P_a, source_a, cfg.kappa_a), ('v', I_v, P_v, source_v, cfg.kappa_v)):
-        top = torch.zeros_like(own).scatter(1, I.topk(kappa, dim=1).indices, True)     # Eq. 5 sets P = 0 elsewhere
-        result['P'][f'on_{x}'] = mean_or_none(P[top & own])
-        result['P'][f'beside_{x}'] = mean_or_none(P[top & ~own])
+        result['P'][f'on_{x}'], result['P'][f'beside_{x}'] = mean_on_and_off(I, P, own, kappa)
     P = (P_a.sum(1) / cfg.kappa_a + P_v.sum(1) / cfg.kappa_v) / 2
     for kind, rows in partner_kinds(classes[task], task, [past[row] for row in drawn]).items():
         result['P'][kind] = mean_or_none(P[rows])
@@ -126,6 +130,12 @@ def coverage(ids, source):
     selected, rows = torch.zeros_like(source).scatter(1, ids, True), measurable(source)
     share = (selected & source).sum(1) / source.sum(1)
     return 100 * share[rows].double().mean().item() if rows.any() else None
+
+
+def mean_on_and_off(I, P, source, kappa):
+    """→ the mean P on the source and off it, over the κ most important patches. Eq. 5 sets P = 0 elsewhere."""
+    top = torch.zeros_like(source).scatter(1, I.topk(kappa, dim=1).indices, True)
+    return mean_or_none(P[top & source]), mean_or_none(P[top & ~source])
 
 
 def partner_kinds(classes, task, partners):

@@ -10,8 +10,9 @@ Out: a Markdown table. Each number also as a ratio to DER++'s, beside the paper'
 
 All methods run in one process, in turn, round after round: what slows the machine down slows all of them. Ratios are
 within a round; the table has medians over rounds. Batches are random and stay on the device, so loading is not timed. A
-sample is a current pair; replayed pairs are work done for it, as in the paper. On a CPU, peak memory is the resident
-memory above that of Python and torch, with the rehearsal memory.
+sample is a current pair; replayed pairs are work done for it, as in the paper. Operations and kept activations are
+counted in batches of at most 9. On a CPU, peak memory is the resident memory above that of Python and torch, with the
+rehearsal memory.
 """
 import contextlib
 import ctypes
@@ -24,6 +25,7 @@ import weakref
 from pathlib import Path
 
 import torch
+import torch._dynamo  # noqa: F401. Loaded by a first step, it would count as the memory of a method
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode

@@ -50,7 +50,8 @@ def open_model(path=None):
     file = run.file or run.model_files()[-1]
     backbone, avm = (module.requires_grad_(True).train() for module in run.load_model(file))
     # the tour shows FLAVA's step, whatever method trained the model
-    cfg = dataclasses.replace(run.cfg, method='flava', selection='both', audio_selection='time', memory_size=2 * PAIRS)
+    cfg = dataclasses.replace(run.cfg, method='flava', selection='both', audio_selection='time', scorer='full',
+                              memory_size=2 * PAIRS)
     return cfg, backbone, avm
 
 

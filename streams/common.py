@@ -39,11 +39,7 @@ class Stream(NamedTuple):
     notes: list         # sentences to print for the user
     evaluate: list      # a Dataset per task, not augmented: the whole test split, for classification
     classes: list       # per task, the names of its classes
-
-    @property
-    def initial(self):
-        """Digest of the clips of the initial pre-training"""
-        return clips_digest(getattr(self.pretrain, 'clips', ()))       # shapes have no files
+    initial: str = ''   # digest of the clips that are listed for the initial pre-training
 
 
 class Clip(NamedTuple):
@@ -152,12 +148,15 @@ def make_stream(cfg, workers, clips, tasks, pretrain=(), listed=None, notes=()):
     """
     if cfg.pretrain_steps == 0:                                # no initial pre-training: its clips are not tested
         clips, pretrain = [clip for clip in clips if clip.labels[0] in tasks], ()
+    # of the listed clips: one that cannot be read for a moment must not start the initial pre-training anew
+    of_pretraining = [clip for clip in clips if clip.labels[0] not in tasks] + list(pretrain)
+    digest = clips_digest(clip._replace(size=file_size(clip.path)) for clip in of_pretraining)
     clips, bad = filter_clips(cfg.data, clips, cfg, workers)
     initial = [clip for clip in clips if clip.labels[0] not in tasks]
     if pretrain:                                               # counted apart: the larger set would hide its bad ones
         more, more_bad = filter_clips(cfg.pretrain_data, pretrain, cfg, workers)
         initial, bad = initial + more, bad + more_bad
-    stream = Stream([], VideoClips(initial, cfg, True, cfg.max_roll), [], [], bad, list(notes), [], [])
+    stream = Stream([], VideoClips(initial, cfg, True, cfg.max_roll), [], [], bad, list(notes), [], [], digest)
 
     for name in dict.fromkeys(tasks.values()):
         of_task = [clip for clip in clips if tasks.get(clip.labels[0]) == name]
@@ -282,6 +281,12 @@ def file_stat(path):
         return os.stat(path)
     except OSError:
         return None
+
+
+def file_size(path):
+    """Bytes of a file; 0 if it is missing"""
+    stat = file_stat(path)
+    return stat.st_size if stat else 0
 
 
 def check_same_on_all_ranks(folder, clips):

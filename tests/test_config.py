@@ -80,6 +80,12 @@ def test_ranges(name, accepted, refused, capsys):
         assert end.value.code == 2 and flag_name(name) in printed and len(printed.splitlines()) == 1, printed
 
 
+def test_every_number_has_a_lower_bound():
+    for field in dataclasses.fields(Config):
+        bounds = field.metadata['bounds']
+        assert field.type is str or bounds['min'] is not None or bounds['over'] is not None, field.name
+
+
 @pytest.mark.parametrize('arguments, reason', [
     ('--image-size 100', 'multiples of --patch-size 16'), ('--embed-dim 50', 'multiples of 4'),
     ('--num-heads 5', '--num-heads 5 does not divide'), ('--avm-heads 3', '--avm-heads 3'),
@@ -165,7 +171,7 @@ def test_an_option_that_a_saved_run_does_not_know_counts_as_its_default():
         was = {other: value for other, value in now.items() if other != name}
         assert with_older_defaults(was) == now and config_changes(was, now) == []
         changes = config_changes(was, dataclasses.asdict(changed(name)))
-        expected = [] if name in RUNTIME_FIELDS | PATH_FIELDS else [flag_name(name)]
+        expected = [] if name in RUNTIME_FIELDS | PATH_FIELDS | {'scorer_every'} else [flag_name(name)]
         assert [change.split()[0] for change in changes] == expected
 
 

@@ -35,7 +35,7 @@ class BadClip(Exception):
 
 
 class TransientReadError(BadClip):
-    """The disk or the memory failed, perhaps not the clip. The clip may be readable another time."""
+    """The disk or the memory failed, not the clip. The clip may be readable another time."""
 
 
 class Demuxed(NamedTuple):
@@ -59,7 +59,7 @@ def open_clip(path, segment=None):
     error of PyAV, here or in the body of the `with`, becomes a BadClip."""
     path = os.path.abspath(path)   # or ffmpeg takes a name with a colon for a protocol
     if not os.path.isfile(path):
-        raise BadClip('file missing')
+        raise TransientReadError('file missing')       # there when the folder was listed: a disk that comes and goes
     if not os.path.getsize(path):
         raise BadClip('empty file')
     action = 'opened as a video'
@@ -68,9 +68,19 @@ def open_clip(path, segment=None):
             action = 'decoded: damaged or truncated'
             yield _demux(container, segment)
     except (av.FFmpegError, OSError, EOFError, ValueError, RuntimeError, MemoryError) as error:   # PyAV raises them all
-        # FFmpeg calls a little of the damage an I/O error, too: such clips are tested again in the next run
-        kind = TransientReadError if isinstance(error, (OSError, MemoryError)) else BadClip
+        kind = TransientReadError if isinstance(error, MemoryError) or not readable(path) else BadClip
         raise kind(f'cannot be {action} ({getattr(error, "strerror", None) or type(error).__name__})') from error
+
+
+def readable(path):
+    """Whether the disk gives all bytes of a file. FFmpeg reports damage as an I/O error, and an I/O error as damage."""
+    try:
+        with open(path, 'rb') as file:
+            while file.read(2 ** 20):
+                pass
+        return True
+    except OSError:
+        return False
 
 
 def _demux(container, segment):

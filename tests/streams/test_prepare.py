@@ -202,3 +202,14 @@ def test_originals_are_never_overwritten(folder, out):
     assert content(folder) == before
     with pytest.raises(UserError, match='has no list with clips: vggsound.csv'):
         main(f'prepare --data {out.parent} --out {out}'.split())
+
+
+def test_a_clip_that_cannot_be_written_whole_is_not_there(tmp_path, monkeypatch):
+    source, target = make(tmp_path / 'a.mp4', seconds=1), tmp_path / 'a.mkv'
+
+    def full(*names):
+        raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(module.os, 'replace', full)
+    with pytest.raises(OSError):
+        module.prepare_clip(source, None, target)
+    assert not target.exists()
