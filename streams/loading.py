@@ -23,6 +23,7 @@ from utils.distributed import get_rank, print_once
 
 MAX_WORKERS = 32        # each may take a gigabyte, and prepared clips need only a few
 TIMEOUT = 300           # seconds, for a batch to arrive and for a clip to be tested or prepared
+START_TIMEOUT = 30      # seconds, for a worker to start
 CHUNK = 10_000          # jobs that are queued at once
 
 
@@ -65,6 +66,12 @@ def start_worker(number=0):
         os._exit(0)
     if hasattr(signal, 'sigtimedwait'):                            # not on macOS
         threading.Thread(target=watch_parent, daemon=True).start()
+
+
+def start_job_worker(started):
+    """Run at the start of each worker of `run_jobs`. started: a semaphore that counts them"""
+    start_worker()
+    started.release()
 
 
 class Spawned(multiprocessing.context.SpawnProcess):
@@ -120,12 +127,14 @@ def timed(loader, waits):
 def run_jobs(function, jobs, workers, crashed):
     """Iterate over function(*job) of each job, in order; `crashed` in place of a job whose process dies or takes longer
     than TIMEOUT. workers: processes; 0: this one, without a timeout."""
-    if not workers:
+    if not workers or not jobs:
         yield from itertools.starmap(function, jobs)
         return
     resource_tracker.ensure_running()          # now: when it starts, it unblocks SIGINT, also for the workers
     # spawn: a fork of a process with threads or a GPU may hang
-    pool = ProcessPool(min(workers, len(jobs) or 1), initializer=start_worker, context=SpawnContext())
+    context, processes = SpawnContext(), min(workers, len(jobs))
+    started = context.Semaphore(0)
+    pool = ProcessPool(processes, initializer=start_job_worker, initargs=[started], context=context)
     try:
         for start in range(0, len(jobs), CHUNK):
             with signals_blocked(signal.SIGINT):                   # the pool starts its processes here
@@ -136,5 +145,9 @@ def run_jobs(function, jobs, workers, crashed):
                 except (ProcessExpired, TimeoutError):
                     yield crashed
     finally:
+        # a worker that is stopped before it has started prints a traceback
+        for _ in range(processes):
+            if not started.acquire(timeout=START_TIMEOUT):
+                break
         pool.stop()                                                # not close: that would wait for jobs in the queue
         pool.join()

@@ -104,7 +104,7 @@ def test_the_stream_is_the_same(files, out):
             assert a.labels == b.labels and [Path(n).stem for n in names_of(a)] == [Path(n).stem for n in names_of(b)]
             assert all(name.endswith('.mkv') for name in names_of(b))
     a, b = one.test[1][0, 0], other.test[1][0, 0]
-    assert psnr(a['video'], b['video']) > 30 and (a['audio'] - b['audio']).abs().mean() < 0.02
+    assert psnr(a['video'], b['video']) > 30 and torch.equal(a['audio'], b['audio'])
 
 
 def test_ave_is_the_same(tmp_path, out):
@@ -141,8 +141,7 @@ def test_a_second_call_prepares_what_is_missing(folder, out, monkeypatch):
 
 
 def test_killed_and_resumed_it_ends_the_same(files, out):
-    """The first process alone is killed, then all of them, then Ctrl-C. The next call goes on. A worker that is just
-    starting may print a traceback."""
+    """The first process alone is killed, then all of them, then Ctrl-C. The next call goes on."""
     prepare(files, out.parent / 'whole', workers=0)
     command = [sys.executable, 'data.py', 'prepare', '--data', str(files), '--out', str(out), '--workers', '2']
 
@@ -164,7 +163,7 @@ def test_killed_and_resumed_it_ends_the_same(files, out):
             else:
                 os.killpg(process.pid, signal.SIGKILL if how == 'all' else signal.SIGINT)
         _, errors = process.communicate(timeout=100)             # returns when all of its processes have ended
-        assert process.returncode in (-9, 0, 130), errors
+        assert 'Traceback' not in errors and process.returncode in (-9, 0, 130), errors
         assert process.returncode != 130 or errors.endswith('interrupted; the same command goes on\n')
         counts.append(finished())
     assert 0 < counts[0] < len(list((files / 'video').iterdir())) and counts == sorted(counts)
