@@ -131,7 +131,7 @@ def page_text(folder, cfg):
         parts += [title] if files else []
         for file in files:
             if file.suffix == '.md':
-                parts += [f'### {file.stem}', stale(folder, file), file.read_text('utf-8').strip()]
+                parts += [f'### {file.stem}', unfinished(file), file.read_text('utf-8').strip()]
             if file.suffix == '.mp4':
                 parts += [f'[{file.name}]({name}/{file.name}): a video with I_v over its frames, and with sound.']
             if file.suffix == '.png':
@@ -139,13 +139,13 @@ def page_text(folder, cfg):
     return '\n\n'.join(filter(None, parts)) + '\n'
 
 
-def stale(folder, file):
-    """A sentence if an evaluation of all models is older than the last model; else ''"""
-    models = list((folder / 'models').glob('*.pt'))
-    of_all_models = not file.stem.split('-')[-1].isdecimal() and models
-    if of_all_models and file.stat().st_mtime < max(model.stat().st_mtime for model in models):
-        return 'This evaluation is older than the last model of the run: evaluate again.'
-    return ''
+def unfinished(file):
+    """eval/NAME.md → a sentence if the evaluation ends before the last task; else ''"""
+    path = file.with_suffix('.json')
+    results = json.loads(path.read_text('utf-8')) if path.exists() else {}
+    tasks, after = results.get('tasks', []), results.get('after', [])
+    last = after[-1] if isinstance(after, list) and after else after
+    return f'This evaluation ends after {last}, before the last task.' if last in tasks[:-1] else ''
 
 
 def changed_options(cfg):

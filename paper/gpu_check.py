@@ -338,6 +338,7 @@ def to_markdown(report):
 
 
 def methods_table(found):
+    """Three losses of each method on both devices, their difference, and the distance of the gradients"""
     rows = []
     for name, own in found.items():
         if not isinstance(own, dict):

@@ -176,7 +176,7 @@ def prepare(data, out, workers=-1, max_bad=0.1):
     results = run_jobs(prepare_clip, jobs, count_workers('clips', workers), DECODER_CRASH[0])
     for (path, _, _), reason in zip(jobs, progress_bar(results, 'preparing clips', len(jobs))):
         reasons[path] = reason
-    for path, reason in reasons.items():
+    for path, reason in sorted(reasons.items(), key=lambda item: item[1] != 'file missing'):
         if reason:
             print(f'left out: {Path(path).name}: {reason}')
     bad = check_share(reasons, max_bad, f'cannot be prepared; the others are in {out}')

@@ -209,17 +209,22 @@ def plot_recalls(axis, runs, names):
 
 
 def plot_differences(runs):
-    """All differences in A of the claims, with their intervals; without the runs that know the source everywhere."""
-    rows = [(f'{title(a)} − {title(b)}', d) for group, group_claims in claims.CLAIMS.items()
-            if group not in ('ablations', 'oracles') for claim in group_claims if claim.value is A
-            for a, b, d in claim.differences(runs)]
+    """All differences in A of the claims, with their intervals; without the runs that know the source everywhere.
+    Green is above 0, red below, grey neither; light while seeds are missing."""
+    rows = []
+    for group, group_claims in claims.CLAIMS.items():
+        for claim in group_claims if group not in ('ablations', 'oracles') else ():
+            for a, b, d in claim.differences(runs) if claim.value is A else ():
+                all_seeds = len(set(SEEDS[a]) & set(SEEDS[b]))
+                missing = f', {d.seeds} of {all_seeds} seeds' if d.seeds < all_seeds else ''
+                rows.append((f'{title(a)} − {title(b)}{missing}', d, 'missing' if missing else d.verdict()))
     figure, axis = plt.subplots(figsize=(7, 0.6 + 0.19 * len(rows)), layout='constrained')
-    colours = {'supported': '#009E73', 'contradicted': '#D55E00', 'inconclusive': '#666666'}
-    for place, (_, d) in enumerate(rows):
-        axis.errorbar(d.mean, place, xerr=[[d.mean - d.low], [d.high - d.mean]], fmt='o', color=colours[d.verdict()],
+    colours = {'supported': '#009E73', 'contradicted': '#D55E00', 'inconclusive': '#666666', 'missing': '#BBBBBB'}
+    for place, (_, d, verdict) in enumerate(rows):
+        axis.errorbar(d.mean, place, xerr=[[d.mean - d.low], [d.high - d.mean]], fmt='o', color=colours[verdict],
                       capsize=2)
     axis.axvline(0, color='black', linewidth=0.8)
-    axis.set_yticks(range(len(rows)), [words for words, _ in rows])
+    axis.set_yticks(range(len(rows)), [words for words, _, _ in rows])
     axis.margins(y=0.02)
     axis.invert_yaxis()
     axis.grid(alpha=0.25, axis='x')

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch.nn.utils import parameters_to_vector
 
 import baselines
-from baselines import MAX_AUDIO, MIN_AUDIO
+from baselines import MAX_AUDIO, MIN_AUDIO, batch_gradient, virtual_step
 from config import METHODS
 from conftest import DEVICE
 from flava import WITHOUT_AVM
@@ -102,6 +102,17 @@ def test_virtual_steps_leave_no_trace(name):
     before, first = state(), virtual_part()
     torch.testing.assert_close(state(), before, rtol=0, atol=0)
     torch.testing.assert_close(virtual_part(), first, rtol=0, atol=0)      # so it can be repeated
+
+
+def test_a_virtual_step_is_undone_after_an_error():
+    method = make('mir')
+    before = vector(method.parameters())
+    gradient = batch_gradient(method.cfg, method.backbone, all_patches(method, 0))
+    with pytest.raises(ZeroDivisionError):
+        with virtual_step(method.backbone, gradient, 0.1):
+            assert not torch.equal(before, vector(method.parameters()))
+            1 / 0
+    assert torch.equal(before, vector(method.parameters()))
 
 
 def stepped_copy(method, current):

@@ -330,7 +330,7 @@ def test_large_frames_are_refused_before_they_are_decoded(tmp_path, monkeypatch)
     path = make(tmp_path / 'clip.mp4', seconds=1)
     monkeypatch.setattr(data, 'decode_audio', None)                     # not even the sound is decoded
     monkeypatch.setattr(decoding, 'MAX_PIXELS', 40 * 40)
-    assert 'pixels are too large' in check_clip(path)[0]
+    assert 'pixels of 12 bits are too large' in check_clip(path)[0]
 
 
 def test_files_that_are_longer_than_their_header_says_are_refused(tmp_path, monkeypatch):

@@ -42,6 +42,8 @@ def test_every_method_runs_and_resumes(method, tmp_path, here, monkeypatch):
     assert (run / 'results.json').read_bytes() == (stopped / 'results.json').read_bytes()
     for name in ('last.pt', 'models/1.pt'):
         assert_same_state(run / name, stopped / name)
+    memory = torch.load(run / 'last.pt', weights_only=True)['rank_state']['memory']
+    assert bool(memory and memory['seen']) == (method not in ('finetune', 'multitask'))
     results = json.loads((run / 'results.json').read_text())
     acc = results['audio_to_video']['R@10']['acc']
     assert len(acc) == (1 if method == 'multitask' else 6) and all(len(row) == 6 for row in acc)

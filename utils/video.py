@@ -94,8 +94,9 @@ def _demux(container, segment):
 
     # refuse large frames before anything is decoded: a decoder keeps several of them in memory
     context = video.codec_context
-    if context.width * context.height > MAX_PIXELS:
-        raise BadClip(f'frames of {context.width} × {context.height} pixels are too large')
+    pixels, bits = context.width * context.height, context.format.padded_bits_per_pixel if context.format else 12
+    if pixels > MAX_PIXELS or pixels * bits > 2 * MAX_PIXELS * 12:
+        raise BadClip(f'frames of {context.width} × {context.height} pixels of {bits} bits are too large')
     context.options = {'max_pixels': str(MAX_PIXELS)}          # a frame may be larger than the header says
     context.thread_count = 1                                   # there is one worker process per core already
 

@@ -48,7 +48,7 @@ def test_the_page_of_a_run(tmp_path):
     (tmp_path / 'table.md').write_text('| the table |\n')
     for name in ('figures/stream.png', 'eval/gap.png', 'eval/gap.md', 'eval/gap.json'):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text('| the gap |')
+        (tmp_path / name).write_text('{}' if name.endswith('json') else '| the gap |')
     assert report.write(tmp_path) == [tmp_path / 'report.md']          # without log.jsonl, no curves
     text = (tmp_path / 'report.md').read_text()
     for part in ('--resume', '`--steps` | 2 |', '| the table |', '40 candidates', '- a.mp4: silent audio',
@@ -61,3 +61,11 @@ def test_an_unfinished_run_has_a_page_too(tmp_path):
     (tmp_path / 'log.jsonl').write_text(json.dumps(entries()[0]) + '\n{"phase": "str')        # killed while writing
     assert report.write(tmp_path)[-1] == tmp_path / 'report.md'
     assert 'not finished' in (tmp_path / 'report.md').read_text() and (tmp_path / 'figures/training.png').exists()
+
+
+def test_an_evaluation_of_an_unfinished_run_says_so(tmp_path):
+    (tmp_path / 'gap.json').write_text(json.dumps(dict(tasks=['a', 'b', 'c'], after=['initial', 'a', 'b'])))
+    (tmp_path / 'ave.json').write_text(json.dumps(dict(after='c')))
+    (tmp_path / 'selection.json').write_text(json.dumps(dict(tasks=['a', 'b', 'c'], after=['a', 'b', 'c'])))
+    found = [report.unfinished(tmp_path / f'{name}.md') for name in ('gap', 'ave', 'selection', 'nothing')]
+    assert found == ['This evaluation ends after b, before the last task.', '', '', '']

@@ -189,7 +189,7 @@ def test_clips_that_cannot_be_prepared_are_named(folder, out, capsys):
     capsys.readouterr()
     assert '6 of 9 clips are prepared, 3 are left out' in prepare(folder, out, 0, max_bad=0.4)
     lines = capsys.readouterr().out.splitlines()
-    assert 'left out: sea1_000001.mp4: file missing' in lines and len(lines) == 3
+    assert lines[0] == 'left out: sea1_000001.mp4: file missing' and len(lines) == 3
 
 
 def test_originals_are_never_overwritten(folder, out):
