@@ -2,7 +2,7 @@
 # make test    every test, two at a time; TESTS=8: eight at a time
 # make quick   the tests of the equations
 # make bench   the cost of each method: at the paper's size on a GPU, at a small one without
-# make gpu     what only a GPU shows, in eight minutes
+# make gpu     checks of a GPU, in eight minutes
 # make table   the study's main table and report; JOBS=2: two runs at a time
 # Each makes .venv and installs into it when needed. Another interpreter: make PYTHON=python3.12 demo
 

@@ -271,6 +271,16 @@ def preset(dataset='shapes', size=''):
     return {**DATASET_PRESETS.get(dataset, {}), **PRESETS[size], **benchmark, 'dataset': dataset, 'size': size}
 
 
+def reads_option(cfg, name):
+    """Whether a run with these options reads the option."""
+    applies_to = Config.__dataclass_fields__[name].metadata['applies_to']
+    kinds = {cfg.dataset, cfg.selection if cfg.selection in ('random', 'mats') else cfg.method}
+    kinds |= {FILES} if cfg.dataset != 'shapes' else set()
+    kinds |= {REPLAY} if cfg.method not in ('finetune', 'multitask') else set()
+    kinds |= {PRETRAINING} if cfg.pretrain_steps != 0 else set()
+    return not applies_to or bool(kinds & set(applies_to.split(', ')))
+
+
 # ------------------------------------------------------------------------------------------ checks
 
 def check_ranges(cfg):

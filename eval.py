@@ -137,6 +137,17 @@ def add_A_and_F(results):
     return results
 
 
+def last_model(results):
+    """results of an evaluation → the task that its last model has just learned"""
+    after = results.get('after', [])
+    return after[-1] if isinstance(after, list) and after else after
+
+
+def ended_early(results):
+    """Whether an evaluation ends before the last task, because the run had not finished."""
+    return last_model(results) in results.get('tasks', [])[:-1]
+
+
 def summarize(rows, names, candidates):
     """`retrieval` after each task, a row per t → the content of results.json. "Avg" is the mean over R@1, 5, 10."""
     results = {'tasks': names, 'candidates': candidates, 'chance': {f'R@{k}': 100 * min(1, k / candidates) for k in K}}
@@ -192,7 +203,9 @@ class FinishedRun:
 
     @cached_property
     def stream(self):
-        stream = open_stream(dataclasses.replace(self.cfg, batch_size=1, pretrain_steps=0), self.workers)
+        # without the clips of the initial pre-training, so the share of bad ones may be above the training's --max-bad
+        cfg = dataclasses.replace(self.cfg, batch_size=1, pretrain_steps=0, pretrain_data='', max_bad=0.5)
+        stream = open_stream(cfg, self.workers)
         file = self.folder / 'data.json'
         changes = data_changes(json.loads(file.read_text('utf-8')) if file.exists() else {}, describe(stream))
         if changes:
@@ -200,11 +213,18 @@ class FinishedRun:
         return stream
 
     @cached_property
+    def results(self):
+        """results.json. Raises UserError where the run has not finished."""
+        try:
+            return json.loads((self.folder / 'results.json').read_text('utf-8'))
+        except (OSError, ValueError):
+            raise UserError(f'{self.folder} has no readable results.json: finish it with `python train.py … --resume`')
+
+    @cached_property
     def names(self):
         """The names of the tasks; of a finished run without scanning its clips"""
-        file = self.folder / 'results.json'
-        results = json.loads(file.read_text(encoding='utf-8')) if file.exists() else {}
-        return results.get('tasks') or self.stream.names
+        finished = (self.folder / 'results.json').exists()
+        return self.results['tasks'] if finished else self.stream.names
 
     def model_files(self):
         """The files of all models, in order. Raises UserError if there are none."""
@@ -215,15 +235,16 @@ class FinishedRun:
 
     def models(self):
         """[(t, name, file)]: the model after t tasks; name: the task just learned"""
-        num_tasks = len(self.names)
-        if self.file and self.file.parent.name != 'models':            # last.pt, or a model of another run
-            return [(num_tasks, self.file.stem, self.file)]
-        files, names = self.model_files(), ['initial', *self.names]
-        models = [(int(file.stem), names[int(file.stem)], file) for file in files]
+        num_tasks, names = len(self.names), ['initial', *self.names]
+        if self.file and self.file.parent.name != 'models':            # last.pt, or weights
+            saved = read_checkpoint(self.file)
+            learned = saved.get('task', num_tasks) if isinstance(saved, dict) else num_tasks   # last.pt in mid-stream
+            models = [(learned, names[learned], self.file)]
+        else:
+            models = [(int(file.stem), names[int(file.stem)], file) for file in self.model_files()]
+            models = [model for model in models if not self.file or model[2].name == self.file.name]
         if self.cfg.method == 'multitask':                             # its one task is all tasks
             models = [(num_tasks, 'all tasks', file) if t else (t, name, file) for t, name, file in models]
-        if self.file:
-            models = [model for model in models if model[2].name == self.file.name]
         return models[-1:] if self.last else models
 
     def load_model(self, file):
@@ -266,7 +287,7 @@ class FinishedRun:
     def load_tensors(self, name):
         """RUN/eval/NAME.pt, or None"""
         file = self.find(name, 'pt')
-        return file and torch.load(file, weights_only=True)
+        return file and read_checkpoint(file)
 
 
 def read_config(folder):
@@ -357,7 +378,8 @@ def make_parser():
     add('--data', default='', help='ave: AVE\'s folder (Annotations.txt, trainSet.txt, …, AVE/*.mp4); otherwise where '
         'the clips of the run lie, if they have moved')
     add('--video', type=Path, metavar='FILE',
-        help='localization: a video to read; it is written into RUN/eval with the attention of each model')
+        help='localization: a video to read, of at most ten minutes; it is written into RUN/eval with the attention of '
+             'each model')
     add('--out', type=Path, help='the video to write; default RUN/eval/NAME.mp4')
     add('--finetune', action='store_true', help='classification, ave: train the backbone too')
     add('--clips', type=number(int, min=1), help='classification, ave: maximum number of training clips per task')
@@ -371,6 +393,32 @@ def make_parser():
     return parser
 
 
+def unused_options(args):
+    """A sentence for each option that the evaluation does not read"""
+    probes = args.eval in ('classification', 'ave')
+    unused = [] if probes else ['finetune', 'clips', 'epochs', 'batch_size', 'lr', 'seed']
+    unused += [] if args.video else ['out']
+    return [f'--{name.replace("_", "-")} has no effect on --eval {args.eval}' for name in unused if getattr(args, name)]
+
+
+def print_summary(paths):
+    """A table of the finished runs among these folders. Writes each run's report."""
+    from downstream.report import write
+    from paper.groups import summary
+    others = [path for path in paths if path.is_dir() and not (path / 'config.json').exists()]
+    if len(others) == len(paths):
+        raise UserError(f'{others[0]} is not a run of train.py: it has no config.json')
+    folders = [FinishedRun(path, device='cpu').folder for path in paths if path not in others]
+    unfinished = [folder for folder in folders if not (folder / 'results.json').exists()]
+    print(summary([folder for folder in folders if folder not in unfinished] or folders))
+    for path in others:
+        print(f'{path} is not a run of train.py and is left out')
+    for folder in unfinished:
+        print(f'{folder} has not finished and is left out')
+    for folder in folders:
+        print(*write(folder), sep='\n')
+
+
 def main(arguments=None):
     """With --eval: RUN/eval/NAME.json, .md and .png. Without: a table of runs, mean ± standard deviation over seeds."""
     with cli_errors():
@@ -380,13 +428,10 @@ def main(arguments=None):
         if not args.eval:
             if args.video:
                 raise UserError('--video needs --eval localization')
-            from paper.groups import summary
-            folders = [FinishedRun(path, device='cpu').folder for path in args.runs]
-            finished = [folder for folder in folders if (folder / 'results.json').exists()]
-            reports = [file for folder in folders for file in write(folder)]
-            notes = [f'{folder} has not finished and is left out' for folder in folders if folder not in finished]
-            print(summary(finished or folders), *notes, *reports, sep='\n')
+            print_summary(args.runs)
             return
+        for line in unused_options(args):
+            print(line)
         for path in args.runs:
             moved = Path(args.data) if args.data and args.eval != 'ave' else None
             run = FinishedRun(path, args.workers, args.device, args.last, moved)

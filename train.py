@@ -11,7 +11,7 @@ Out: a run's folder. `--resume` continues it after any interruption, on a CPU to
     results.json    acc[t][i], A and F          table.md     the same as a table
     models/t.pt     the model after t tasks     last.pt      the checkpoint
     figures/        pictures                    eval/        results of eval.py
-    report.md       all of it on one page   data.json    the tasks, a digest of their clips
+    report.md       all of it on one page       data.json    the tasks, a digest of their clips
     skipped.txt     clips that were skipped
 
 Tour: stop 17.
@@ -20,6 +20,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -50,7 +51,7 @@ def train_stream(run, stream, checkpoint):
     cfg, tasks = run.cfg, run.tasks
     run.start_phase('stream', build_method(cfg, run.backbone, run.avm), cfg.lr, checkpoint)
     if not checkpoint:
-        run.retrieval_rows = [evaluate(run, stream)]             # row 0: before the first task
+        run.retrieval_rows = [evaluate_retrieval(run, stream)]             # row 0: before the first task
         run.save_model(0)
         run.save()
     while run.task < len(tasks):
@@ -59,7 +60,7 @@ def train_stream(run, stream, checkpoint):
         if run.step < len(batches):
             train_task(run, clips, batches, f'task {run.task + 1}/{len(tasks)} {name}')
             run.save()
-        run.retrieval_rows.append(evaluate(run, stream))
+        run.retrieval_rows.append(evaluate_retrieval(run, stream))
         print_recall(run, name)
         run.task, run.step = run.task + 1, 0
         run.save_model(run.task)
@@ -100,32 +101,35 @@ def train_task(run, clips, batches, title):
                 raise KeyboardInterrupt
 
 
-def plan_pretraining(run, stream, checkpoint):
-    """→ batches, path, a sentence for the user; `pretrain` reads the first two:
+class PretrainingPlan(NamedTuple):
+    """What the initial pre-training does. With batches: train on them, and save the model in the cache, at `path`. With
+    a path alone: read it from there. With neither: nothing."""
+    summary: str            # for the user
+    batches: object = None  # Batches
+    path: Path = None
 
-    batches, path  train, then save in the cache
-    None,    path  read from the cache
-    None,    None  nothing to do
-    """
+
+def plan_pretraining(run, stream, checkpoint):
+    """→ PretrainingPlan"""
     cfg, clips = run.cfg, len(stream.pretrain)
     if cfg.pretrain_steps == 0:
-        return None, None, f'none: {cfg.init} has initial weights' if cfg.init else 'none: --pretrain-steps 0'
+        return PretrainingPlan(f'none: {cfg.init} has initial weights' if cfg.init else 'none: --pretrain-steps 0')
     if clips == 0:
-        return None, None, 'none: every class belongs to a task (--init reads initial weights)'
+        return PretrainingPlan('none: every class belongs to a task (--init reads initial weights)')
     if checkpoint and checkpoint['phase'] == 'stream':
-        return None, None, 'done'
-    path = pretraining_cache(cfg, run.device, stream.initial)
+        return PretrainingPlan('done')
+    path = pretraining_cache(cfg, run.device, stream.pretrain_digest)
     if not checkpoint and broadcast_object(path.exists()):
-        return None, path, f'{path} of an earlier run has it'
+        return PretrainingPlan(f'{path} of an earlier run has it', path=path)
     batches = make_batches(clips, cfg.pretrain_batch_size, cfg.pretrain_epochs, cfg.pretrain_steps, cfg.seed)
-    return batches, path, (f'{len(batches):,} steps on the {clips:,} training clips of classes in no task, as in the '
-                           'paper (App. B); --pretrain-steps 0 leaves it out')
+    return PretrainingPlan(f'{len(batches):,} steps on the {clips:,} training clips of classes in no task, as in the '
+                           'paper (App. B); --pretrain-steps 0 leaves it out', batches, path)
 
 
-def pretrain(run, stream, checkpoint, batches, path):
+def pretrain(run, stream, checkpoint, plan):
     """Initial pre-training on the clips of classes of no task (App. B). Later runs read it from the cache."""
-    cfg = run.cfg
-    if batches is None:
+    cfg, path = run.cfg, plan.path
+    if plan.batches is None:
         if path:
             print_rank0(f'initial pre-training: {load_weights(path, run.backbone, run.avm)}')
         return
@@ -133,7 +137,7 @@ def pretrain(run, stream, checkpoint, batches, path):
     pretrain_cfg = dataclasses.replace(cfg, method='finetune', selection='both', scorer='full',
                                        mask_ratio=cfg.pretrain_mask_ratio, mae_weight=1.0)
     run.start_phase('pretrain', InitialPretraining(pretrain_cfg, run.backbone, run.avm), cfg.pretrain_lr, checkpoint)
-    train_task(run, stream.pretrain, batches, 'initial pre-training')
+    train_task(run, stream.pretrain, plan.batches, 'initial pre-training')
     run.check_finite()
     if get_rank() == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -258,6 +262,7 @@ class Run:
     def save(self):
         """last.pt from rank 0, and a file with its own state from each further rank."""
         self.check_finite()
+        self.skipped.gather()
         files = [rank_checkpoint(self.out, rank, self.phase, self.global_step) for rank in range(get_world_size())]
         if get_rank() > 0:
             save_atomically(rank_state(self.method, self.device), files[get_rank()])
@@ -335,7 +340,7 @@ def load_checkpoint(cfg, resume):
 
 # ------------------------------------------------------------------------------------------ results
 
-def evaluate(run, stream):
+def evaluate_retrieval(run, stream):
     """Retrieval with the clips of all tasks as candidates → a row of results. Each rank embeds its share of the clips."""
     cfg, workers = run.cfg, count_workers(run.cfg.dataset, run.cfg.workers)
     embeddings, task_of, skipped = evaluation.embed_clips([run.method.eval_model], stream.test, run.device,
@@ -396,8 +401,8 @@ def train(run, checkpoint):
     run.open_folder(checkpoint)
     run.tasks = list_tasks(cfg, stream)
     run.events = event_writer(cfg, checkpoint['global_step'] if checkpoint else 0)
-    batches, path, initial = plan_pretraining(run, stream, checkpoint)
-    print_summary(run, stream, initial)
+    plan = plan_pretraining(run, stream, checkpoint)
+    print_summary(run, stream, plan.summary)
     if get_rank() == 0:
         for note in stream.notes + notes_about_size(cfg, run.tasks):
             print(note)
@@ -406,7 +411,7 @@ def train(run, checkpoint):
     if cfg.init and not checkpoint:
         print_rank0(f'--init {load_weights(cfg.init, run.backbone, run.avm)}')
     if not checkpoint or checkpoint['phase'] == 'pretrain':
-        pretrain(run, stream, checkpoint, batches, path)
+        pretrain(run, stream, checkpoint, plan)
         checkpoint = None
     train_stream(run, stream, checkpoint)
     run.skipped.gather()

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from sklearn.metrics import average_precision_score
 
 from config import UserError
-from downstream.heads import joint_tokens, new_probe, predict, probe_batches, schedule_for, spec_augment, train_probes
+from downstream.heads import (new_probe, normed_joint_tokens, options_text, predict, probe_batches, schedule_for,
+                              spec_augment, train_probes)
 from downstream.maps import mean, to_device
 from downstream.multi_model import group_models
 from downstream.pictures import BESIDE, plot_over_stream
@@ -43,7 +44,7 @@ def evaluate(run, args):
 
     return dict(metric='mAP' if multi_label else 'accuracy', tasks=stream.names, after=[name for _, name, _ in models],
                 acc=[[task['metric'] for task in row] for row in scores], finetune=args.finetune,
-                options=schedule_for(run.cfg.dataset, args)[1], chance=[task['chance'] for task in scores[-1]],
+                options=options_text(args), chance=[task['chance'] for task in scores[-1]],
                 left_out=sorted(left_out))
 
 
@@ -72,7 +73,7 @@ def probe_models(run, models, multi_label, args):
 
     The loss is cross-entropy; for clips with several labels, binary cross-entropy per class.
     """
-    stream, clips, (schedule, _) = run.stream, ConcatClips(run.stream.train), schedule_for(run.cfg.dataset, args)
+    stream, clips, schedule = run.stream, ConcatClips(run.stream.train), schedule_for(run.cfg.dataset, args)
     classes = [name for names in stream.classes for name in names]                             # C of them
     target = multi_hot(clips.labels, classes)                                                  # clips,C
     probes = [new_probe(run, file, len(classes), joint_embedding, args) for _, _, file in models]
@@ -100,7 +101,7 @@ def probe_models(run, models, multi_label, args):
 
 def joint_embedding(backbone, batch):
     """The means of both modalities' joint tokens, audio first.  audio (B, t, f), video (B, T, 3, H, W) → (B, 2D)"""
-    joint_a, joint_v = joint_tokens(backbone, batch['audio'], batch['video'])
+    joint_a, joint_v = normed_joint_tokens(backbone, batch['audio'], batch['video'])
     return torch.cat([joint_a.float().mean(1), joint_v.float().mean(1)], 1)
 
 

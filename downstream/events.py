@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from config import UserError
-from downstream.heads import joint_tokens, new_probe, predict, probe_batches, schedule_for, train_probes
+from downstream.heads import (new_probe, normed_joint_tokens, options_text, predict, probe_batches,
+                              schedule_for, train_probes)
 from downstream.pictures import OKABE_ITO
 from streams.ave import AVE_LAYOUT, AVE_SECONDS, ave, window_of_second
 from streams.loading import Loader
@@ -27,7 +28,7 @@ def evaluate(run, args):
     for split in ('train', 'test'):
         if not sets.get(split):
             raise UserError(f'{args.data}/{split}Set.txt is missing or has no usable clips')
-    schedule, options = schedule_for('ave', args)
+    schedule = schedule_for('ave', args)
     classes = ['background', *names]
     _, after, file = run.models()[-1]                                            # Table 8 evaluates the last model
     probes = [new_probe(run, file, len(classes), second_embedding, args)]
@@ -48,7 +49,7 @@ def evaluate(run, args):
     per_class = [100 * right[target == c].mean().item() if seconds[c] else None for c in range(len(classes))]
     return dict(after=after, accuracy=100 * right.mean().item(),
                 majority=100 * seconds.max().item() / target.numel(),
-                classes=classes, finetune=args.finetune, options=options,
+                classes=classes, finetune=args.finetune, options=options_text(args),
                 left_out=sorted({*bad, *sets['train'].bad, *sets['test'].bad}), per_class=per_class)
 
 
@@ -82,7 +83,7 @@ def second_embedding(backbone, batch):
     """
     audio, video, audio_start = batch['audio'], batch['video'], batch['audio_start']
     s, (B, W) = backbone.sizes, audio.shape[:2]
-    joint_a, joint_v = joint_tokens(backbone, audio.flatten(0, 1), video.flatten(0, 1))
+    joint_a, joint_v = normed_joint_tokens(backbone, audio.flatten(0, 1), video.flatten(0, 1))
     steps = joint_a.float().reshape(B, W, *s.grid_a, -1).mean(3)                    # B,W,⌊t/p⌋,D
     frames = joint_v.float().reshape(B, W, s.num_frames, -1, s.embed_dim).mean(3)   # B,W,T,D
     window, frame = torch.tensor(window_of_second(s), device=audio.device).T        # 10 and 10: where each second is

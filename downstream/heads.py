@@ -39,11 +39,15 @@ SCHEDULES = {'vggsound': Schedule(5e-4, 15, 48), 'shapes': Schedule(5e-4, 15, 48
 
 
 def schedule_for(name, args):
-    """→ the Schedule of a data set, changed by options of the command line; these options: '--clips 300 --lr 0.005'"""
+    """→ the Schedule of a data set, changed by options of the command line"""
+    given = {field: getattr(args, field) for field in Schedule._fields if getattr(args, field) is not None}
+    return SCHEDULES[name]._replace(**given)
+
+
+def options_text(args):
+    """The options of a probe on the command line, as text: '--clips 300 --lr 0.005'"""
     given = {name: getattr(args, name) for name in ('clips', *Schedule._fields) if getattr(args, name) is not None}
-    options = ' '.join(f'{flag_name(name)} {value}' for name, value in given.items())
-    given.pop('clips', None)                                   # not of the schedule
-    return SCHEDULES[name]._replace(**given), options
+    return ' '.join(f'{flag_name(name)} {value}' for name, value in given.items())
 
 
 def lr_factor(step, steps, warmup):
@@ -94,7 +98,7 @@ def spec_augment(audio):
 
 # ----------------------------------------------------------------------------------------- probes
 
-def joint_tokens(backbone, audio, video):
+def normed_joint_tokens(backbone, audio, video):
     """audio (B, t, f), video (B, T, 3, H, W), normalized → õ_a (B, M, D), õ_v (B, N, D) after the last LayerNorm. No
     patch is masked."""
     x = patchify(dict(audio=audio, video=video), backbone.sizes.patch_size)
@@ -107,11 +111,12 @@ class Probe(NamedTuple):
     backbone: nn.Module
     head: nn.Linear
     embed: Callable            # embed(backbone, batch) → (B, …, 2D) float32
+    precision: str = 'auto'    # of the backbone: the run's --precision
 
     def logits(self, batch):
         """A batch on any device → (B, …, C) float32. The backbone may run in bf16."""
         batch = to_device(batch, self.head.weight.device)
-        with autocast(self.head.weight.device):
+        with autocast(self.head.weight.device, self.precision):
             x = self.embed(self.backbone, batch | {'video': normalize_frames(batch['video'])})
         return self.head(x)
 
@@ -125,7 +130,7 @@ def new_probe(run, file, outputs, embed, args):
     torch.manual_seed(args.seed)
     backbone, _ = run.load_model(file)
     backbone.requires_grad_(args.finetune)
-    return Probe(backbone, nn.Linear(2 * run.cfg.embed_dim, outputs).to(run.device), embed)
+    return Probe(backbone, nn.Linear(2 * run.cfg.embed_dim, outputs).to(run.device), embed, run.cfg.precision)
 
 
 def train_probes(probes, batches, steps, schedule, loss_fn):

@@ -9,6 +9,7 @@ from downstream.maps import METRICS, SYMBOLS, UNKNOWN, Maps, add_maps, compute_m
 from downstream.maps import read_clips, score_maps, source_area, sources, to_device
 from downstream.multi_model import right_after, run_models
 from downstream.pictures import plot_maps
+from utils.checkpoint import read_checkpoint, save_atomically
 from utils.markdown import markdown_table
 
 
@@ -22,7 +23,7 @@ def evaluate(run, args):
     """
     models, tests = run.models(), run.stream.test
     results = {'tasks': list(run.stream.names), 'after': [name for _, name, _ in models]}
-    torch.save(dict(results, clips=clips_with_maps(run)), run.eval_path('localization', 'pt'))
+    save_atomically(dict(results, clips=clips_with_maps(run)), run.eval_path('localization', 'pt'))
     source = [sources(dataset, run.cfg) for dataset in tests]
     if source[0][0] is None:
         return results
@@ -59,7 +60,7 @@ def report(run, results):
     metrics = table(results, [t for t, _, _ in run.models()]) if 'avm' in results else UNKNOWN
 
     # importance and cosine maps of the last model, for the last saved clip of each task (Fig. 12)
-    clips = torch.load(run.eval_path('localization', 'pt'), weights_only=True)['clips']
+    clips = read_checkpoint(run.eval_path('localization', 'pt'))['clips']
     rows = {clip['task']: (results['tasks'][clip['task']], clip | {name: clip[name][-1] for name in Maps._fields})
             for clip in clips}
     columns_v = [(SYMBOLS['avm', 'v'], 'I_v'), (SYMBOLS['backbone', 'v'], 'cosine_v')]

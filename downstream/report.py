@@ -15,7 +15,7 @@ from matplotlib.ticker import LogLocator
 
 from config import PRETRAINED, Config, preset
 from downstream.pictures import BESIDE, save_figure, task_style
-from eval import read_config
+from eval import ended_early, last_model, read_config
 from utils.checkpoint import write_text
 from utils.cli import flag_name
 from utils.markdown import markdown_table
@@ -143,9 +143,7 @@ def unfinished(file):
     """eval/NAME.md → a sentence if the evaluation ends before the last task; else ''"""
     path = file.with_suffix('.json')
     results = json.loads(path.read_text('utf-8')) if path.exists() else {}
-    tasks, after = results.get('tasks', []), results.get('after', [])
-    last = after[-1] if isinstance(after, list) and after else after
-    return f'This evaluation ends after {last}, before the last task.' if last in tasks[:-1] else ''
+    return f'This evaluation ends after {last_model(results)}, before the last task.' if ended_early(results) else ''
 
 
 def changed_options(cfg):

@@ -21,6 +21,7 @@ from downstream.multi_model import run_models
 from downstream.pictures import BESIDE, plot_maps, task_style
 from patches import patchify
 from selection import discriminative_query, prune_probability, select_patches
+from utils.checkpoint import read_checkpoint, save_atomically
 from utils.markdown import format_number, markdown_table
 
 ATTENTION_SELECTIONS = [name for name in SELECTIONS if name not in ('random', 'mats')]
@@ -41,7 +42,7 @@ def evaluate(run, args):
     if source[0][0] is None:
         model = run.models()[-1]
         results = {'tasks': list(run.stream.names), 'after': [model[1]]}
-        torch.save(dict(results, clips=clips_with_selection(run, model)), run.eval_path('selection', 'pt'))
+        save_atomically(dict(results, clips=clips_with_selection(run, model)), run.eval_path('selection', 'pt'))
         return results
 
     def attend_clips(model, task, batch):
@@ -153,7 +154,7 @@ def partner_kinds(classes, task, partners):
 def report(run, results):
     """results of `evaluate` → Markdown table of the last model, figure"""
     if 'P' not in results:                                     # no known source
-        clips = torch.load(run.eval_path('selection', 'pt'), weights_only=True)['clips']
+        clips = read_checkpoint(run.eval_path('selection', 'pt'))['clips']
         rows = [(results['tasks'][clip['task']], clip) for clip in clips]
         columns_v, columns_a = ([(f'$I_{x}$', f'I_{x}'), (f'$P_{x}$', f'P_{x}'), ('selected', f'selected_{x}')]
                                 for x in MODALITIES)

@@ -13,6 +13,7 @@ from downstream.maps import to_device
 from downstream.multi_model import run_models
 from downstream.pictures import plot_maps
 from patches import patchify
+from utils.checkpoint import read_checkpoint, save_atomically
 from utils.markdown import markdown_table
 
 
@@ -37,7 +38,7 @@ def evaluate(run, args):
     maps = attend_swapped(run.cfg, *run.load_model(model[2]), batch)
     add_maps(clips, dict(zip(('I_a', 'I_v', 'I_a_other', 'I_v_other'), maps)))
     clips = [dict(clip, other_task=other_task) for clip, (other_task, _) in zip(clips, partners)]
-    torch.save(dict(results, clips=clips), run.eval_path('spurious', 'pt'))
+    save_atomically(dict(results, clips=clips), run.eval_path('spurious', 'pt'))
 
     source = [sources(dataset, run.cfg) for dataset in tests]
     if source[0][0] is None:
@@ -60,7 +61,7 @@ def evaluate(run, args):
 def report(run, results):
     """results of `evaluate` → Markdown table, figure of the saved clips"""
     names, after = results['tasks'], results['after']
-    clips = torch.load(run.eval_path('spurious', 'pt'), weights_only=True)['clips']
+    clips = read_checkpoint(run.eval_path('spurious', 'pt'))['clips']
     rows = [(f'{names[clip["task"]]}\nwith {names[clip["other_task"]]}', clip) for clip in clips]
     figure = plot_maps(run.cfg, rows, [('$I_v$, own sound', 'I_v'), ('$I_v$, other sound', 'I_v_other')],
                        [('$I_a$, own frames', 'I_a'), ('$I_a$, other frames', 'I_a_other')],

@@ -1,6 +1,6 @@
 """A video of where models look: a clip with its sound, and its frames under I_v (Fig. 2, 17).
 
-In:  a video with sound, of any length; one or several models of a run.
+In:  a video with sound, of at most ten minutes; one or several models of a run.
 Out: an mp4 file (H.264, AAC) with the clip's own frames and sound. It shows the clip and, for each model, the frames
      under I_v.
 

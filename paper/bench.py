@@ -238,6 +238,7 @@ def loading_speed(args, pin):
 def paper_ratio(name, key):
     """The paper's ratio to DER++: in Table 2, or in Table 3 for its selections"""
     column = {'peak_gb': -2, 'samples_per_s': -1}[key]  # the last two of both tables
+    name = 'importance' if name == 'lava' else name     # its --selection
     for costs in (paper_numbers.rows('table_2'), paper_numbers.rows('table_3', 'vggsound')):
         if name in costs:
             return f'{costs[name][column] / costs["der++"][column]:.2f}'

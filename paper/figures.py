@@ -16,8 +16,8 @@ import matplotlib.pyplot as plt
 from config import UserError
 from downstream.pictures import plot_over_stream
 from paper import attention_figures, gap_figures
-from paper.groups import (METHOD_TITLES, Missing, classification, comparable, group_runs, over_seeds, retrieval,
-                          with_evaluation, with_value)
+from paper.groups import (METHOD_TITLES, Missing, classification, comparable, differing, group_runs, over_seeds,
+                          retrieval, with_evaluation, with_value)
 from paper.plot_style import HATCHES, PRINT, STYLES, bars, error_bars, legend_below, line_style, lines
 from paper.tables import TABLES
 from utils.checkpoint import check_writable, write_text
@@ -51,7 +51,7 @@ def figure_9(groups):
                 series.append((METHOD_TITLES[method], line_style(STYLES[method]), numbers))
         lines(axis, series)
         axis.set_xticks([math.log2(size) for size in sizes], sizes)
-        axis.set(title=title, xlabel='pairs in the memory')
+        axis.set(title=title, xlabel='memory size, pairs of whole clips')
     legend_below(figure, axes[0])
     return figure
 
@@ -142,9 +142,9 @@ FIGURES = {2: attention_figures.figure_2, 3: attention_figures.figure_3, 5: gap_
 
 # ---------------------------------------------------------------------------------- the command line
 
-def write(groups, out, figures=FIGURES):
-    """Write all tables and these figures that the groups allow → one line each: its file, or what it needs."""
-    jobs = [('figure', *job) for job in figures.items()] + [('table', *job) for job in TABLES.items()]
+def write(groups, out, figures=FIGURES, tables=TABLES):
+    """Write these figures and tables, as the groups allow → one line each: its file, or what it needs."""
+    jobs = [('figure', *job) for job in figures.items()] + [('table', *job) for job in tables.items()]
     lines = []
     for kind, number, make in jobs:
         try:
@@ -155,7 +155,7 @@ def write(groups, out, figures=FIGURES):
                     write_text(file, made)
                 else:
                     file = out / f'figure_{number:02d}.png'
-                    made.savefig(file, dpi=200)
+                    made.savefig(file, dpi=min(200, 1800 / made.get_figwidth()))      # wide ones have many pictures
                     plt.close(made)
             lines.append(f'{kind} {number}: {file}')
         except Missing as error:
@@ -170,12 +170,16 @@ def main(arguments=None):
     parser.add_argument('--out', type=Path, default=Path('figures'), help='folder to write to (default figures)')
     args = parser.parse_args(arguments)
     with cli_errors():
-        check_writable(args.out, '--out ')
+        check_writable(args.out, '--out')
         groups = group_runs(args.runs)
         datasets = {group.cfg.dataset for group in groups}
         if len(datasets) > 1:
             raise UserError(f'runs of {" and ".join(sorted(datasets))}: name those of one dataset at a time')
         print('\n'.join(write(groups, args.out)))
+        options = differing(groups)
+        if options:
+            print(f'These runs also differ in {", ".join(options)}. Each figure and table shows the largest set of runs '
+                  'that agree in all options but those that it compares; the others are left out.')
 
 
 if __name__ == '__main__':

@@ -76,7 +76,8 @@ def figure_5(groups):
         cloud(axis, group.runs[0], task, f'(b) {tasks[task]}:\n{group.title}', axis_limit(pair, task))
         axis.tick_params(labelleft=axis is axes[1])
     columns = 3 if len(pair) > 1 else 1                        # as wide as the panels above
-    axes[-1].legend(loc='upper right', bbox_to_anchor=(1.1, -0.14), ncols=columns, frameon=False).set_in_layout(False)
+    axes[-1].legend(loc='upper right', bbox_to_anchor=(1, -0.14), ncols=columns, columnspacing=1,
+                    frameon=False).set_in_layout(False)
     legend_below(figure, axes[0])
     return figure
 

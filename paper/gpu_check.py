@@ -1,4 +1,4 @@
-"""What only a GPU shows: one command of at most eight minutes, for a machine that is there for a quarter of an hour.
+"""GPU checks in at most eight minutes: the same losses as on the CPU, resume, two processes, speed.
 
     python -m paper.gpu_check                       all parts (`make gpu`)
     python -m paper.gpu_check --parts methods run   these parts
@@ -110,7 +110,7 @@ def finish(process, check, codes=(0,)):
         text, _ = process.communicate(timeout=check.left() / 2)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
-        text = process.communicate()[0] + 'its time was up'
+        text = process.communicate()[0] + 'timed out'
     if process.returncode not in codes:
         raise RuntimeError(f'exit code {process.returncode}: {text[-600:]}')
     return text
@@ -194,7 +194,7 @@ def run(check, found):
     recorded_A = [runs.retrieval_A(records['flava', seed]) for seed in range(100, 110)]
     found |= dict(cpu_mean=statistics.mean(recorded_A), cpu_min=min(recorded_A), cpu_max=max(recorded_A),
                   cpu_seed_100=recorded_A[0])
-    words = [*SHORT_RUN, *TINY, '--steps', '2'] if check.smoke else runs.options_of('flava').split()
+    words = [*SHORT_RUN, *TINY, '--steps', '2'] if check.smoke else runs.RUNS['flava'].split()
     out, begin = check.scratch / 'run', time.monotonic()
     finish(start(['train.py', *words, '--seed', 100, '--data-seed', 100, '--out', out, '--cache', out / 'cache',
                   '--device', check.device.type, '--workers', 4]), check)
@@ -300,7 +300,7 @@ def speed(check, found):
         costs = found[setting] = {name: {} for name in args.methods}
         for name, own in costs.items():
             if check.left() < 45:                      # a compilation takes long and cannot be stopped
-                own['error'] = 'skipped: its time was up'
+                own['error'] = 'skipped: no time left'
                 continue
             args.methods = [name]
             torch.compiler.reset()
@@ -377,7 +377,7 @@ PARTS = dict(methods=methods, tests=tests, run=run, resume=resume, processes=pro
 
 def main(arguments=None):
     """The command line."""
-    parser = Parser(prog='python -m paper.gpu_check', description='What only a GPU shows.')
+    parser = Parser(prog='python -m paper.gpu_check', description='GPU checks.')
     parser.add_argument('--parts', nargs='+', choices=list(PARTS), default=list(PARTS), metavar='PART',
                         help=f'default: all. Of {", ".join(PARTS)}')
     parser.add_argument('--minutes', type=number(float, over=0), default=8, help='default 8')

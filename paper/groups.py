@@ -10,8 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from config import METHODS, RUNTIME_FIELDS, SELECTIONS, UserError
-from eval import FinishedRun
+from config import METHODS, PATH_FIELDS, RUNTIME_FIELDS, SELECTIONS, UserError, reads_option
+from eval import FinishedRun, ended_early
 from utils.markdown import markdown_table
 
 # The paper's names of methods (Table 1), selections (Table 3) and datasets. A method that you add keeps its own name.
@@ -23,34 +23,21 @@ SELECTION_TITLES = {'random': 'Random', 'mats': 'MATS', 'der++': 'DER++', 'impor
 METHOD_TITLES |= {name: name for name in METHODS if name not in METHOD_TITLES}
 SELECTION_TITLES |= {name: name for name in SELECTIONS if name not in SELECTION_TITLES}
 DATASET_TITLES = {'vggsound': 'VGGSound', 'audioset': 'AudioSet'}
-DIRECTIONS = {'audio_to_video': 'Audio-to-Video', 'video_to_audio': 'Video-to-Audio'}
+DIRECTION_TITLES = {'audio_to_video': 'Audio-to-Video', 'video_to_audio': 'Video-to-Audio'}
 
 SEED_FIELDS = {'seed', 'data_seed'}
-OF_ONE_METHOD = ('mir_', 'gmed_', 'cls_er_', 'lump_')   # options that start so do nothing in other methods
 
 
 class Missing(UserError):
     """A table or figure lacks runs or evaluations; the message names the command that makes them."""
 
 
-# ---------------------------------------------------------------------------- runs, groups of runs
-
-class Run(FinishedRun):
-    """A run with its results.json."""
-
-    @cached_property
-    def results(self):
-        """Raises UserError where the run has not finished."""
-        try:
-            return json.loads((self.folder / 'results.json').read_text('utf-8'))
-        except (OSError, ValueError):
-            raise UserError(f'{self.folder} has no readable results.json: finish it with `python train.py … --resume`')
-
+# ---------------------------------------------------------------------------------- groups of runs
 
 class Group(NamedTuple):
     """Runs that differ only in their seeds."""
     options: dict    # {name of a Config field: value}, all that affect the results
-    runs: list       # of Run, one or more
+    runs: list       # of FinishedRun, one or more
 
     @property
     def cfg(self):
@@ -65,34 +52,41 @@ class Group(NamedTuple):
 
 
 def group_runs(paths):
-    """Folders of finished runs → [Group] in the order of Table 1. A folder counts once.
-
-    Raises UserError where a folder has no finished run, or two runs have the same options and seeds.
-    """
+    """Folders of finished runs → [Group] in the order of Table 1. Of runs with the same options and seeds the first
+    counts. Raises UserError where a folder has no finished run."""
     groups, seen = {}, {}
-    for run in {Path(path).resolve(): Run(path, device='cpu') for path in paths}.values():
+    for run in {Path(path).resolve(): FinishedRun(path, device='cpu') for path in paths}.values():
         run.results                                     # raises where the run has not finished
         # folders may have moved, so files count by their names
         options = {name: value for name, value in dataclasses.asdict(run.cfg).items()
                    if name not in {*RUNTIME_FIELDS, *SEED_FIELDS}}
-        options |= {name: Path(options[name]).name for name in ('init', 'data')}
+        options |= {name: Path(options[name]).name for name in ('init', *PATH_FIELDS)}
         key = tuple(options.items())
-        groups.setdefault(key, Group(options, [])).runs.append(run)
         twin = seen.setdefault((key, run.cfg.seed, run.cfg.data_seed), run)
-        if twin is not run:
-            raise UserError(f'{twin.folder} and {run.folder} have the same options and the same seed: leave one out')
+        if twin is run:
+            groups.setdefault(key, Group(options, [])).runs.append(run)
+        else:
+            print(f'{run.folder} has the options and the seed of {twin.folder} and is left out')
     order = list(METHOD_TITLES)
-    return sorted(groups.values(), key=lambda group: order.index(group.cfg.method))
+    return sorted(groups.values(), key=lambda group: (order.index(group.cfg.method), group.cfg.selection != 'both'))
+
+
+def agree(a, b, varied):
+    """Whether two groups have the same values of all options that both read, but the varied ones."""
+    return all(a.options[name] == b.options[name] for name in a.options
+               if name not in varied and reads_option(a.cfg, name) and reads_option(b.cfg, name))
 
 
 def comparable(groups, *varied):
     """The largest set of groups that agree in all options but the varied ones. Of equally large sets, the first."""
-    sets = {}
-    for group in groups:
-        same = tuple((name, value) for name, value in group.options.items()
-                     if name not in varied and not name.startswith(OF_ONE_METHOD))
-        sets.setdefault(same, []).append(group)
-    return max(sets.values(), key=len, default=[])
+    sets = []
+    for first in groups:
+        found = [first]
+        for group in groups:
+            if group is not first and all(agree(group, other, varied) for other in found):
+                found.append(group)
+        sets.append([group for group in groups if group in found])
+    return max(sets, key=len, default=[])
 
 
 def dataset_title(groups):
@@ -101,9 +95,10 @@ def dataset_title(groups):
 
 
 def differing(groups):
-    """Names of the options, except the method, in which these groups differ."""
+    """Names of the options, except the method, in which those of these groups differ that read them."""
     names = groups[0].options if groups else ()
-    return [name for name in names if name != 'method' and len({group.options[name] for group in groups}) > 1]
+    return [name for name in names if name != 'method'
+            and len({group.options[name] for group in groups if reads_option(group.cfg, name)}) > 1]
 
 
 def labels(groups):
@@ -116,8 +111,12 @@ def labels(groups):
 
 
 def with_evaluation(groups, name):
-    """The groups with only those runs that have eval/NAME.json. Raises Missing when there are none."""
-    found = [Group(group.options, [run for run in group.runs if run.load(name) is not None]) for group in groups]
+    """The groups with only those runs that have an eval/NAME.json of the whole stream. Raises Missing when there are
+    none."""
+    found = []
+    for group in groups:
+        results = [(run, run.load(name)) for run in group.runs]
+        found.append(Group(group.options, [run for run, own in results if own is not None and not ended_early(own)]))
     found = [group for group in found if group.runs]
     if not found:
         raise Missing(f'`python eval.py RUN --eval {name}`')
@@ -142,11 +141,16 @@ def classification(which):
 
 
 def over_seeds(group, value):
-    """value(run) over a group's runs → mean, sample standard deviation; None where there are too few values.
+    """value(run) over a group's runs → mean, sample standard deviation; None where there are too few values"""
+    return mean_and_deviation(map(value, group.runs))
+
+
+def mean_and_deviation(values):
+    """Values, of which None are missing → mean, sample standard deviation; None where there are too few.
 
     The paper does not say which deviation its ± is.
     """
-    values = [x for x in map(value, group.runs) if x is not None]
+    values = [x for x in values if x is not None]
     return (statistics.mean(values) if values else None), (statistics.stdev(values) if len(values) > 1 else None)
 
 
@@ -182,7 +186,7 @@ def summary(paths):
     """
     groups = group_runs(paths)
     options = differing(groups)
-    columns = [(direction, recall, which) for recall in ('Avg', 'R@10') for direction in DIRECTIONS for which in 'AF']
+    columns = [(direction, recall, which) for recall in ('Avg', 'R@10') for direction in DIRECTION_TITLES for which in 'AF']
     short = {'audio_to_video': 'a→v', 'video_to_audio': 'v→a'}
     titles = [f'{short[direction]} {recall} {arrow(which)}' for direction, recall, which in columns]
     header = ['method', *options, 'seeds', 'R@10 by chance', *titles]
@@ -190,5 +194,6 @@ def summary(paths):
     for group in groups:
         numbers = [text(over_seeds(group, retrieval(*column))) for column in columns]
         chance = number(group.runs[0].results.get('chance', {}).get('R@10'))
-        rows.append([group.title, *(group.options[name] for name in options), len(group.runs), chance, *numbers])
+        values = [group.options[name] if reads_option(group.cfg, name) else '–' for name in options]
+        rows.append([group.title, *values, len(group.runs), chance, *numbers])
     return markdown_table(header, rows)

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 from pathlib import Path
 
-from config import RUNTIME_FIELDS, Config, preset
+from config import RUNTIME_FIELDS, Config, preset, reads_option
 
 FOLDER = Path(__file__).parent / 'numbers'
 # options that the user must give, with the paper's values (App. B)
@@ -58,9 +58,9 @@ def differences(groups, *varied, **own):
     paper = Config(**{**preset(dataset, 'base'), **own})
     found = []
     for name, theirs in dataclasses.asdict(paper).items():
-        values = sorted({getattr(group.cfg, name) for group in groups})
+        values = sorted({getattr(group.cfg, name) for group in groups if reads_option(group.cfg, name)})
         if name in GIVEN:
             found += [f'no {name} ({GIVEN[name]})'] if '' in values else []
-        elif name not in {*NOT_COMPARED, *varied} and values != [theirs]:
+        elif name not in {*NOT_COMPARED, *varied} and values not in ([], [theirs]):
             found.append(f'{name} {", ".join(map(str, values))} ({theirs})')
     return f'Options that differ from the paper\'s (in brackets): {"; ".join(found)}.\n' if found else ''

@@ -5,12 +5,12 @@ Out: Markdown: mean ± standard deviation over seeds. For runs of the paper's si
      brackets, and a line lists the options that differ from the paper's.
 """
 from paper import paper_numbers
-from paper.groups import (DIRECTIONS, METHOD_TITLES, SELECTION_TITLES, Missing, arrow, classification, comparable,
+from paper.groups import (DIRECTION_TITLES, METHOD_TITLES, SELECTION_TITLES, Missing, arrow, classification, comparable,
                           dataset_title, labels, over_seeds, retrieval, text, with_evaluation, with_value)
 from utils.markdown import markdown_table
 
 RECALLS = [(recall, which) for recall in ('R@1', 'R@5', 'R@10', 'Avg') for which in 'AF']      # columns of Tables 1, 7
-AVERAGES = [retrieval(direction, 'Avg', which) for direction in DIRECTIONS for which in 'AF']   # of Tables 3, 9, 10
+AVERAGES = [retrieval(direction, 'Avg', which) for direction in DIRECTION_TITLES for which in 'AF']   # of Tables 3, 9, 10
 AVERAGES_HEADER = ['seeds', 'A→V A ↑', 'A→V F ↓', 'V→A A ↑', 'V→A F ↓']
 
 
@@ -64,10 +64,10 @@ def cells(group, columns, row):
 
 def retrieval_table(table, title, groups, **own):
     """Tables 1 and 7: a table for each direction. own: the paper's options for this table alone"""
-    chosen = comparable(groups, 'method')
-    paper = {direction: paper_numbers.rows_for(chosen, f'table_{table}', direction) for direction in DIRECTIONS}
-    parts = [heading(table, title, chosen, any(paper.values()), **own)]
-    for direction, name in DIRECTIONS.items():
+    chosen = comparable(groups, 'method', 'selection')
+    paper = {direction: paper_numbers.rows_for(chosen, f'table_{table}', direction) for direction in DIRECTION_TITLES}
+    parts = [heading(table, title, chosen, any(paper.values()), 'selection', **own)]
+    for direction, name in DIRECTION_TITLES.items():
         columns = [retrieval(direction, *column) for column in RECALLS]
         rows = [[label, *cells(group, columns, row)] for label, group, row in by_method(chosen, paper[direction])]
         header = [name, 'seeds'] + [f'{recall} {arrow(which)}' for recall, which in RECALLS]
@@ -96,14 +96,15 @@ def table_7(groups):
 
 def table_4(groups):
     """Classification by a linear head on the frozen backbone."""
-    chosen = comparable(with_value(with_evaluation(groups, 'classification'), classification('A')), 'method')
+    chosen = comparable(with_value(with_evaluation(groups, 'classification'), classification('A')), 'method',
+                        'selection')
     paper = paper_numbers.rows_for(chosen, 'table_4')
     # the paper's numbers come with deviations: A, ±, F, ±
     paper = {method: tuple(zip(row[::2], row[1::2])) for method, row in paper.items()}
     columns = [classification('A'), classification('F')]
     rows = [[label, *cells(group, columns, row)] for label, group, row in by_method(chosen, paper)]
     metric = chosen[0].runs[0].load('classification')['metric']
-    head = heading(4, f'Classification ({metric})', chosen, paper)
+    head = heading(4, f'Classification ({metric})', chosen, paper, 'selection')
     return head + '\n' + markdown_table(['Method', 'seeds', 'A ↑', 'F ↓'], rows) + '\n'
 
 
@@ -111,10 +112,10 @@ def table_8(groups):
     """AVE event localization by the last model."""
     def accuracy(run):
         return run.load('ave')['accuracy']
-    chosen = comparable(with_evaluation(groups, 'ave'), 'method')
+    chosen = comparable(with_evaluation(groups, 'ave'), 'method', 'selection')
     paper = paper_numbers.rows_for(chosen, 'table_8')
     rows = [[label, *cells(group, [accuracy], row)] for label, group, row in by_method(chosen, paper)]
-    head = heading(8, 'Event localization on AVE', chosen, paper)
+    head = heading(8, 'Event localization on AVE', chosen, paper, 'selection')
     return head + '\n' + markdown_table(['Method', 'seeds', 'Acc ↑'], rows) + '\n'
 
 

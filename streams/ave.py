@@ -82,12 +82,13 @@ class AVE(VideoClips):
 
 
 def ave(folder, cfg, workers):
-    """AVE → {split: AVE} for those of train, val and test that have a list; the names of the events. Unusable clips are
-    left out and named in `bad`. cfg, workers: see `filter_clips`. Raises UserError."""
+    """AVE → {split: AVE} for those of train and test that have a list; the names of the events. Unusable clips are left
+    out and named in `bad`. cfg, workers: see `filter_clips`. Raises UserError."""
     lists, classes, notes = read_ave(folder)
     for note in notes:
         print_rank0(note)
     sets = {}
+    lists.pop('val', None)                             # nothing is chosen on it
     for split, clips in lists.items():
         clips, bad = filter_clips(folder, clips, cfg, workers)
         sets[split] = AVE(clips, classes, cfg, split == 'train', bad)

@@ -26,7 +26,7 @@ SHUFFLED = (                                                # Table 7
     ('music', 'others_part1', 'home_nature', 'sports', 'others_part2', 'vehicle', 'animals', 'people'),
     ('nature', 'human', 'home', 'vehicle', 'music', 'animal', 'others'))
 SAVE_EVERY = 60                                             # seconds between two writes of the scan's cache
-DECODER_CRASH = 'crashes the decoder, or takes too long', False     # a result of check_clip
+DECODER_CRASH = 'crashes the decoder, or takes too long'
 
 
 class Stream(NamedTuple):
@@ -39,7 +39,7 @@ class Stream(NamedTuple):
     notes: list         # sentences to print for the user
     evaluate: list      # a Dataset per task, not augmented: the whole test split, for classification
     classes: list       # per task, the names of its classes
-    initial: str = ''   # digest of the clips that are listed for the initial pre-training
+    pretrain_digest: str = ''    # of the clips that are listed for the initial pre-training
 
 
 class Clip(NamedTuple):
@@ -304,14 +304,14 @@ def _scan(jobs, workers, cache):
     except (OSError, ValueError, TypeError):                   # no cache yet, or a damaged one
         known = {}
 
-    # rank 0's cache decides for all ranks what is left to test; '' stands for that
+    # rank 0's cache decides for all ranks what is left to test
     jobs, keys = list(jobs), list(jobs.values())
-    reasons = broadcast_object([known.get(key, '') for key in keys])
-    todo = [n for n, reason in enumerate(reasons) if reason == ''][get_rank()::get_world_size()]
+    reasons = broadcast_object([known.get(key, 'untested') for key in keys])
+    todo = [n for n, reason in enumerate(reasons) if reason == 'untested'][get_rank()::get_world_size()]
 
     # test this rank's share; what is found before an interruption is saved, too
     found, saved = {}, time.monotonic()
-    results = run_jobs(check_clip, [jobs[n] for n in todo], workers, DECODER_CRASH)
+    results = run_jobs(check_clip, [jobs[n] for n in todo], workers, (DECODER_CRASH, False))
     try:
         for n, result in zip(todo, progress_bar(results, 'testing clips', len(todo))):
             found[n] = result

@@ -148,7 +148,7 @@ def prepare_clip(source, segment, target):
         content = small_clip(source, segment)
     except BadClip as error:
         return str(error)
-    temporary = Path(f'{target}.tmp')                          # of a killed call, it is overwritten by the next one
+    temporary = Path(f'{target}.{os.getpid()}.tmp')            # two calls may write into one folder
     temporary.write_bytes(content)
     os.replace(temporary, target)
 
@@ -173,7 +173,7 @@ def prepare(data, out, workers=-1, max_bad=0.1):
     for path in data.iterdir():
         if path.suffix in ('.csv', '.txt', '.json'):
             shutil.copyfile(path, out / path.name)
-    results = run_jobs(prepare_clip, jobs, count_workers('clips', workers), DECODER_CRASH[0])
+    results = run_jobs(prepare_clip, jobs, count_workers('clips', workers), DECODER_CRASH)
     for (path, _, _), reason in zip(jobs, progress_bar(results, 'preparing clips', len(jobs))):
         reasons[path] = reason
     for path, reason in sorted(reasons.items(), key=lambda item: item[1] != 'file missing'):

@@ -152,6 +152,8 @@ def main(arguments=None):
     parser.add_argument('--size', type=number(int, min=16, max=4096), default=96,
                         help='width and height in pixels, an even number (default 96)')
     args = parser.parse_args(arguments)
+    if args.size % 2:
+        parser.error(f'--size {args.size} must be even, for H.264')
     check_writable(args.out, '--out')
     clips = stream(Sizes(**SIZES['small']), 0, args.train, args.test, args.pretrain)
     print(write_vggsound(args.out, clips, args.size))

@@ -2,7 +2,21 @@
 
 In:  records of the study (`runs.py`).
 Out: for each claim its differences and a verdict; `report.py` prints them.
+"""
+import functools
+import operator
+from typing import NamedTuple
 
+import numpy as np
+from scipy import stats
+
+from config import UserError
+from downstream.maps import mean
+from eval import DIRECTIONS
+from paper.groups import METHOD_TITLES, mean_and_deviation
+from study.runs import GROUPS, RUNS, SEEDS, read_records
+
+RULE = """
 The rule. A claim says that differences are above 0 (with a margin: above −margin). A difference is between two runs of
 one seed; retrieval is R@10 in percent, the mean of both directions. Its interval is Student's 95 % interval over seeds
 (`scipy.stats.ttest_1samp`). A claim is supported if the interval of each of its differences is above 0, contradicted if
@@ -18,16 +32,6 @@ runs, on other seeds; two of its claims after a dozen of these runs. "Top eighth
 not shown it. "Pre-registered": before the tuning of `rank` was finished and before the first run on seeds 300-309; about
 cheap scoring, before its tuning and before the first run on seeds 310-319.
 """
-from typing import NamedTuple
-
-import numpy as np
-from scipy import stats
-
-from config import UserError
-from downstream.maps import mean
-from eval import DIRECTIONS
-from paper.groups import METHOD_TITLES
-from study.runs import GROUPS, RUNS, SEEDS, read_records
 
 OTHERS = ('finetune', 'er', 'mir', 'der++', 'gmed', 'cls-er', 'lump')
 TITLES = METHOD_TITLES | {
@@ -74,23 +78,17 @@ def retrieval(which):
     return value
 
 
-def at(record, path):
-    for name in path:
-        record = record[name]
-    return record
-
-
 def field(*path):
-    """→ value(record): the number at a path"""
+    """→ value(record): what it has at a path"""
     def value(record):
-        return at(record, path)
+        return functools.reduce(operator.getitem, path, record)
     return value
 
 
 def at_end(*path, scale=1):
     """→ value(record): of the matrix [model][task] at a path, the last model's mean over tasks"""
     def value(record):
-        return scale * mean(at(record, path)[-1])
+        return scale * mean(field(*path)(record)[-1])
     return value
 
 
@@ -117,11 +115,8 @@ def pool_gain(record):
 
 
 def over_seeds(runs, value):
-    """{seed: record} → mean, standard deviation; None where there is none"""
-    values = [value(record) for record in runs.values()]
-    if not values or None in values:
-        return None, None
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
+    """{seed: record} → mean, sample standard deviation; None where there are too few values"""
+    return mean_and_deviation(map(value, runs.values()))
 
 
 # -------------------------------------------------------------------------------------- differences

@@ -245,7 +245,10 @@ def main(train, arguments=None):
         if args.coverage and resume:
             raise UserError('--coverage counts from the first step: it cannot --resume')
         Path(cfg.out).mkdir(parents=True, exist_ok=True)
-        write_text(Path(cfg.out) / 'oracle.json', json.dumps(vars(args)))
+        variant, file = json.dumps(vars(args)), Path(cfg.out) / 'oracle.json'
+        if file.exists() and file.read_text('utf-8') != variant:
+            raise UserError(f'{cfg.out} holds another variant, see {file}: choose another folder with --out')
+        write_text(file, variant)
         datasets = open_stream(cfg, 0).train
         masks = Coverage(cfg, datasets) if args.coverage else random_masks
         with patched(flava, args, cfg, datasets), patch.object(model, 'random_masks', masks), \

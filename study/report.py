@@ -15,8 +15,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from scipy import stats
 
+from eval import DIRECTIONS
 from paper import figures
-from paper.groups import DIRECTIONS, group_runs, text
+from paper.groups import group_runs, text
 from paper.plot_style import PRINT, SELECTION_STYLES, STYLES, line_style, ticks_of_tasks
 from study import claims
 from study.claims import A, F, at_end, field, over_seeds, source_selected, title
@@ -44,7 +45,7 @@ def table(words, runs, names, columns):
 
 
 def claims_table(group, runs):
-    """Each claim of a group that has records: differences, verdict, detectable effect."""
+    """Each claim of a group that has records: differences, verdict, detectable effect; [] without claims"""
     rows = []
     for claim in claims.CLAIMS.get(group, ()):
         differences = {f'{title(a)} − {title(b)}': d for a, b, d in claim.differences(runs)}
@@ -53,7 +54,7 @@ def claims_table(group, runs):
                        if d.verdict(claim.margin) == 'inconclusive']
             rows.append([claim.words, '; '.join(f'{words} {d}' for words, d in differences.items()),
                          f'**{claim.verdict(runs)}**', '; '.join(unclear)])
-    return markdown_table(['claim', 'differences [95 % interval], seeds of that sign', 'verdict',
+    return rows and markdown_table(['claim', 'differences [95 % interval], seeds of that sign', 'verdict',
                            'detectable effect where inconclusive'], rows)
 
 
@@ -88,18 +89,28 @@ def attention_tables(runs):
 
 
 def coverage_table(runs):
-    """How much of a training clip was never visible or selected; and its correlation with A on the main stream."""
+    """How much of a training clip was never visible or selected; and, within each method, its correlation with A."""
     kinds = {'visible_v': 'visible, frames', 'visible_a': 'visible, sound', 'selected_v': 'selected, frames',
              'selected_a': 'selected, sound'}
     covered = [name for name in runs if min(runs[name]) >= FIRST_WITH_COVERAGE]
     parts = [table('never, % of a clip\'s patches', runs, covered,
                    {words: field('coverage', f'never_{kind}') for kind, words in kinds.items()} | {'R@10 A ↑': A})]
-    records = [record for name in GROUPS['fresh'].runs for record in runs.get(name, {}).values()]
-    for kind, words in kinds.items() if len(records) > 2 else ():
-        rho, p = stats.spearmanr([record['coverage'][f'never_{kind}'] for record in records], list(map(A, records)))
-        parts.append(f'Spearman correlation of never {words} with A over {len(records)} runs of the main stream: '
-                     f'{rho:+.2f} (p = {p:.2g}).')
+    rows = []
+    for name in GROUPS['fresh'].runs:
+        records = list(runs.get(name, {}).values())
+        if len(records) >= 5:
+            rows.append([title(name), len(records), *(correlation(records, f'never_{kind}') for kind in kinds)])
+    parts.append(markdown_table(['Spearman correlation with A, over seeds', 'seeds', *kinds.values()], rows))
     return '\n\n'.join(parts)
+
+
+def correlation(records, name):
+    """Spearman correlation of a number of the coverage with A: 'ρ (p)'. '–' where the number is constant"""
+    values = [record['coverage'][name] for record in records]
+    if len(set(values)) == 1:
+        return '–'
+    rho, p = stats.spearmanr(values, list(map(A, records)))
+    return f'{rho:+.2f} (p = {p:.2g})'
 
 
 def log(runs):
@@ -134,7 +145,7 @@ def page(runs):
              f'{len(records)} runs, {hours:.1f} hours of one core for training; commits {", ".join(commits)}; '
              f'{", ".join(machines)}. Mean ± standard deviation over seeds. A and F are of R@10 in percent, the mean '
              'of both directions.',
-             *claims.__doc__.strip().split('\n\n')[2:]]
+             claims.RULE.strip()]
     for group, (words, _, names) in GROUPS.items():
         if not set(names) & set(runs) or group.startswith('tuning'):
             continue
@@ -149,7 +160,7 @@ def page(runs):
         parts += ['## Where the AVM looks, what is selected, what P is', attention_tables(runs)]
     if set(GROUPS['fresh'].runs) & set(runs):
         parts += ['## Coverage', coverage_table(runs)]
-    return '\n\n'.join(parts) + '\n'
+    return '\n\n'.join(filter(None, parts)) + '\n'
 
 
 # ---------------------------------------------------------------------------------------- the figures
@@ -161,7 +172,7 @@ def recall_over_stream(record):
 
 
 def plot_band(axis, by_seed, **style):
-    """R@10 over the stream: the mean over seeds, in a band of its 95 % interval."""
+    """R@10 over the stream: the mean over seeds; from three seeds on, with its 95 % interval."""
     lines = np.array([recall_over_stream(record) for record in by_seed.values()])
     x, middle = range(lines.shape[1]), lines.mean(0)
     axis.plot(x, middle, **style)
@@ -209,7 +220,7 @@ def plot_recalls(axis, runs, names):
 
 
 def plot_differences(runs):
-    """All differences in A of the claims, with their intervals; without the runs that know the source everywhere.
+    """All differences in A of the claims, with their intervals; without ablations and the first runs with the source.
     Green is above 0, red below, grey neither; light while seeds are missing."""
     rows = []
     for group, group_claims in claims.CLAIMS.items():
@@ -248,11 +259,24 @@ def restore_run(record, folder):
 def write_paper_figures(runs, out):
     """The paper's tables, and its figures that need no model, of the main stream, the second one and the ablations."""
     with tempfile.TemporaryDirectory() as folder:
-        paths = [restore_run(record, Path(folder)) for group in ('main', 'second', 'ablations')
-                 for name in GROUPS[group].runs for record in runs.get(name, {}).values()]
-        without_models = {number: figures.FIGURES[number] for number in (9, 10, 11, 13, 15)}
-        lines = figures.write(group_runs(paths), out, without_models)
+        paths = {group: {} for group in ('main', 'second', 'ablations')}
+        for group, by_seed in paths.items():
+            for name in GROUPS[group].runs:
+                for seed, record in runs.get(name, {}).items():
+                    by_seed.setdefault(seed, []).append(restore_run(record, Path(folder)))
+        streams = [path for group in ('main', 'second') for of_seed in paths[group].values() for path in of_seed]
+        lines = write_parts(streams, out, (13, 15), (1, 3, 4, 7))
+        # ablations are compared with the main stream's runs of the same seeds
+        seeds = GROUPS['ablations'].seeds
+        same_seeds = [path for group in ('main', 'ablations') for seed in seeds for path in paths[group].get(seed, ())]
+        lines += write_parts(same_seeds, out, (9, 10, 11), (9, 10))
     return [line for line in lines if ': needs ' not in line]
+
+
+def write_parts(paths, out, numbers_of_figures, numbers_of_tables):
+    """Some figures and tables of the paper, of these runs → one line each"""
+    return figures.write(group_runs(paths), out, {number: figures.FIGURES[number] for number in numbers_of_figures},
+                         {number: figures.TABLES[number] for number in numbers_of_tables})
 
 
 def main(arguments=None):

@@ -30,7 +30,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from config import UserError
 from downstream import classification, gap, localization, selection_stats
@@ -44,7 +44,7 @@ ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / 'results' / 'records.jsonl'
 FIRST_WITH_COVERAGE = 300                                          # seeds from here on record coverage
 PROBE = dict(clips=60, epochs=10, lr=0.02)                         # few clips, so that the probe does not saturate
-EVALUATED_CLIPS = dict(test_clips=60, candidate_sets=1)            # per task, in all evaluations but retrieval
+EVALUATED_CLIPS = dict(test_clips=60, candidate_sets=1)            # per task: for gap, localization and selection
 
 # Options tried on seed 0, four settings a method. TUNED is the one with the highest A; of equals, the first.
 TRIED = {
@@ -66,30 +66,18 @@ TUNED = {name: TRIED[name][number] for name, number in CHOSEN.items()}
 TUNED['flava'] = f'{TUNED["der++"]} {TUNED["flava"]}'
 
 
-class Rank(NamedTuple):
-    """The options of `rank` that the tuning chose. None: not chosen yet."""
-    share: float
-    weight: float
-    sound: str | None = None       # weights of audio: importance, rank or even
-    pruning: str | None = None     # P: none, excess or printed
-
-
-RANK = Rank(share=0.125, weight=16, sound='importance', pruning='none')       # `tuned_rank` of the records
-
-
-# The cheap scorer that the tuning chose: `tuned_scorer`, of those that are fast enough. None: not chosen yet.
+# The options of rank and of its cheap scorer, chosen on seeds 200-203 (results/details-rank.md, details-scorer.md)
+RANK_SHARE, RANK_WEIGHT, RANK_SOUND, RANK_PRUNING = 0.125, 16, 'importance', 'none'
 SCORER = '--scorer student --scorer-every 4'
 
 
-def by_rank(sound=None, pruning=None, area=1, more=''):
-    """Options of a run that draws video patches by rank; None while RANK lacks what they need.
+def by_rank(sound=RANK_SOUND, pruning=RANK_PRUNING, area=1, more=''):
+    """Options of a run that draws video patches by rank.
 
-    sound, pruning: in place of RANK's. area: factor on RANK's share. more: options in front
+    sound: weights of audio: importance, rank or even; pruning: P: none, excess or printed
+    area: factor on the share; more: options in front
     """
-    if RANK is None or not (sound or RANK.sound) or not (pruning or RANK.pruning):
-        return None
-    sound, pruning = sound or RANK.sound, pruning or RANK.pruning
-    options = f'--rank-share {RANK.share * area:g} --rank-weight {RANK.weight:g} {TUNED["flava"]}'
+    options = f'--rank-share {RANK_SHARE * area:g} --rank-weight {RANK_WEIGHT} {TUNED["flava"]}'
     if sound == 'importance' and pruning != 'printed':
         selection = {'none': 'rank', 'excess': 'rank-excess'}[pruning]
         return f'{more} --selection {selection} {options}'.strip()
@@ -101,7 +89,7 @@ def by_rank(sound=None, pruning=None, area=1, more=''):
 class Group(NamedTuple):
     title: str
     seeds: tuple
-    runs: dict        # {name: options}; None: they need RANK
+    runs: dict        # {name: options}
 
 
 MAIN = {   # the order of Table 1, then the selections of Table 3 and ours
@@ -156,7 +144,7 @@ MIXTURE = {f'mixture-{m}': f'--draw-v mixture --mixture {m} --pruning none {MAIN
            for m in (0, 0.25, 0.5, 0.75, 1)}
 
 # Cheap scoring: is it as good as scoring all patches, and ahead of DER++?
-SCORERS = {'scorer-full': by_rank(), 'scorer-cheap': by_rank(more=SCORER) if SCORER else None,
+SCORERS = {'scorer-full': by_rank(), 'scorer-cheap': by_rank(more=SCORER),
            'scorer-der++': MAIN['der++']}
 
 TUNING = {f'tune-{name}-{number}': f'--method {name} {options}'
@@ -191,17 +179,8 @@ GROUPS = {
     'tuning': Group('Tuning of the methods', (0,), TUNING),
     'tuning-rank': Group('Tuning of rank', tuple(range(200, 204)), TUNING_RANK),
     'tuning-scorer': Group('Tuning of the cheap scorer', tuple(range(200, 204)), TUNING_SCORER)}
-RUNS = {name: ' '.join(options.split()) if options else None
-        for group in GROUPS.values() for name, options in group.runs.items()}
+RUNS = {name: ' '.join(options.split()) for group in GROUPS.values() for name, options in group.runs.items()}
 SEEDS = {name: group.seeds for group in GROUPS.values() for name in group.runs}
-
-
-def options_of(name):
-    """Options of a run. Raises UserError where they are not known yet."""
-    if RUNS[name] is None:
-        raise UserError(f'{name} needs RANK or SCORER in study/runs.py. The tuning is not finished: `python -m '
-                        'study.runs tuning-rank tuning-scorer --left`')
-    return RUNS[name]
 
 
 def parse_run(run):
@@ -246,7 +225,7 @@ def check_options(record):
     name, seed = parse_run(f'{record["name"]}-{record["seed"]}')
     if ' '.join(record['options'].split()) != RUNS[name]:
         raise UserError(f'the record of {name}-{seed} has the options {record["options"]}, but the run now has '
-                        f'{RUNS[name]}: remove the record, or set RANK as the tuning chose it')
+                        f'{RUNS[name]}: remove the record')
 
 
 def retrieval_A(record):
@@ -254,48 +233,14 @@ def retrieval_A(record):
     return float(np.mean([record['retrieval'][direction]['R@10']['A'] for direction in DIRECTIONS]))
 
 
-def best_choice(runs_of, records):
-    """{choice: name of a run} → the choice with the highest mean A over the tuning seeds; of equals, the first. None
-    while a record is missing."""
-    means = {}
-    for choice, name in runs_of.items():
-        by_seed = [records.get(name, {}).get(seed) for seed in GROUPS['tuning-rank'].seeds]
-        if None in by_seed:
-            return None
-        means[choice] = np.mean([retrieval_A(record) for record in by_seed])
-    return max(means, key=means.get)
-
-
-def tuned_rank(records):
-    """{name: {seed: record}} → the Rank that the tuning chooses: share and weight, then sound, then P. None before."""
-    settings = {(1 / share, weight): f'tune-rank-1-{share}-{weight}' for share in (16, 8, 4) for weight in (4, 16, 64)}
-    setting = best_choice(settings, records)
-    if setting is None:
-        return None
-    sounds = {'importance': settings[setting], 'rank': 'tune-sound-rank', 'even': 'tune-sound-even'}
-    sound = best_choice(sounds, records)
-    if sound is None:
-        return Rank(*setting)
-    prunings = {'none': sounds[sound], 'excess': 'tune-pruning-excess', 'printed': 'tune-pruning-printed'}
-    return Rank(*setting, sound, best_choice(prunings, records))
-
-
-def tuned_scorer(records, fast_enough):
-    """{name: {seed: record}} → of the runs of TUNING_SCORER that are fast enough, the one with the highest mean A.
-
-    fast_enough: those with at least 1.35 times DER++'s samples/s at base size on a CPU (`paper/bench.py`)
-    """
-    return best_choice({name: name for name in TUNING_SCORER if name in fast_enough}, records)
-
-
 # ------------------------------------------------------------------------------------------- one run
 
 def train(name, seed, folder):
-    """Train a run in a process with one thread → seconds. Raises UserError where it fails.
+    """Train a run in a process with one thread → seconds of this call. Raises UserError where it fails.
 
     Resumes an interrupted run, unless it records coverage, which counts from the first step.
     """
-    words = f'{options_of(name)} --seed {seed} --data-seed {seed} --out {folder} --device cpu'.split()
+    words = f'{RUNS[name]} --seed {seed} --data-seed {seed} --out {folder} --device cpu'.split()
     if seed >= FIRST_WITH_COVERAGE:
         shutil.rmtree(folder, ignore_errors=True)
         words += ['--coverage']
@@ -317,7 +262,7 @@ def evaluate_run(folder, name):
     args = argparse.Namespace(finetune=False, seed=0, batch_size=None, **PROBE)
     results = dict(gap=gap.evaluate(run, args), localization=localization.evaluate(run, args))
     # a variant selects as it was trained
-    variant, _ = oracle.parse_options(options_of(name).split())
+    variant, _ = oracle.parse_options(RUNS[name].split())
     torch.manual_seed(0)
     with oracle.patched(selection_stats, variant, run.cfg, run.stream.test):
         results['selection'] = selection_stats.evaluate(run, args)
@@ -363,7 +308,7 @@ def processor():
 def make_record(name, seed, folder, commit, seconds):
     """A finished run → its record."""
     log = [json.loads(line) for line in (folder / 'log.jsonl').read_text('utf-8').splitlines()]
-    record = dict(name=name, seed=seed, options=options_of(name), commit=commit, machine=processor(),
+    record = dict(name=name, seed=seed, options=RUNS[name], commit=commit, machine=processor(),
                   torch=torch.__version__, ended=time.strftime('%Y-%m-%d %H:%M'), seconds=round(seconds),
                   samples_per_s=sorted(line['samples_per_s'] for line in log)[len(log) // 2],
                   memory_gb=max(line['memory_gb'] for line in log),
@@ -384,21 +329,31 @@ def make_record(name, seed, folder, commit, seconds):
 
 
 def make_run(run, records, folders):
-    """Train and evaluate a run, and append its record. Does nothing where it has one."""
+    """Train and evaluate a run, and append its record. Does nothing where it has one, or while another process makes
+    it."""
     name, seed = parse_run(run)
-    options_of(name)
-    known = read_records(records).get((name, seed))
-    if known:
-        return check_options(known)
     folders.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folders / f'{run}.lock', timeout=0):
+            known = read_records(records).get((name, seed))
+            if known:
+                check_options(known)
+            else:
+                train_and_record(name, seed, folders / run, records)
+    except Timeout:
+        print(f'{run}: another process makes it')
+
+
+def train_and_record(name, seed, folder, records):
+    """Train and evaluate a run in a folder, append its record, and delete its weights."""
     started_at = commit()
-    seconds = train(name, seed, folders / run)
+    seconds = train(name, seed, folder)
     torch.set_num_threads(1)
-    record = make_record(name, seed, folders / run, started_at, seconds)
+    record = make_record(name, seed, folder, started_at, seconds)
     append_record(record, records)
-    for weights in [folders / run / 'last.pt', *(folders / run / 'models').glob('*.pt')]:
+    for weights in [folder / 'last.pt', *(folder / 'models').glob('*.pt')]:
         weights.unlink()
-    print(f'{run}: R@10 A {retrieval_A(record):.1f}, {seconds:.0f} s', flush=True)
+    print(f'{folder.name}: R@10 A {retrieval_A(record):.1f}, {seconds:.0f} s', flush=True)
 
 
 def print_left(runs, records):

@@ -6,8 +6,17 @@ from pathlib import Path
 
 import av
 import numpy as np
+import torch
 
+from config import Sizes
 from streams.prepare import small_clip
+
+SMALL = Sizes(image_size=32, num_frames=2, audio_frames=64, mel_bins=32, frame_shift=16.0)
+MIDDLE = Sizes(image_size=32, num_frames=4, audio_frames=400, mel_bins=128, frame_shift=10.0)
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
 
 
 def tone(seconds, rate, hertz=1000.0, level=0.3, onset=0.0):

@@ -71,15 +71,14 @@ def test_half_of_the_batch_is_mismatched_and_never_with_its_own_audio(B):
     seen = {}
 
     def match(joint_a, joint_v):
-        seen['pairs'] = (joint_a != joint_v).flatten(1).any(1)
-        return joint_a.sum((1, 2))
+        seen['mismatched'], seen['logit'] = (joint_a != joint_v).flatten(1).any(1), joint_a.mean((1, 2))
+        return seen['logit']
     backbone = SimpleNamespace(fuse=lambda o_a, o_v, *ids: (o_a, o_v), recompute=lambda function, *x: function(*x))
     avm = SimpleNamespace(match=match)
     loss = matching_loss(backbone, avm, AVMOutput(*[tokens] * 4, *[None] * 6), patches)
-    assert seen['pairs'].sum() == (B // 2 if B > 2 else 0)
-    audio = tokens.sum((1, 2))                             # Eq. 11, if no audio moved
-    if B <= 2:
-        torch.testing.assert_close(loss, -audio.sigmoid().log().mean())
+    assert seen['mismatched'].sum() == (B // 2 if B > 2 else 0)
+    p = seen['logit'].sigmoid()                            # Eq. 11
+    torch.testing.assert_close(loss, -torch.where(seen['mismatched'], 1 - p, p).log().mean())
 
 
 def test_the_gradient_of_matching_reaches_the_avm_alone(sizes):

@@ -21,15 +21,11 @@ def test_golden_numbers(capsys):
     assert 'float32' in printed and 'float64' in printed and 'over the limit' not in printed
 
 
-@pytest.mark.parametrize('key', ['prune_v', 'selected.loss_contrastive', 'avm_logits'])
-def test_a_changed_number_is_reported(tmp_path, key, capsys):
+def test_changed_numbers_are_reported(tmp_path, capsys):
     golden = torch.load(GOLDEN, weights_only=True)
-    *path, last = key.split('.')
-    place = golden['expected']
-    for name in path:
-        place = place[name]
-    place[last] = place[last] * 1.001
+    golden['expected']['prune_v'] *= 1.001
+    golden['expected']['selected']['loss_contrastive'] *= 1.001
     torch.save(golden, tmp_path / 'changed.pt')
     code, printed = run(capsys, tmp_path / 'changed.pt')
     over = [line.split()[0] for line in printed.splitlines() if 'over the limit' in line]
-    assert code == 1 and key in over
+    assert code == 1 and set(over) == {'prune_v', 'selected.loss_contrastive'}

@@ -2,6 +2,8 @@
 import dataclasses
 import json
 import math
+import subprocess
+import sys
 
 import matplotlib.pyplot as plt
 import pytest
@@ -11,7 +13,7 @@ import torch.nn.functional as F
 import eval as evaluation
 from avm import AVM
 from config import Config, UserError
-from conftest import ODD, on_cpu
+from conftest import ODD, ROOT, on_cpu
 from eval import DIRECTIONS, FinishedRun, K, read_config
 from model import AudioVideoMAE
 
@@ -101,20 +103,6 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_models_have_the_names_of_their_tasks(folder):
-    run = FinishedRun(folder, device='cpu')
-    assert run.cfg == read_config(folder) and run.cfg.clips_per_task == 4
-    models, tasks = folder / 'models', run.stream.names
-    expected = [(0, 'initial', models / '0.pt'), (1, tasks[0], models / '1.pt'), (2, tasks[1], models / '2.pt')]
-    assert run.models() == expected and FinishedRun(folder, last=True).models() == expected[2:]
-    one = FinishedRun(models / '1.pt')
-    assert one.models() == expected[1:2] and one.folder == folder
-    backbone, avm = run.load_model(models / '2.pt')
-    saved = torch.load(models / '2.pt', weights_only=True)['weights']
-    assert all(torch.equal(value, saved[f'backbone.{name}']) for name, value in backbone.state_dict().items())
-    assert not any(weight.requires_grad for module in (backbone, avm) for weight in module.parameters())
-
-
 def test_results_are_written_and_loaded(folder):
     """Results of all models come before those of the last one. Those of another single model are not the run's."""
     run, last = FinishedRun(folder), FinishedRun(folder, last=True)
@@ -130,34 +118,48 @@ def test_results_are_written_and_loaded(folder):
     assert torch.equal(run.load_tensors('maps')['x'], torch.ones(2))
 
 
-def test_other_folders_are_refused(tmp_path):
-    with pytest.raises(UserError, match='no such run'):
-        FinishedRun(tmp_path / 'nowhere')
-    with pytest.raises(UserError, match='config.json does not exist'):
-        FinishedRun(tmp_path)
-    (tmp_path / 'config.json').write_text('{')
-    with pytest.raises(UserError, match='cannot be read'):
-        FinishedRun(tmp_path)
-    (tmp_path / 'config.json').write_text('{}')
-    with pytest.raises(UserError, match='holds no models'):
-        FinishedRun(tmp_path, workers=0, device='cpu').models()
+def test_last_pt_of_a_run_in_mid_stream(folder):
+    names = FinishedRun(folder, workers=0, device='cpu').names
+    torch.save(dict(task=1), folder / 'last.pt')
+    assert FinishedRun(folder / 'last.pt', 0, 'cpu').models() == [(1, names[0], folder / 'last.pt')]
+    torch.save(dict(backbone={}), folder / 'weights.pt')
+    assert FinishedRun(folder / 'weights.pt', 0, 'cpu').models() == [(len(names), names[-1], folder / 'weights.pt')]
 
 
-def test_an_edited_or_older_config(folder, capsys):
-    """Unknown options are ignored with a warning, missing ones have their defaults, impossible ones are refused."""
+def test_options_that_an_evaluation_does_not_read_are_named():
+    args = evaluation.make_parser().parse_args(['run', '--eval', 'gap', '--lr', '1', '--out', 'x.mp4'])
+    assert evaluation.unused_options(args) == ['--lr has no effect on --eval gap', '--out has no effect on --eval gap']
+
+
+def test_a_closed_pipe_ends_without_a_traceback():
+    code = 'from utils.cli import cli_errors\nwith cli_errors():\n    while True: print("line")'
+    process = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+    process.stdout.readline()
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait()) == (b'', 141)
+
+
+def test_an_edited_config(folder, capsys):
+    """Unknown options are ignored with a warning, impossible ones and other models are refused. test_downstream.py has
+    folders that are no run, test_weights.py a run of an older version."""
     file = folder / 'config.json'
     saved = json.loads(file.read_text())
-    older = {name: value for name, value in saved.items() if name not in ('alpha', 'rank_share', 'candidate_sets')}
-    file.write_text(json.dumps(older | dict(option_of_tomorrow=1, galleries=2, max_silent=2, min_silent=0)))
-    cfg = read_config(folder)
-    assert (cfg.alpha, cfg.rank_share, cfg.candidate_sets) == (0.5, 0.125, 2)
+    file.write_text(json.dumps(saved | dict(option_of_tomorrow=1)))
+    assert read_config(folder).clips_per_task == 4
     assert 'unknown options are ignored: option_of_tomorrow' in capsys.readouterr().out
     for change, reason in ((dict(tau=float('nan')), 'config.json: --tau nan must be'),
                            (dict(patch_size=7), 'multiples'), (dict(out=7), '--out 7 must be of type str')):
         file.write_text(json.dumps(saved | change))
         with pytest.raises(UserError, match=reason):
             read_config(folder)
+    file.write_text('{')
+    with pytest.raises(UserError, match='cannot be read'):
+        read_config(folder)
     torch.save(dict(config=saved, weights={}), folder / 'models/1.pt')
     file.write_text(json.dumps(saved | dict(num_heads=4)))             # which fits the weights' shapes
     with pytest.raises(UserError, match='--num-heads was 3, now 4'):
         FinishedRun(folder, device='cpu').load_model(folder / 'models/1.pt')
+    for model in (folder / 'models').iterdir():
+        model.unlink()
+    with pytest.raises(UserError, match='holds no models'):
+        FinishedRun(folder, workers=0, device='cpu').models()

@@ -1,16 +1,14 @@
 """Eq. 1, 8 and 9 against slow, literal versions; parameter counts; dropped patches have no influence."""
 import math
 import re
-from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 
-from model import (AudioVideoMAE, compile_blocks, contrastive_loss, loss_per_pair, print_parameters,
-                   reconstruction_loss)
-from one_step import config
-from patches import Patches, patchify_a, patchify_v, random_masking
+from model import AudioVideoMAE, compile_blocks, contrastive_loss, print_parameters, reconstruction_loss
+from one_step import all_patches, batch, make
+from patches import patchify_a, patchify_v, random_masking
 
 
 def test_parameter_counts(capsys):
@@ -64,17 +62,10 @@ def test_contrastive_loss_literally():
         assert math.isclose(loss[i].item(), -(audio_to_video + video_to_audio) / 2, rel_tol=1e-9)
 
 
-def random_patches(sizes, pairs, number):
-    """`number` random patches of each modality at random positions"""
-    ids_a = torch.rand(pairs, sizes.num_patches_a).argsort(1)[:, :number]
-    ids_v = torch.rand(pairs, sizes.num_patches_v).argsort(1)[:, :number]
-    p2 = sizes.patch_size ** 2
-    return Patches(torch.randn(pairs, number, p2), torch.randn(pairs, number, 3 * p2), ids_a, ids_v)
-
-
-def test_masked_patches_do_not_reach_the_encoders(sizes):
+def test_masked_patches_do_not_reach_the_encoders():
     """They are dropped, not set to zero, and count as targets only."""
-    model, patches = AudioVideoMAE(sizes), random_patches(sizes, 2, 20)
+    method = make('finetune')
+    model, patches = method.backbone, all_patches(method, 0)
     masks, lengths = (random_masking(patches.ids_a, 7), random_masking(patches.ids_v, 9)), []
     hook = model.encoder['v'][0].register_forward_hook(lambda module, args, out: lengths.append(out.shape[1]))
     losses = model(patches, masks, 0.1)
@@ -86,30 +77,29 @@ def test_masked_patches_do_not_reach_the_encoders(sizes):
     assert not torch.allclose(losses.mae_v, again.mae_v)
 
 
-def losses_and_gradients(model, pairs):
+def loss_and_gradients(method, pairs):
     torch.manual_seed(pairs)
-    patches = random_patches(model.sizes, pairs, 20)
-    masks = random_masking(patches.ids_a, 7), random_masking(patches.ids_v, 7)
-    losses = model(patches, masks, 0.05)
-    return [*losses, *torch.autograd.grad(loss_per_pair(config(), losses).mean(), list(model.parameters()))]
+    loss, _ = method(batch(0, pairs))
+    return [loss, *torch.autograd.grad(loss, list(method.parameters()))]
 
 
 @pytest.mark.slow
-def test_compiled_blocks_give_the_same_losses_and_gradients(sizes, monkeypatch):
+def test_compiled_blocks_give_the_same_loss_and_gradients(monkeypatch):
     """For two batch sizes, under the same parameter names. Without inductor, which takes half a minute."""
     monkeypatch.setattr(torch, 'compile', partial(torch.compile, backend='aot_eager'))
-    model = AudioVideoMAE(replace(sizes, encoder_depth=1))
-    names, before = list(model.state_dict()), [losses_and_gradients(model, pairs) for pairs in (3, 5)]
-    assert compile_blocks(model) == '--compile: 4 blocks are compiled' and list(model.state_dict()) == names
+    method = make('finetune', encoder_depth=1)
+    names, before = list(method.state_dict()), [loss_and_gradients(method, pairs) for pairs in (3, 5)]
+    assert compile_blocks(method.backbone) == '--compile: 4 blocks are compiled'
+    assert list(method.state_dict()) == names
     for pairs, expected in zip((3, 5), before):
-        assert all(torch.allclose(x, y, atol=1e-4) for x, y in zip(losses_and_gradients(model, pairs), expected))
+        assert all(torch.allclose(x, y, atol=1e-4) for x, y in zip(loss_and_gradients(method, pairs), expected))
 
 
-def test_without_a_compiler_blocks_run_in_eager_mode(sizes, monkeypatch):
+def test_without_a_compiler_blocks_run_in_eager_mode(monkeypatch):
     def fails(block):
         raise RuntimeError('no compiler\nat all')
-    model = AudioVideoMAE(sizes)
-    before = losses_and_gradients(model, 3)
+    method = make('finetune')
+    before = loss_and_gradients(method, 3)
     monkeypatch.setattr(torch, 'compile', fails)
-    assert 'eager mode' in (line := compile_blocks(model)) and 'no compiler' in line
-    assert all(torch.equal(x, y) for x, y in zip(losses_and_gradients(model, 3), before))
+    assert 'eager mode' in (line := compile_blocks(method.backbone)) and 'no compiler' in line
+    assert all(torch.equal(x, y) for x, y in zip(loss_and_gradients(method, 3), before))

@@ -1,6 +1,5 @@
-"""docs/use.md: every snippet runs as a script, in IPython and in a notebook; loading a model reads no clip."""
+"""docs/use.md: every snippet runs, as a script and as in a notebook; loading a model reads no clip."""
 import json
-import os
 import re
 import subprocess
 import sys
@@ -13,11 +12,10 @@ from clips import make
 from config import Config, UserError
 from conftest import ROOT
 from model import AudioVideoMAE
-from running import TINY
+from running import ONE_THREAD, TINY
 from utils.cli import parse
 
 SNIPPETS = re.findall(r'```python\n(.*?)```', (ROOT / 'docs/use.md').read_text(), re.S)
-ENVIRONMENT = {**os.environ, 'OMP_NUM_THREADS': '1', 'MPLBACKEND': 'Agg'}
 
 
 @pytest.fixture(scope='module')
@@ -38,41 +36,24 @@ def place(tmp_path_factory):
     return folder
 
 
-def run(script, code, folder, interpreter=()):
-    """Code in its own process → what it prints"""
-    (folder / script).write_text(code)
-    done = subprocess.run([sys.executable, *interpreter, script], cwd=folder, capture_output=True, text=True,
-                          env=ENVIRONMENT, timeout=300)
+def run(code, folder, script='-'):
+    """Code in its own process → what it prints. '-': it has no file, as in a notebook"""
+    if script != '-':
+        (folder / script).write_text(code)
+    done = subprocess.run([sys.executable, script], input=code, cwd=folder, capture_output=True, text=True,
+                          env={**ONE_THREAD, 'MPLBACKEND': 'Agg'}, timeout=300)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return done.stdout
 
 
-def run_in_notebook(snippets, folder):
-    """A cell for each snippet → what they print"""
-    nbformat, nbclient, _ = (pytest.importorskip(name, reason=f'{name} is not installed')
-                             for name in ('nbformat', 'nbclient', 'ipykernel'))
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for code in snippets])
-    client = nbclient.NotebookClient(notebook, timeout=300, resources={'metadata': {'path': folder}})
-    client.create_kernel_manager()
-    client.km.kernel_spec.argv[0] = sys.executable
-    client.execute()
-    return ''.join(part.get('text', '') for cell in notebook.cells for part in cell.outputs)
-
-
-@pytest.mark.parametrize('kind', ['script', 'IPython', 'notebook'])
-def test_the_snippets_run(kind, place):
+@pytest.mark.parametrize('script', ['script.py', '-'])
+def test_the_snippets_run(script, place):
     assert len(SNIPPETS) >= 7 and all(len(code.strip().splitlines()) <= 14 for code in SNIPPETS)
-    snippets = [code.replace('PATH/TO/THE/CLONE', str(ROOT)).replace('PATH/TO/VIDEOS', str(place / 'videos'))
-                for code in SNIPPETS]
-    if kind == 'script':
-        output = run('script.py', '\n'.join(snippets), place)
-    elif kind == 'IPython':
-        pytest.importorskip('IPython', reason='IPython is not installed')
-        output = run('script.ipy', '\n'.join(snippets), place, ['-m', 'IPython'])
-    else:
-        output = run_in_notebook(snippets, place)
+    code = '\n'.join(SNIPPETS).replace('PATH/TO/THE/CLONE', str(ROOT)).replace('PATH/TO/VIDEOS', 'videos')
+    output = run(code, place, script)
     assert 'sounds like' in output and 'torch.Size([4, 16])' in output and 'flava 32 2' in output
-    assert (place / 'attention.png').exists() and (place / 'mine.pt').exists()
+    for name in ('attention.png', 'mine.pt'):
+        (place / name).unlink()
 
 
 # ---------------------------------------------------------------------------------- loading a model
@@ -126,7 +107,7 @@ def test_a_backbone_of_options_and_saved_names():
 
 def test_workers_do_not_run_the_script_again(place):
     """A script without a __main__ guard that tests clips in worker processes, which are spawned"""
-    output = run('no_guard.py', f"""
+    output = run(f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 print('started')
@@ -134,5 +115,5 @@ from config import Config
 from streams.common import Clip, filter_clips
 good, bad = filter_clips('videos', [Clip(f'videos/{{n}}.mp4', ('x',)) for n in range(4)], Config(), 1)
 print(len(good), bad)
-""", place)
+""", place, 'no_guard.py')
     assert output.splitlines() == ['started', '4 []']

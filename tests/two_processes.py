@@ -12,7 +12,6 @@ from unittest import mock
 import pytest
 import torch
 import torch.distributed as dist
-from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent)]
@@ -20,58 +19,36 @@ import baselines
 import downstream.pictures
 import downstream.report
 import eval as evaluation
+import model
 import train
-from config import METHODS, Sizes, UserError
-from conftest import ODD
-from model import AudioVideoMAE, loss_per_pair
-from patches import Mask, Patches, random_masking
+from config import METHODS, UserError
+from one_step import batch, fixed_random_masks, make
+from patches import Mask, Patches, patchify
 from running import assert_same_state
 from streams.common import Clip, check_same_on_all_ranks
 from utils.checkpoint import read_checkpoint, run_lock
 from utils.distributed import barrier, cleanup, get_rank, init_distributed
 from utils.logging import Progress
 
-CFG = SimpleNamespace(lam=0.7, mae_weight=1.0)
+
+def same_masks(cfg, patches):
+    """One mask for all pairs, so that it does not matter how they are split"""
+    first = Patches(*(x[:1] for x in patches))
+    return [Mask(*(ids.expand(len(patches.x_a), -1) for ids in mask)) for mask in fixed_random_masks(cfg, first)]
 
 
-class Loss(nn.Module):
-    """What a method's forward does, with given masks"""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, *inputs):
-        return loss_per_pair(CFG, losses(self.model, inputs)).mean()
-
-
-def losses(model, inputs):
-    """inputs: the four tensors of Patches, and the two of each Mask"""
-    return model(Patches(*inputs[:4]), (Mask(*inputs[4:6]), Mask(*inputs[6:])), 0.05)
-
-
-def random_inputs(sizes, B=8, kept=20):
-    p2 = sizes.patch_size ** 2
-    ids_a = torch.rand(B, sizes.num_patches_a).argsort(1)[:, :kept]
-    ids_v = torch.rand(B, sizes.num_patches_v).argsort(1)[:, :kept]
-    return (torch.randn(B, kept, p2), torch.randn(B, kept, 3 * p2), ids_a, ids_v, *random_masking(ids_a, 7),
-            *random_masking(ids_v, 9))
-
-
-def check_gradients(model, inputs, expected_loss, expected):
+def check_gradients(method, expected_loss, expected):
     """Loss and gradients of two processes on half of a batch each equal those of one process on all of it."""
-    half = [x.chunk(2)[get_rank()] for x in inputs]
-    parallel = DistributedDataParallel(Loss(model))
-    loss = parallel(*half)
+    half = {name: x.chunk(2)[get_rank()] for name, x in batch(0, pairs=8).items()}
+    parallel = DistributedDataParallel(method)
+    loss, _ = parallel(half)
     loss.backward()
     mean = loss.detach().clone()
     dist.all_reduce(mean)
 
     # the virtual step of MIR and GMED uses the same gradient
-    with mock.patch.object(baselines, 'run_backbone', lambda cfg, backbone, patches: losses(backbone, patches)):
-        virtual = baselines.batch_gradient(CFG, model, half)
-
-    trained = [parameter.grad for parameter in model.parameters()]
+    trained = [parameter.grad for parameter in method.parameters()]
+    virtual = baselines.batch_gradient(method.cfg, method.backbone, patchify(half, method.cfg.patch_size))
     error = max((g - e).abs().max().item() for gradients in (trained, virtual) for g, e in zip(gradients, expected))
     assert max(e.abs().max().item() for e in expected) > 1e-2, 'gradients too small to compare'
     assert max(error, (mean / 2 - expected_loss).abs().item()) < 1e-5, error
@@ -132,13 +109,12 @@ def stop_and_resume(options, method):
 
 
 def main(options):
-    torch.manual_seed(0)
-    model, inputs = AudioVideoMAE(Sizes(**ODD)), random_inputs(Sizes(**ODD))
-    loss = Loss(model)(*inputs)
-    gradients, embeddings = torch.autograd.grad(loss, list(model.parameters())), embed()
-
-    device = init_distributed(SimpleNamespace(device='cpu'))
-    check_gradients(model, inputs, loss.detach(), gradients)
+    method = make('finetune')
+    with mock.patch.object(model, 'random_masks', same_masks):
+        loss, _ = method(batch(0, pairs=8))
+        gradients, embeddings = torch.autograd.grad(loss, list(method.parameters())), embed()
+        device = init_distributed(SimpleNamespace(device='cpu'))
+        check_gradients(method, loss.detach(), gradients)
     torch.testing.assert_close(embed(), embeddings, rtol=0, atol=0)        # in the same order
     check_mistakes()
 

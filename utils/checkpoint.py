@@ -1,4 +1,4 @@
-"""Files that are whole or not there: checkpoints, text files, the lock on a run's folder; and signals.
+"""Atomic writes of checkpoints and text files; the lock on a run's folder; signals.
 
 In:  the state of a run, as tensors and plain values.
 Out: last.pt, which `--resume` continues from. Loading never executes code from a file.

@@ -13,8 +13,8 @@ import os
 import signal
 import sys
 
-from config import (FILES, PRETRAINED, PRETRAINING, REPLAY, Config, DATASET_PRESETS, BENCHMARK, PRESETS, Sizes, UserError,
-                    bounds_text, in_bounds, preset)
+from config import (BENCHMARK, DATASET_PRESETS, PRESETS, PRETRAINED, Config, Sizes, UserError, bounds_text, in_bounds,
+                    preset, reads_option)
 from utils.distributed import get_world_size
 
 GROUPS = {'image_size': 'sizes', 'dataset': 'data', 'method': 'method', 'lr': 'training', 'size': 'run'}   # first fields
@@ -123,17 +123,8 @@ def parse(arguments=None):
 def unused_flags(arguments, cfg):
     """The words of a command line → a sentence for each option that this run does not read"""
     given = vars(make_parser().parse_args(arguments))
-    method = cfg.selection if cfg.selection in ('random', 'mats') else cfg.method
-    applicable = {cfg.dataset, method}
-    applicable |= {FILES} if cfg.dataset != 'shapes' else set()
-    applicable |= {REPLAY} if cfg.method not in ('finetune', 'multitask') else set()
-    applicable |= {PRETRAINING} if cfg.pretrain_steps != 0 else set()
-    sentences = []
-    for field in dataclasses.fields(Config):
-        applies_to = field.metadata['applies_to']
-        if field.name in given and applies_to and not applicable & set(applies_to.split(', ')):
-            sentences.append(f'{flag_name(field.name)} has no effect here: it applies to {applies_to}')
-    return sentences
+    return [f'{flag_name(field.name)} has no effect here: it applies to {field.metadata["applies_to"]}'
+            for field in dataclasses.fields(Config) if field.name in given and not reads_option(cfg, field.name)]
 
 
 # ------------------------------------------------------------------------------------------ errors
@@ -170,8 +161,11 @@ def cli_errors(advice=''):
         if reason is None:
             raise
         message, code = f'error: {reason}{advice}', 2
+    except BrokenPipeError:                            # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)                                  # as a shell reports SIGPIPE
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         message, code = f'error: the disk is full ({error.filename or "while writing"}). Make room{advice}', 2
     print(message, file=sys.stderr)

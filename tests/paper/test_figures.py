@@ -66,6 +66,7 @@ def test_memory_sizes(tmp_path):
     axes = figures.figure_9(group_runs(paths.values())).axes
     expected = [results_of(paths['er', size])['video_to_audio']['Avg']['A'] for size in (50, 100, 200)]
     assert len(axes) == 3 and line(axes[1], 'ER') == expected
+    assert list(axes[1].lines[1].get_xdata()) == pytest.approx(list(axes[1].get_xticks()))
     assert line(axes[1], 'Finetune') == 2 * [results_of(paths['finetune', 100])['video_to_audio']['Avg']['A']]
     assert line(axes[2], 'FLAVA') == [results_of(paths['flava', 100], 'eval/classification')['A']]
     with pytest.raises(Missing, match='--memory-size N'):

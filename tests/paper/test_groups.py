@@ -1,15 +1,16 @@
 """Runs, groups of runs, and their numbers over seeds."""
+import json
 import statistics
 
 import pytest
 
 from config import UserError
-from fake_runs import fake_run, results_of
+from fake_runs import cells_of, fake_run, results_of
 from paper import groups as g
 
 
 def test_runs_that_differ_in_the_seed_are_one_group(tmp_path):
-    paths = [fake_run(tmp_path / f'er{s}', s, method='er', device='cpu' if s else '', workers=s,
+    paths = [fake_run(tmp_path / f'er{s}', s, method='er', device='cpu' if s else '', workers=s, data_seed=s,
                       init=f'/{s}/shapes_small.pt', evaluated=()) for s in range(3)]
     paths += [fake_run(tmp_path / 'big', 3, method='er', init='shapes_small.pt', memory_size=99, evaluated=()),
               fake_run(tmp_path / 'ft', 4, method='finetune', init='shapes_small.pt', evaluated=())]
@@ -23,31 +24,33 @@ def test_runs_that_differ_in_the_seed_are_one_group(tmp_path):
     assert g.over_seeds(groups[2], value)[1] is None
 
 
-def test_options_of_one_method_do_not_separate_groups(tmp_path):
-    paths = [fake_run(tmp_path / 'a', method='er', evaluated=()),
-             fake_run(tmp_path / 'b', method='gmed', gmed_alpha=0.3, evaluated=()),
-             fake_run(tmp_path / 'c', method='gmed', evaluated=())]
-    groups = g.comparable(g.group_runs(paths), 'method')
+def test_options_that_a_method_does_not_read_do_not_separate_groups(tmp_path):
+    paths = [fake_run(tmp_path / 'er', method='er', evaluated=()),
+             fake_run(tmp_path / 'other', method='gmed', gmed_alpha=0.3, evaluated=()),
+             fake_run(tmp_path / 'gmed', method='gmed', evaluated=())]
+    groups = g.group_runs(paths)
     assert g.labels(groups) == ['ER', 'GMED, gmed_alpha 0.3', 'GMED, gmed_alpha 0.1']
+    assert g.comparable(groups, 'method') == groups[:2]
 
 
-def test_unfinished_and_repeated_runs_are_named(tmp_path):
-    done, not_done = fake_run(tmp_path / 'done'), fake_run(tmp_path / 'half')
-    (not_done / 'results.json').unlink()
-    with pytest.raises(UserError, match='half has no readable results.json'):
-        g.group_runs([done, not_done])
-    with pytest.raises(UserError, match='nowhere'):
-        g.group_runs([tmp_path / 'nowhere'])
-    with pytest.raises(UserError, match='done and .*again have the same options and the same seed'):
-        g.group_runs([done, fake_run(tmp_path / 'again')])
-
-
-def test_runs_without_an_evaluation_do_not_count(tmp_path):
+def test_runs_that_are_left_out(tmp_path, capsys):
     paths = [fake_run(tmp_path / f'{k}', k, method='er', evaluated=('gap',) if k else ()) for k in range(3)]
     only, = g.with_evaluation(g.group_runs(paths), 'gap')
     assert [str(run.folder) for run in only.runs] == [str(path) for path in paths[1:]]
     with pytest.raises(g.Missing, match='python eval.py RUN --eval ave'):
         g.with_evaluation(g.group_runs(paths), 'ave')
+    gap = results_of(paths[1], 'eval/gap')                          # an evaluation that ends before the last task
+    (paths[1] / 'eval/gap.json').write_text(json.dumps(gap | dict(after=gap['after'][:-1])))
+    only, = g.with_evaluation(g.group_runs(paths), 'gap')
+    assert [str(run.folder) for run in only.runs] == [str(paths[2])]
+    twin = fake_run(tmp_path / 'twin', method='er')
+    assert [len(group.runs) for group in g.group_runs([*paths, twin])] == [3]
+    assert 'twin has the options and the seed of' in capsys.readouterr().out
+    (paths[0] / 'results.json').unlink()
+    with pytest.raises(UserError, match='0 has no readable results.json'):
+        g.group_runs(paths)
+    with pytest.raises(UserError, match='nowhere'):
+        g.group_runs([tmp_path / 'nowhere'])
 
 
 def test_summary_shows_the_options_that_differ(tmp_path):
@@ -59,3 +62,5 @@ def test_summary_shows_the_options_that_differ(tmp_path):
     assert [row[:3] for row in rows] == [[name, size, '2'] for name in ('ER', 'FLAVA') for size in ('50', '100')]
     own = [results_of(path)['video_to_audio']['R@10']['F'] for path in paths[2:4]]
     assert rows[1][-1] == f'{statistics.mean(own):.2f} ± {statistics.stdev(own):.2f}'
+    finetune = g.summary([*paths, fake_run(tmp_path / 'finetune', method='finetune', evaluated=())])
+    assert cells_of(finetune, 'Finetune')[1:3] == ['–', '1']       # it has no memory

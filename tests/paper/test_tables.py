@@ -1,4 +1,4 @@
-"""Tables: our numbers against those of fake runs, and the paper's beside them."""
+"""Tables: our numbers against those of fake runs, the paper's beside them, and the paper's numbers as printed."""
 import re
 import statistics
 
@@ -6,10 +6,43 @@ import pytest
 
 from fake_runs import cells_of, fake_run, paper_run, results_of
 from paper import tables
-from paper.groups import Missing, group_runs
+from paper.groups import DATASET_TITLES, DIRECTION_TITLES, METHOD_TITLES, Missing, group_runs
+from paper.paper_numbers import candidates, rows
 
 BRACKETS = re.compile(r'^\|.*\(\d+\.\d+.*\)', re.M)         # a number of the paper, in a row
 
+
+# ------------------------------------------------------------------------------- the paper's numbers
+
+@pytest.mark.parametrize('table', ('table_1', 'table_7'))
+def test_avg_is_the_mean_of_recalls(table):
+    for dataset in DATASET_TITLES:
+        for direction in DIRECTION_TITLES:
+            found = rows(table, dataset, direction)
+            assert list(found) == list(METHOD_TITLES)[:10]
+            for method, row in found.items():
+                assert len(row) == 8 and row[0] <= row[2] <= row[4]     # A of a larger K is larger
+                for start in (0, 1):                                    # A and F
+                    *recalls, average = row[start::2]
+                    assert (average is None) == (method == 'multitask' and start == 1)
+                    assert average is None or abs(sum(recalls) / 3 - average) < 0.0051, (dataset, direction, method)
+
+
+def test_rows_are_as_printed():
+    assert rows('table_1', 'vggsound', 'audio_to_video')['flava'] == (5.34, 2.04, 15.04, 5.20, 22.10, 5.90, 14.16, 4.38)
+    assert rows('table_1', 'audioset', 'video_to_audio')['multitask'][-3:] == (None, 23.15, None)
+    assert rows('table_7', 'audioset', 'audio_to_video')['lump'][:2] == (4.45, 3.40)
+    assert rows('table_2')['gmed'] == (32.03, 5.65) and len(rows('table_2')) == 8
+    assert rows('table_3', 'vggsound')['mats'] == (12.91, 6.55, 12.70, 6.80, 21.30, 21.42)
+    assert rows('table_4', 'vggsound')['flava'] == (58.65, 0.28, 0.64, 0.27)
+    assert rows('table_8', 'vggsound')['er'] == (54.98,) and 'mir' not in rows('table_8', 'vggsound')
+    assert rows('table_9', 'vggsound', 'rho_v')['0.625'] == (13.82, 4.50, 13.53, 5.27)
+    assert list(rows('table_10', 'vggsound', 'beta')) == ['0.1', '0.4', '0.5']
+    assert [candidates(dataset) for dataset in ('vggsound', 'audioset', 'shapes')] == [1353, 802, None]
+    assert rows('table_1', 'shapes') == {}
+
+
+# ---------------------------------------------------------------------------------------- the tables
 
 def test_retrieval_tables(tmp_path):
     paths = [paper_run(tmp_path / f'{m}{s}', s, method=m, evaluated=()) for m in ('er', 'flava') for s in (0, 1)]
@@ -70,8 +103,8 @@ def test_downstream_tables(tmp_path):
 def test_the_papers_numbers_are_for_its_size_on_its_datasets(tmp_path):
     shown = tables.table_1(group_runs([paper_run(tmp_path / 'base')]))
     assert BRACKETS.search(shown) and 'Options that differ' not in shown
-    for k, options in enumerate((dict(dataset='shapes'), dict(dataset='vggsound'))):
-        table = tables.table_1(group_runs([fake_run(tmp_path / f'small{k}', **options)]))
+    for dataset in ('shapes', 'vggsound'):
+        table = tables.table_1(group_runs([fake_run(tmp_path / dataset, dataset=dataset)]))
         assert not BRACKETS.search(table) and 'brackets' not in table and 'LUMP' not in table
 
 

@@ -5,13 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from clips import make, vggsound_folder
+from clips import SMALL, make, vggsound_folder
 from config import SIZES, Config, Sizes
-from conftest import ROOT
 
-SMALL = Sizes(image_size=32, num_frames=2, audio_frames=64, mel_bins=32, frame_shift=16.0)
 BENCHMARK = Sizes(**SIZES['small'])                    # of the built-in data
-REAL = ROOT.parent / 'shared' / 'clips' / 'vggsound'
 
 
 def options(folder, **given):

@@ -1,22 +1,75 @@
-"""streams/catalogue.py: a run's options → its stream. No clip is opened."""
+"""streams/catalogue.py, vggsound.py and audioset.py: a run's options → its stream of tasks."""
 import json
 
 import pytest
 
 from clips import vggsound_folder
 from config import DATASETS, UserError
-from folders import audioset_folder, names_of, options
+from folders import audioset_folder, folder, names_of, options
 from streams import catalogue, common
 from streams.catalogue import open_stream
 
 CLASSES = ('harp', 'dog', 'train', 'hail')             # the last one is in no task
 
 
+def test_every_dataset_has_a_function():
+    assert tuple(catalogue.DATASETS) == DATASETS
+
+
+def test_vggsound(folder):
+    given = dict(dataset='vggsound', tasks=str(folder / 'tasks.csv'), clips_per_class=2)
+    stream = open_stream(options(folder, **given), 0)
+    assert stream.names == ['music', 'pets'] and stream.bad == []
+    assert len(stream.notes) == 1 and 'cats' in stream.notes[0] and 'test' in stream.notes[0]
+    assert [names_of(d) for d in stream.train] == [['harp1_000007.mkv'], ['-dog1_000003.mp4', 'dog2_000014.webm']]
+    assert [names_of(d) for d in stream.test] == [['harp2_000007.mp4'], ['dog4_000000.mp4']]
+    assert stream.classes == [['playing harp'], ['dog barking']]
+    assert [d.labels for d in stream.train] == [[('playing harp',)], [('dog barking',)] * 2]
+    assert [names_of(d) for d in stream.evaluate] == [names_of(d) for d in stream.test]
+    assert names_of(stream.pretrain) == ['sea1_000001.mp4']       # test clips of classes of no task are unused
+    assert stream.train[0].augment and stream.pretrain.augment
+    assert not stream.test[0].augment and not stream.evaluate[0].augment
+    assert stream.train[1][1, 0]['video'].shape == (2, 3, 32, 32)
+    default = open_stream(options(folder, dataset='vggsound'), 0)  # the paper's tasks have no class 'sea, waves'
+    assert 'music' in default.names and len(default.notes) >= 5
+    # clips that YouTube has lost do not count
+    (folder / 'video' / '-dog1_000003.mp4').unlink()
+    stream = open_stream(options(folder, max_bad=0.2, **given), 0)
+    assert names_of(stream.train[1]) == ['dog2_000014.webm', 'dog3_000000.mp4']
+    # cats have no test clips
+    (folder / 'tasks.csv').write_text('class,task\ncat purring,cats\n')
+    with pytest.raises(UserError, match='no task has both'):
+        open_stream(options(folder, max_bad=0.2, **given), 0)
+
+
+# --------------------------------------------------------------------- lists of clips that nobody opens
+
 @pytest.fixture
-def both(tmp_path, monkeypatch):
+def unopened(monkeypatch):
+    """Every clip passes the test."""
+    monkeypatch.setattr(common, 'check_clip', lambda path, segment: (None, True))
+
+
+def test_audioset(tmp_path, unopened):
+    """Clips with labels of two tasks are left out. The others keep the labels of their task."""
+    folder = audioset_folder(
+        tmp_path, ['a, 0, 9, "/m/dog"', 'b, 0, 9, "/m/waves,/m/dog"', 'c, 0, 9, "/m/waves"', 'd, 0, 9, "/t/cat"'],
+        ['e, 0, 9, "/m/dog,/m/wolf,/t/cat"', 'f, 0, 9, "/m/waves"'],
+        mids='index,mid,display_name\n0,/m/dog,Dog\n1,/m/waves,"Waves, surf"\n2,/t/cat,Cat\n3,/m/wolf,Wolf\n',
+        videos=[f'{name}_000000.mp4' for name in 'abcdef'])
+    (folder / 'tasks.csv').write_text('class,task\nDog,pets\n"Waves, surf",sea\nWolf,pets\n')
+    stream = open_stream(options(folder, dataset='audioset', tasks=str(folder / 'tasks.csv')), 0)
+    assert stream.names == ['pets', 'sea'] and stream.classes == [['Dog', 'Wolf'], ['Waves, surf']]
+    assert stream.notes == ['1 clips with labels of several tasks are left out'] and len(stream.pretrain) == 0
+    assert [d.labels for d in stream.train] == [[('Dog',)], [('Waves, surf',)]]
+    assert [d.labels for d in stream.evaluate] == [[('Dog', 'Wolf')], [('Waves, surf',)]]
+    assert [names_of(d) for d in stream.test] == [['e_000000.mp4'], ['f_000000.mp4']]
+
+
+@pytest.fixture
+def both(tmp_path, unopened):
     """Options of --dataset vggsound and audioset: of each class three training clips and one for testing, empty files.
     Each data set also trains on a clip that the other one tests; AudioSet on one of two classes."""
-    monkeypatch.setattr(common, 'check_clip', lambda path, segment: (None, True))
     video, audio = tmp_path / 'vggsound', tmp_path / 'audioset'
     video.mkdir()
     rows = [(f'{name}{n}', name, 'test' if n == 3 else 'train') for name in CLASSES for n in range(4)]
@@ -38,10 +91,6 @@ def both(tmp_path, monkeypatch):
     return found
 
 
-def test_every_dataset_has_a_function():
-    assert tuple(catalogue.DATASETS) == DATASETS
-
-
 def test_open_stream_uses_every_option(both, tmp_path):
     order = 'oak,fir,elm,cedar,birch,ash'
     stream = open_stream(options('', dataset='shapes', cache='', clips_per_task=6, order=order), 0)
@@ -57,7 +106,7 @@ def test_pretrain_data(both, tmp_path, monkeypatch):
     have the name of a class of the tasks. Never a test clip of the other data set."""
     of_vggsound, of_audioset = both
     stream = open_stream(options(pretrain_data=str(of_vggsound['folder']), **of_audioset), 0)
-    assert stream.names == ['one', 'two', 'three'] and len(stream.initial) == 16 and stream.pretrain.augment
+    assert stream.names == ['one', 'two', 'three'] and len(stream.pretrain_digest) == 16 and stream.pretrain.augment
     assert names_of(stream.pretrain) == [f'v{name}{n}_000000.mp4' for name in CLASSES for n in range(3)]
     options_of = dict(pretrain_data=str(of_audioset['folder']), **of_vggsound)
     own = [f'vhail{n}_000000.mp4' for n in range(3)] + ['aharp3_000000.mp4']

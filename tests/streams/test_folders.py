@@ -4,7 +4,6 @@ import shutil
 
 import pytest
 
-import eval as evaluation
 from clips import make
 from config import UserError
 from folders import names_of, options
@@ -60,7 +59,7 @@ def test_no_videos(tmp_path, files, video):
 
 
 def test_a_run_on_own_videos(files, tmp_path, here):
-    """The opening summary says why there is no initial pre-training. Evaluations that know no source draw pictures."""
+    """The opening summary says why there is no initial pre-training."""
     for path in sorted((files / 'video').glob('*.mp4')):
         name = path.name.split('-')[0]                     # of the task
         if name in ('ash', 'oak'):
@@ -72,8 +71,3 @@ def test_a_run_on_own_videos(files, tmp_path, here):
     assert 'ash: 10 training clips' in out and 'output        run' in out
     results = json.loads((tmp_path / 'run/results.json').read_text())
     assert results['tasks'] == ['ash', 'oak'] and results['candidates'] == 4
-    for name in ('retrieval', 'localization', 'spurious', 'selection'):
-        evaluation.main(['run', '--eval', name, '--device', 'cpu', '--workers', '0'])
-        assert (tmp_path / f'run/eval/{name}.png').exists()
-        if name != 'retrieval':
-            assert 'not known' in (tmp_path / f'run/eval/{name}.md').read_text()

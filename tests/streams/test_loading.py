@@ -6,23 +6,9 @@ import sys
 import textwrap
 import time
 
-import pytest
-import torch
-
-from config import UserError
 from conftest import ROOT
 from streams import loading
-from streams.loading import Loader, count_workers, run_jobs
-
-
-class Clips(torch.utils.data.Dataset):
-    def __len__(self):
-        return 12
-
-    def __getitem__(self, key):
-        if key[0] < 0:
-            raise UserError('None of the 12 clips can be read any more')
-        return dict(audio=torch.full((2,), float(key[0])), clip=key[0], bad='')
+from streams.loading import count_workers, run_jobs
 
 
 def test_number_of_workers(monkeypatch):
@@ -33,15 +19,6 @@ def test_number_of_workers(monkeypatch):
     assert count_workers('audioset', -1) == 1 and count_workers('audioset', 3) == 3
     monkeypatch.setattr('joblib.cpu_count', lambda: 1000)
     assert count_workers('audioset', -1) == loading.MAX_WORKERS
-
-
-def test_batches_are_those_asked_for_and_errors_of_workers_are_short():
-    batches = [[(i, 0), (i + 1, 0)] for i in range(0, 12, 2)]
-    for workers in (0, 2):
-        assert [batch['clip'].tolist() for batch in Loader(Clips(), batches, workers)] == [[i, i + 1] for i in
-                                                                                          range(0, 12, 2)]
-        with pytest.raises(UserError, match='^None of the 12 clips can be read any more$'):
-            list(Loader(Clips(), [[(-1, 0)]], workers))
 
 
 # ---------------------------------------------------------------- signals, and a reader that hangs
@@ -79,10 +56,7 @@ with cli_errors('the same command goes on'):
     assert 'timed out after 2 seconds' in err and '--workers' in err and 'the same command goes on' in err
 
 
-def test_terminal_signals_leave_the_workers_to_their_parent():
-    """Schedulers (SIGTERM) and terminals (SIGINT) signal the whole group. The parent loads all batches and ends, and
-    its workers end with it."""
-    process = run_script(SLOW + """
+EIGHT_BATCHES = SLOW + """
 received = []
 for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, lambda number, frame: received.append(number))
@@ -91,7 +65,13 @@ for count, batch in enumerate(Loader(Slow(), [[(index, 0.05)] for index in range
         print(*(worker.pid for worker in torch.multiprocessing.active_children()), flush=True)
     time.sleep(0.2)
 print(len(received), count + 1, flush=True)
-""")
+"""
+
+
+def test_terminal_signals_leave_the_workers_to_their_parent():
+    """Schedulers (SIGTERM) and terminals (SIGINT) signal the whole group. The parent loads all batches and ends, and
+    its workers end with it."""
+    process = run_script(EIGHT_BATCHES)
     pids = process.stdout.readline().split()
     os.killpg(process.pid, signal.SIGTERM)
     time.sleep(0.3)
@@ -101,11 +81,7 @@ print(len(received), count + 1, flush=True)
 
 
 def test_workers_end_when_their_parent_is_killed():
-    process = run_script(SLOW + """
-for batch in Loader(Slow(), [[(index, 0.05)] for index in range(100)], 2):
-    print(*(worker.pid for worker in torch.multiprocessing.active_children()), flush=True)
-    time.sleep(1000)
-""")
+    process = run_script(EIGHT_BATCHES)
     pids = process.stdout.readline().split()
     process.kill()
     process.communicate()

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from clips import make, prepared, times_of, tone, write_matrix
+from clips import SMALL, make, prepared, times_of, tone, write_matrix
 from config import Sizes, UserError
 from conftest import ROOT
 from data import read_clip
-from folders import SMALL, audioset_folder, ave_folder, folder, names_of, options
+from folders import audioset_folder, ave_folder, folder, names_of, options
 from streams import prepare as module
 from streams.ave import ave
 from streams.prepare import list_clips, main, prepare, small_clip

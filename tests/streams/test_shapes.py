@@ -1,10 +1,14 @@
-"""streams/shapes.py and streams/shapes_files.py: the built-in stream, the clips it keeps, and the files it writes."""
+"""The built-in data: its scenes, whose ground truth is compared with their pixels and samples; the stream, the clips
+that it keeps, and the files that it writes."""
+import numpy as np
 import pytest
 import torch
 
+from clips import SMALL
 from config import Sizes, UserError
-from data import read_clip
-from folders import BENCHMARK, SMALL, options
+from data import read_clip, spectrogram
+from folders import BENCHMARK, options
+from patches import patchify_a, patchify_v
 from streams import scenes, shapes, shapes_files
 from streams.catalogue import open_stream
 from streams.vggsound import vggsound
@@ -14,6 +18,75 @@ from streams.vggsound import vggsound
 def stream():
     return shapes.stream(BENCHMARK, seed=3)
 
+
+# ----------------------------------------------------------------------------- scenes and their truth
+
+def test_truth_v_is_where_the_source_changes_pixels(stream):
+    """Remove the source: exactly the true patches change."""
+    for i in range(12):
+        scene = stream.train[i % 6].scene(i)
+        times = scenes.frame_times(BENCHMARK)
+        without = scene._replace(tracks=scene.tracks[1:])
+        changed = scenes.draw_frames(scene, times, 96).int() - scenes.draw_frames(without, times, 96).int()
+        changed = changed.abs().amax(1) > 8                                                         # T,H,W
+        share = patchify_v(changed[:, None].expand(-1, 3, -1, -1)[None].float(), 16)[0].mean(-1)    # N
+        truth = scenes.truth(scene, BENCHMARK)[1]
+        assert (share[truth] > 0.05).all() and (share[~truth] < 0.13).all()
+
+
+def test_truth_a_is_where_the_source_changes_sound(stream):
+    """Remove the source: the true patches lose most of their energy, the others keep it."""
+    lost, kept = [], []
+    for i in range(12):
+        scene = stream.train[i % 6].scene(i)
+        source, other = scenes.source_waveform(scene), scenes.other_waveform(scene)
+        energy_with, energy_without = (
+            patchify_a((4.485 * spectrogram(torch.from_numpy(wave), BENCHMARK)).exp()[None], 16)[0].mean(-1)   # M
+            for wave in (source + other, other))
+        truth = scenes.truth(scene, BENCHMARK)[0]
+        assert truth.any() and not truth.all()
+        lost.append((energy_without / energy_with)[truth])
+        kept.append((energy_without / energy_with)[~truth])
+    assert torch.cat(lost).median() < 0.1 and torch.cat(kept).median() > 0.7
+
+
+def test_height_is_pitch_and_brightness_is_loudness():
+    kind = scenes.Kind('square', 'red', scenes.Voice(320.0, (1.0,), 0.0))
+    knots = int(scenes.SECONDS / scenes.KNOT) + 1
+    track = scenes.Track(kind, 0.5, np.linspace(0, 1, knots), np.linspace(1, 0.2, knots))
+    scene = scenes.Scene([track], (1000.0, 0.0, 0.5), 5)
+    wave = scenes.source_waveform(scene)
+    frames = scenes.draw_frames(scene, [0.5, 3.5], 96).float()
+    rows = [(frame[0] - frame[2] > 60).nonzero()[:, 0].float().mean().item() for frame in frames]
+    sound = [wave[int(t * 16000 - 2000):int(t * 16000 + 2000)] for t in (0.5, 3.5)]
+    pitch = [np.abs(np.fft.rfft(w * np.hanning(len(w)))).argmax() * 4 for w in sound]               # Hz, to 4 Hz
+    assert rows[0] > rows[1] and abs(pitch[0] - 320 * 2 ** 0.125) < 12 and abs(pitch[1] - 320 * 2 ** 0.875) < 12
+    assert frames[0, 0].max() > frames[1, 0].max() and np.abs(sound[0]).max() > np.abs(sound[1]).max()
+
+
+@pytest.mark.parametrize('silent', [(0, 1), (2, 2)])
+def test_silent_objects_are_silent_and_of_other_classes(silent):
+    counts, clips = [], shapes.stream(BENCHMARK, seed=3, silent=silent).train[0]
+    for i in range(60 if silent == (0, 1) else 20):
+        scene = clips.scene(i)
+        assert all(track.kind != scene.tracks[0].kind for track in scene.tracks[1:])
+        counts.append(len(scene.tracks) - 1)
+        alone = scene._replace(tracks=scene.tracks[:1])
+        assert np.array_equal(scenes.source_waveform(scene), scenes.source_waveform(alone))
+    assert set(counts) == set(silent)
+
+
+def test_object_area_scales_the_objects_alone():
+    one, two = (shapes.stream(BENCHMARK, seed=3, area=area).train[0] for area in (1.0, 2.0))
+    for a, b in zip(one.scene(4).tracks, two.scene(4).tracks):
+        assert a.kind == b.kind and a.x == b.x and np.array_equal(a.height, b.height)
+        assert np.array_equal(a.loudness, b.loudness)
+    assert one.scene(4).off_screen == two.scene(4).off_screen
+    covered = [sum(scenes.cover(clips.scene(i).tracks[0], 2.0, 96).sum() for i in range(12)) for clips in (one, two)]
+    assert 1.9 < covered[1] / covered[0] < 2.1
+
+
+# ----------------------------------------------------------------------------- the stream
 
 def test_classes_labels_and_shapes(stream):
     kinds = scenes.kinds()
@@ -39,10 +112,12 @@ def alike(first, second):
     return all(torch.equal(a[name], b[name]) for a, b in zip(first, second) for name in ('audio', 'video'))
 
 
-def test_a_seed_fixes_the_clips_and_test_clips_differ():
-    first = clips_of(shapes.stream(SMALL, 3))
-    assert alike(first, clips_of(shapes.stream(SMALL, 3))) and not alike(first, clips_of(shapes.stream(SMALL, 4)))
-    assert not torch.equal(first[0]['video'], shapes.stream(SMALL, 3).test[1][0, 0]['video'])
+def test_a_seed_fixes_the_clips_and_test_clips_differ(stream):
+    """--data-seed takes the place of --seed."""
+    plain, same, other = (clips_of(open_stream(options('', dataset='shapes', cache='', **seeds), 0)) for seeds in (
+        dict(seed=3), dict(seed=7, data_seed=3), dict(seed=7)))
+    assert alike(plain, same) and not alike(plain, other)
+    assert not torch.equal(stream.train[1][0, 0]['video'], stream.test[1][0, 0]['video'])
 
 
 @pytest.mark.parametrize('threads', [1, 4])
@@ -108,12 +183,6 @@ def test_clips_that_cannot_be_kept_are_drawn_for_this_run(tmp_path, monkeypatch,
     assert 'cannot be kept (No space left on device)' in capsys.readouterr().out and not list(tmp_path.iterdir())
 
 
-def test_data_seed_is_the_seed_of_the_clips():
-    plain, same, other = (clips_of(open_stream(options('', dataset='shapes', cache='', **seeds), 0)) for seeds in (
-        dict(seed=3), dict(seed=7, data_seed=3), dict(seed=7)))
-    assert alike(plain, same) and not alike(plain, other)
-
-
 # ----------------------------------------------------------------------------- clips as files
 
 def test_the_command_line_writes_files(tmp_path, capsys):
@@ -127,6 +196,9 @@ def test_the_command_line_writes_files(tmp_path, capsys):
     (tmp_path / 'file').write_text('')
     with pytest.raises(UserError, match='--out .*file/below cannot be written'):
         shapes.main(['--out', str(tmp_path / 'file' / 'below')])
+    with pytest.raises(SystemExit):
+        shapes.main(['--out', str(out), '--size', '33'])
+    assert '--size 33 must be even' in capsys.readouterr().err
 
 
 def test_a_written_file_contains_its_clip(tmp_path, stream):

@@ -4,22 +4,18 @@ import math
 
 import pytest
 
-from paper.groups import Run
+from eval import FinishedRun
 from study import claims, report, runs
 from study.claims import Claim, Difference
 
 
-def identity(value):
-    return value
-
-
 def test_a_paired_difference_by_hand():
     first, second = {100: 5.0, 101: 7.0, 102: 6.0, 103: 1.0}, {100: 4.0, 101: 4.0, 102: 4.0, 104: 9.0}
-    d = claims.difference(first, second, identity)                # 1, 3, 2: mean 2, deviation 1, three pairs
+    d = claims.difference(first, second, float)                # 1, 3, 2: mean 2, deviation 1, three pairs
     half = 4.302652729911275 / math.sqrt(3)                       # Student's t with 2 degrees of freedom, 95 %
     assert (d.mean, d.same_sign, d.seeds) == (2.0, 3, 3)
     assert math.isclose(d.low, 2 - half) and math.isclose(d.high, 2 + half) and math.isclose(d.detectable, half)
-    assert claims.difference(first, {104: 1.0}, identity) is None
+    assert claims.difference(first, {104: 1.0}, float) is None
 
 
 def test_the_rule_of_a_verdict():
@@ -32,7 +28,7 @@ def test_the_rule_of_a_verdict():
 
 def test_of_several_differences_the_worst_decides(monkeypatch):
     monkeypatch.setattr(claims, 'SEEDS', dict.fromkeys('abc', (1, 2)))
-    claim = Claim('a above b and c', [('a', 'b'), ('a', 'c')], identity)
+    claim = Claim('a above b and c', [('a', 'b'), ('a', 'c')], float)
     by_seed = {'a': {1: 5.0, 2: 5.1}, 'b': {1: 1.0, 2: 1.2}, 'c': {1: 9.0, 2: 9.2}}
     assert claim.verdict(by_seed) == 'contradicted'
     assert claim.verdict(by_seed | {'c': {1: 2.0, 2: 2.2}}) == 'supported'
@@ -113,7 +109,7 @@ def test_a_run_is_restored_from_its_record(tmp_path):
     records = runs.read_records()
     for name, seed in (('flava', 100), ('second-er', 101), ('er-no-mae', 102)):
         record = records[name, seed]
-        run = Run(report.restore_run(record, tmp_path), device='cpu')
+        run = FinishedRun(report.restore_run(record, tmp_path), device='cpu')
         assert (run.cfg.seed, run.cfg.data_seed, run.results) == (seed, seed, record['retrieval'])
         assert run.load('gap') == record['gap']
         assert run.load('classification')['A'] == pytest.approx(claims.probe(record))

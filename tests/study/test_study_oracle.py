@@ -98,12 +98,6 @@ def test_a_step_uses_and_stores_the_source(setting):
         assert (past[f'prune_{x}'] > 0).all(1).any()                         # of the second step: P of all patches
 
 
-def test_P_of_all_patches_agrees_with_P_of_the_most_important():
-    I, k, query, past = torch.rand(2, 6), torch.randn(2, 3, 6, 4), torch.randn(2, 3, 4), torch.randn(2, 3, 4)
-    of_all, of_top = oracle.prune_among_all(I, k, query, past, 2), selection.prune_probability(I, k, query, past, 2)
-    assert (of_all > 0).all() and torch.allclose(of_all[of_top > 0], of_top[of_top > 0])
-
-
 def test_other_weights_for_the_draw(setting):
     """`--draw-v rank` is `--selection rank` to the bit; mixtures by hand."""
     cfg, *_ = setting
@@ -159,15 +153,22 @@ def test_coverage_by_hand(setting, options, monkeypatch):
     assert summary['never_visible_a'] > summary['never_selected_a']
 
 
-def test_pooling_all_patches_is_the_usual_embedding(setting):
+def test_pooling_keeps_the_patches_of_highest_importance(setting):
+    """Of all patches it is the usual embedding."""
     cfg, train, backbone, matching = setting
     batch = batch_of(train, [(0, 0), (1, 1), (2, 2)])
     audio, video = batch['audio'], normalize_frames(batch['video'])
     with torch.no_grad():
         usual = backbone.embed(audio, video)
         of_all, of_half = (oracle.ImportantPool(cfg, backbone, matching, x).embed(audio, video) for x in (0, 0.5))
-    for c, all_patches, half in zip(usual, of_all, of_half):
-        assert torch.allclose(all_patches, c, atol=1e-5) and not torch.allclose(half, c, atol=1e-3)
+        patches = patchify(batch, cfg.patch_size)
+        out = avm.attend(cfg, backbone, matching, patches)
+        tokens = backbone.unimodal_tokens(out.o_a, out.o_v, patches.ids_a, patches.ids_v)
+    for c, all_patches, half, x, I in zip(usual, of_all, of_half, tokens, (out.importance_a, out.importance_v)):
+        assert torch.allclose(all_patches, c, atol=1e-5)
+        for row, own, importance in zip(half, x, I):
+            pooled = own[importance.argsort()[len(own) // 2:]].mean(0)
+            assert torch.allclose(row, pooled / pooled.norm(), atol=1e-4)
 
 
 def test_the_command_line_and_what_it_refuses(tmp_path, capsys, monkeypatch):
@@ -182,7 +183,8 @@ def test_the_command_line_and_what_it_refuses(tmp_path, capsys, monkeypatch):
     oracle.main(train, [*of, *here])
     assert started == [here] and '"of": "sound"' in (tmp_path / 'run/oracle.json').read_text()
     for words, error in (([*of, '--method', 'der++'], 'how FLAVA selects'), (['--dataset', 'ave'], 'ave'),
-                         (['--coverage', *here, '--resume'], 'cannot --resume')):
+                         (['--coverage', *here, '--resume'], 'cannot --resume'),
+                         (['--of', 'frames', *here, '--resume'], 'run holds another variant')):
         with pytest.raises(SystemExit) as stopped:
             oracle.main(train, words)
         assert stopped.value.code == 2 and error in capsys.readouterr().err
