@@ -27,17 +27,15 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 import baselines
 import flava
 import model
 import selection
 from avm import attend
-from config import UserError, num_kept
+from config import UserError
 from downstream.maps import frame_moments, silent_objects
-from eval import DIRECTIONS, embed_clips, retrieval
-from patches import gather, patchify, random_masks
+from patches import patchify, random_masks
 from selection import excess, prune_probability, rank_weights
 from streams.catalogue import open_stream
 from streams.common import tasks_in_order
@@ -47,7 +45,6 @@ from utils.cli import Parser, cli_errors, number, parse
 
 MARKS = ('frames', 'sound', 'both', 'objects', 'moments', 'seen', 'part', 'top')
 DRAWS, PRUNINGS = ('importance', 'rank', 'even', 'mixture'), ('printed', 'excess', 'none')
-DROPPED = (0, 0.25, 0.5)             # shares of the patches of lowest I, dropped from the pool at evaluation
 
 
 # ------------------------------------------------------------------------------- which clip is it?
@@ -181,38 +178,6 @@ class Coverage:
         trained = self.steps > 0
         shares = {f'never_{name}': 100 * (~seen[trained]).double().mean().item() for name, seen in self.seen.items()}
         return dict(clips=int(trained.sum()), steps=self.steps[trained].mean().item(), **shares)
-
-
-# ----------------------------------------------------- evaluation without the patches of lowest I
-
-class ImportantPool:
-    """A backbone whose c_a, c_v are means over the patches of highest I only, by the AVM on the clip's own pair."""
-
-    def __init__(self, cfg, backbone, matching, dropped):
-        self.cfg, self.backbone, self.matching, self.dropped = cfg, backbone, matching, dropped
-
-    def embed(self, audio, video):
-        """audio (B, t, f), video (B, T, 3, H, W) → c_a, c_v (B, D), L2-normalized"""
-        patches = patchify(dict(audio=audio, video=video), self.cfg.patch_size)
-        out = attend(self.cfg, self.backbone, self.matching, patches)
-        tokens = self.backbone.unimodal_tokens(out.o_a, out.o_v, patches.ids_a, patches.ids_v)
-        pooled = []
-        for x, I in zip(tokens, (out.importance_a, out.importance_v)):
-            kept = I.topk(num_kept(1 - self.dropped, I.shape[1]), dim=1).indices
-            pooled.append(F.normalize(gather(x, kept).mean(1), dim=-1))
-        return pooled
-
-
-def retrieval_without_low_importance(run):
-    """The last model of a run → {share dropped: R@10 A}, the mean of both directions, percent"""
-    backbone, matching = run.load_model(run.models()[-1][2])
-    backbones = [ImportantPool(run.cfg, backbone, matching, dropped) for dropped in DROPPED]
-    embeddings, task_of, _ = embed_clips(backbones, run.stream.test, run.device, run.cfg.batch_size, run.workers)
-    results = {}
-    for dropped, (c_a, c_v) in zip(DROPPED, embeddings):
-        row = retrieval(c_a, c_v, task_of, len(run.stream.names), run.device, run.cfg.candidate_sets)
-        results[str(dropped)] = float(np.mean([row[direction]['R@10'] for direction in DIRECTIONS]))
-    return results
 
 
 # ------------------------------------------------------------------------------------ command line

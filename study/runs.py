@@ -35,7 +35,7 @@ from filelock import FileLock, Timeout
 from config import UserError
 from downstream import classification, gap, localization, selection_stats
 from eval import DIRECTIONS, FinishedRun
-from study import oracle
+from study import oracle, pool
 from study.agreement import scorer_agreement
 from utils.checkpoint import write_text
 from utils.cli import Parser, cli_errors
@@ -320,7 +320,7 @@ def make_record(name, seed, folder, commit, seconds):
         record['coverage'] = shorten(json.loads((folder / 'coverage.json').read_text('utf-8')))
         if name.endswith(('-lava', '-rank')):
             last = FinishedRun(folder, workers=0, device='cpu', last=True)
-            record['mismatch'] = shorten(oracle.retrieval_without_low_importance(last))
+            record['mismatch'] = shorten(pool.retrieval_by_share(last))
     if name in ('scorer-full', 'scorer-cheap'):
         last = FinishedRun(folder, workers=0, device='cpu', last=True)
         scorer = 'grid' if name == 'scorer-full' else last.cfg.scorer         # a grid needs no weights of its own

@@ -162,9 +162,21 @@ def test_bad_clips_are_skipped_and_counted(files, tmp_path, here):
 
 
 CLIPS = ROOT.parent / 'shared' / 'clips' / 'vggsound'
+needs_clips = pytest.mark.skipif(not CLIPS.exists(), reason='the real clips (../shared/clips) are missing')
 
 
-@pytest.mark.skipif(not CLIPS.exists(), reason='the real clips (../shared/clips) are missing')
+@needs_clips
+@pytest.mark.slow
+def test_real_clips_at_the_small_size(tmp_path, here):
+    """--size small has options for the built-in data, such as candidate sets, which files must not get."""
+    code, _, err = here(['--dataset', 'vggsound', '--data', CLIPS, '--tasks', CLIPS / 'tasks.csv', '--size', 'small',
+                         '--steps', '1', '--pretrain-steps', '0', '--device', 'cpu', '--out', 'run'], tmp_path)
+    assert code == 0, err
+    results = json.loads((tmp_path / 'run/results.json').read_text())
+    assert results['tasks'] == ['music', 'people', 'animals', 'others'] and results['candidates'] == 6
+
+
+@needs_clips
 @pytest.mark.slow
 def test_real_clips_under_the_papers_tasks(tmp_path, here):
     """Half of the clips are of no task: the initial pre-training set."""

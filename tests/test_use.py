@@ -1,4 +1,4 @@
-"""docs/use.md: every snippet runs, as a script and as in a notebook; loading a model reads no clip."""
+"""docs/use.md: every snippet runs as a script, in IPython and in a notebook; loading a model reads no clip."""
 import json
 import re
 import subprocess
@@ -36,21 +36,38 @@ def place(tmp_path_factory):
     return folder
 
 
-def run(code, folder, script='-'):
-    """Code in its own process → what it prints. '-': it has no file, as in a notebook"""
-    if script != '-':
-        (folder / script).write_text(code)
-    done = subprocess.run([sys.executable, script], input=code, cwd=folder, capture_output=True, text=True,
+def run(code, folder, script, interpreter=()):
+    """Code in its own process → what it prints"""
+    (folder / script).write_text(code)
+    done = subprocess.run([sys.executable, *interpreter, script], cwd=folder, capture_output=True, text=True,
                           env={**ONE_THREAD, 'MPLBACKEND': 'Agg'}, timeout=300)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return done.stdout
 
 
-@pytest.mark.parametrize('script', ['script.py', '-'])
-def test_the_snippets_run(script, place):
+def run_in_notebook(snippets, folder):
+    """A cell for each snippet → what they print"""
+    nbformat, nbclient, _ = (pytest.importorskip(name, reason=f'{name} is not installed')
+                             for name in ('nbformat', 'nbclient', 'ipykernel'))
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for code in snippets])
+    client = nbclient.NotebookClient(notebook, timeout=300, resources={'metadata': {'path': folder}})
+    client.create_kernel_manager()
+    client.km.kernel_spec.argv[0] = sys.executable
+    client.execute()
+    return ''.join(part.get('text', '') for cell in notebook.cells for part in cell.outputs)
+
+
+@pytest.mark.parametrize('kind', ['script', 'IPython', 'notebook'])
+def test_the_snippets_run(kind, place):
     assert len(SNIPPETS) >= 7 and all(len(code.strip().splitlines()) <= 14 for code in SNIPPETS)
-    code = '\n'.join(SNIPPETS).replace('PATH/TO/THE/CLONE', str(ROOT)).replace('PATH/TO/VIDEOS', 'videos')
-    output = run(code, place, script)
+    snippets = [code.replace('PATH/TO/THE/CLONE', str(ROOT)).replace('PATH/TO/VIDEOS', 'videos') for code in SNIPPETS]
+    if kind == 'script':
+        output = run('\n'.join(snippets), place, 'script.py')
+    elif kind == 'IPython':
+        pytest.importorskip('IPython', reason='IPython is not installed')
+        output = run('\n'.join(snippets), place, 'script.ipy', ['-m', 'IPython'])
+    else:
+        output = run_in_notebook(snippets, place)
     assert 'sounds like' in output and 'torch.Size([4, 16])' in output and 'flava 32 2' in output
     for name in ('attention.png', 'mine.pt'):
         (place / name).unlink()

@@ -13,6 +13,7 @@ from downstream import localization, maps, selection_stats, spurious
 from downstream.selection_stats import ATTENTION_SELECTIONS, PARTNERS
 from eval import run_evaluation
 from patches import patchify, to_float
+from selection import prune_probability
 from streams.scenes import truth
 from streams.shapes import Shapes, kinds
 from untrained import odd_model, only_last, options, shared_run  # noqa: F401
@@ -103,6 +104,22 @@ def test_swapped_maps_are_those_of_the_swapped_pair():
                     pair('other_audio', 'video').importance_v)
         for I, slow in zip(swapped, expected):
             torch.testing.assert_close(I[b:b + 1], slow)
+
+
+def test_statistics_compare_with_past_queries_of_the_other_modality():
+    """P of frames has the past sound of a random pair, P of sound its frames (Eq. 5)."""
+    cfg, *networks, batch = odd_model()
+    attention = selection_stats.attend_batch(cfg, networks, batch)
+    I_a, I_v, k_a, k_v, query_a, query_v = attention
+    source_a, source_v = (torch.rand(I.shape) < 0.5 for I in (I_a, I_v))
+    found = selection_stats.task_statistics(cfg, [attention], (source_a, source_v), [['x'] * 5], 0, 1)['P']
+    torch.manual_seed(0)
+    past = torch.randint(5, (5,))
+    for x, I, k, query, source, kappa in (('a', I_a, k_a, query_v, source_a, cfg.kappa_a),
+                                          ('v', I_v, k_v, query_a, source_v, cfg.kappa_v)):
+        P = prune_probability(I, k, query, query[past], kappa)
+        expected = selection_stats.mean_on_and_off(I, P, source, kappa)
+        assert (found[f'on_{x}'], found[f'beside_{x}']) == pytest.approx(expected)
 
 
 def test_partners_come_from_all_other_tasks():

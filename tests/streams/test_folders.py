@@ -35,10 +35,10 @@ def test_train_and_test_folders(tmp_path, video):
 
 
 def test_one_level_is_split_by_a_fixed_hash(tmp_path, video):
-    place(tmp_path, video, *(f'dog/{number}.mp4' for number in range(11)), 'cat/0.mp4', 'cat/1.mp4', 'one/0.mp4')
+    place(tmp_path, video, *(f'dog/{number}.mp4' for number in range(12)), 'cat/0.mp4', 'cat/1.mp4', 'one/0.mp4')
     stream = folders(options(tmp_path), 0)
     assert stream.names == ['cat', 'dog'] and stream.notes == ['task one is left out: it has no training clips']
-    assert names_of(stream.test[1]) == ['7.mp4', '8.mp4'] and len(stream.train[1]) == 9      # the same everywhere
+    assert names_of(stream.test[1]) == ['7.mp4', '8.mp4'] and len(stream.train[1]) == 10     # the same everywhere
     assert [len(d) for d in (stream.test[0], stream.train[0])] == [1, 1]
 
 

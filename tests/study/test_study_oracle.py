@@ -1,4 +1,6 @@
-"""study/oracle.py: each clip's own source is used and stored; other draws; coverage; pooling the important patches."""
+"""study/oracle.py: each clip's own source is used and stored; other draws; coverage. study/pool.py: a part of the patches."""
+from functools import partial
+
 import pytest
 import torch
 
@@ -13,6 +15,7 @@ from patches import normalize_frames, patchify
 from selection import select_audio, select_video
 from streams.catalogue import open_stream
 from study import oracle
+from study.pool import PartialPool
 from utils.cli import parse
 
 SMALL = ['--clips-per-task', '9', '--test-clips', '5', '--cache', '', '--candidate-sets', '1']
@@ -65,6 +68,7 @@ def test_what_each_name_marks(setting):
         assert part.equal(oracle.marked_patches(scene, cfg, 'part')['importance_v'])
 
     patches = patchify(batch_of(train, [(2, 3), (2, 6)]), cfg.patch_size)
+    assert oracle.ClipIndex(cfg, [train[2], train[2]]).find(patches) == [None, None]         # two clips with one patch
     out, plain = oracle.Oracle(cfg, train, 'top', 50)(cfg, *networks, patches), avm.attend(cfg, *networks, patches)
     for I, own in zip(out.importance_v, plain.importance_v):
         top = I > 10 * I.median()
@@ -154,21 +158,30 @@ def test_coverage_by_hand(setting, options, monkeypatch):
 
 
 def test_pooling_keeps_the_patches_of_highest_importance(setting):
-    """Of all patches it is the usual embedding."""
+    """Of all patches it is the usual embedding. The partner of another clip: literally, a clip at a time."""
     cfg, train, backbone, matching = setting
     batch = batch_of(train, [(0, 0), (1, 1), (2, 2)])
     audio, video = batch['audio'], normalize_frames(batch['video'])
+
+    def attend(i, j):
+        """Audio i with video j"""
+        return avm.attend(cfg, backbone, matching, patchify(dict(audio=audio[[i]], video=video[[j]]), cfg.patch_size))
+
+    def embed(dropped, partner):
+        return PartialPool(cfg, backbone, matching, dropped, partner).embed(audio, video)
+
     with torch.no_grad():
-        usual = backbone.embed(audio, video)
-        of_all, of_half = (oracle.ImportantPool(cfg, backbone, matching, x).embed(audio, video) for x in (0, 0.5))
-        patches = patchify(batch, cfg.patch_size)
-        out = avm.attend(cfg, backbone, matching, patches)
-        tokens = backbone.unimodal_tokens(out.o_a, out.o_v, patches.ids_a, patches.ids_v)
-    for c, all_patches, half, x, I in zip(usual, of_all, of_half, tokens, (out.importance_a, out.importance_v)):
-        assert torch.allclose(all_patches, c, atol=1e-5)
-        for row, own, importance in zip(half, x, I):
-            pooled = own[importance.argsort()[len(own) // 2:]].mean(0)
-            assert torch.allclose(row, pooled / pooled.norm(), atol=1e-4)
+        usual, half, half_by_other = backbone.embed(audio, video), embed(0.5, 'own'), embed(0.5, 'other')
+        assert all(map(partial(torch.allclose, atol=1e-5), embed(0, 'own'), usual))
+        for i in range(3):
+            own, after, before = attend(i, i), attend((i + 1) % 3, i), attend(i, (i - 1) % 3)
+            patches = patchify(dict(audio=audio[[i]], video=video[[i]]), cfg.patch_size)
+            tokens = backbone.unimodal_tokens(own.o_a, own.o_v, patches.ids_a, patches.ids_v)
+            for k, (x, of_own, of_other) in enumerate(zip(tokens, (own.importance_a, own.importance_v),
+                                                          (before.importance_a, after.importance_v))):
+                for I, found in ((of_own, half), (of_other, half_by_other)):
+                    pooled = x[0, I[0].argsort()[x.shape[1] // 2:]].mean(0)
+                    assert torch.allclose(found[k][i], pooled / pooled.norm(), atol=1e-4)
 
 
 def test_the_command_line_and_what_it_refuses(tmp_path, capsys, monkeypatch):
