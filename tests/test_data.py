@@ -1,5 +1,5 @@
-"""data.py and utils/video.py: spectrogram, augmentation, exact frames, and clips that are refused. For codecs and for the
-times of sound and picture, see test_clips_as_they_come.py."""
+"""data.py and utils/video.py: spectrogram, augmentation, exact frames, clips that are refused. For codecs and the times
+of sound and picture, see test_clips_as_they_come.py."""
 import os
 import random
 import resource

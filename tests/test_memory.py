@@ -10,7 +10,7 @@ from avm import AVM
 from config import Sizes, UserError
 from conftest import DEVICE, on_cpu
 from flava import FLAVA
-from memory import Memory, patch_capacity, reshard
+from memory import Memory, patch_capacity, penalty, reshard
 from model import AudioVideoMAE
 from one_step import batch, make
 from utils.cli import parse
@@ -113,6 +113,14 @@ def test_a_memory_is_split_over_another_number_of_processes(pairs, before, after
         kept = memory.sample(100, DEVICE)['audio']
         assert len(kept) == len(memory) == memory.capacity and (kept > 0).all()
         assert memory.seen > 30 or batches == 0
+
+
+def test_penalty_literally():
+    past = dict(pooled_a=torch.randn(3, 4), pooled_v=torch.randn(3, 4))
+    a, v = torch.randn(3, 4), torch.randn(3, 4)
+    total = sum((x[i, j] - y[i, j]).item() ** 2 / 12 for x, y in ((a, past['pooled_a']), (v, past['pooled_v']))
+                for i in range(3) for j in range(4))
+    assert math.isclose(penalty(past, a, v).item(), total, rel_tol=1e-5)
 
 
 @pytest.mark.slow
