@@ -27,7 +27,7 @@ def option(default, help, *, min=None, max=None, over=None, under=None, choices=
     """A dataclass field that is also a command line option.
 
     min, max: inclusive bounds; over, under: exclusive bounds; choices: the names it accepts.
-    applies_to: the methods, datasets or features that read it, comma-separated; '' for all.
+    applies_to: the methods, selections, scorers, datasets or features that read it, comma-separated; '' for all.
     """
     bounds = dict(min=min, max=max, over=over, under=under)
     return field(default=default, metadata=dict(help=help, bounds=bounds, choices=choices, applies_to=applies_to))
@@ -149,17 +149,17 @@ class Config(Sizes):
     selection: str = option('both', 'how patches are selected; Table 3; excess, rank and rank-excess are ours',
                             choices=SELECTIONS, applies_to=SELECTING)
     rank_share: float = option(0.125, 'rank, rank-excess: share of the video patches with the higher weight', over=0,
-                               under=1, applies_to=SCORING)
+                               under=1, applies_to='rank, rank-excess')
     rank_weight: float = option(16.0, 'rank, rank-excess: weight of these patches; the others have weight 1', over=0,
-                                applies_to=SCORING)
+                                applies_to='rank, rank-excess')
     audio_selection: str = option('time', 'audio chunks along time, along frequency, or no chunks; Fig. 10 b',
                                   choices=AUDIO_SELECTIONS, applies_to=SCORING)
     scorer: str = option('full', 'how patches are scored: by the AVM, all of them; or cheaper, ours: a sparse grid, or '
                          'a distilled student (scorer.py)', choices=SCORERS, applies_to=SCORING)
     scorer_stride: int = option(2, 'grid: every how many patches along each side one is scored', min=2,
-                                applies_to=SCORING)
+                                applies_to='grid')
     scorer_every: int = option(4, 'student: every how many steps the AVM scores and teaches it', min=1,
-                               applies_to=SCORING)
+                               applies_to='student')
     # Hyperparameters of the compared methods. N25: Table 5 is not readable there, so they are our choices.
     mir_candidates: int = option(5, 'MIR: candidates drawn from the memory, in batches', min=1, applies_to='mir')
     gmed_alpha: float = option(0.1, 'GMED: α, step size of the edit; N25', min=0, applies_to='gmed')
@@ -272,9 +272,10 @@ def preset(dataset='shapes', size=''):
 
 
 def reads_option(cfg, name):
-    """Whether a run with these options reads the option."""
+    """Whether a run with these options reads the option: its `applies_to` names one of the run's kinds."""
     applies_to = Config.__dataclass_fields__[name].metadata['applies_to']
-    kinds = {cfg.dataset, cfg.selection if cfg.selection in ('random', 'mats') else cfg.method}
+    kinds = {cfg.dataset, cfg.selection} if cfg.selection in ('random', 'mats') else {cfg.dataset, cfg.method}
+    kinds |= {cfg.selection, cfg.scorer} if cfg.method in ('flava', 'flava+') else set()
     kinds |= {FILES} if cfg.dataset != 'shapes' else set()
     kinds |= {REPLAY} if cfg.method not in ('finetune', 'multitask') else set()
     kinds |= {PRETRAINING} if cfg.pretrain_steps != 0 else set()

@@ -23,7 +23,7 @@ from streams.catalogue import open_stream
 from streams.common import data_changes, describe, tasks_in_order
 from streams.loading import count_workers
 from utils.checkpoint import check_writable, read_checkpoint, write_text
-from utils.cli import Parser, cli_errors, number, one_of
+from utils.cli import Parser, cli_errors, flag_name, number, one_of
 from utils.distributed import all_gather_object, autocast, get_device, print_once
 from utils.markdown import format_number, markdown_table
 from utils.weights import load_weights
@@ -145,7 +145,7 @@ def last_model(results):
 
 def ended_early(results):
     """Whether an evaluation ends before the last task, because the run had not finished."""
-    return last_model(results) in results.get('tasks', [])[:-1]
+    return last_model(results) in ['initial', *results.get('tasks', [])][:-1]
 
 
 def summarize(rows, names, candidates):
@@ -204,8 +204,8 @@ class FinishedRun:
     @cached_property
     def stream(self):
         # without the clips of the initial pre-training, so the share of bad ones may be above the training's --max-bad
-        cfg = dataclasses.replace(self.cfg, batch_size=1, pretrain_steps=0, pretrain_data='', max_bad=0.5)
-        stream = open_stream(cfg, self.workers)
+        options = dict(batch_size=1, pretrain_steps=0, pretrain_data='', max_bad=max(0.5, self.cfg.max_bad))
+        stream = open_stream(dataclasses.replace(self.cfg, **options), self.workers)
         file = self.folder / 'data.json'
         changes = data_changes(json.loads(file.read_text('utf-8')) if file.exists() else {}, describe(stream))
         if changes:
@@ -394,28 +394,32 @@ def make_parser():
 
 
 def unused_options(args):
-    """A sentence for each option that the evaluation does not read"""
-    probes = args.eval in ('classification', 'ave')
-    unused = [] if probes else ['finetune', 'clips', 'epochs', 'batch_size', 'lr', 'seed']
+    """A sentence for each option that has no effect here"""
+    unused = [] if args.eval in ('classification', 'ave') else ['finetune', 'clips', 'epochs', 'batch_size', 'lr', 'seed']
     unused += [] if args.video else ['out']
-    return [f'--{name.replace("_", "-")} has no effect on --eval {args.eval}' for name in unused if getattr(args, name)]
+    what = f'--eval {args.eval}' if args.eval else 'the table of runs'
+    return [f'{flag_name(name)} has no effect on {what}' for name in unused if getattr(args, name)]
 
 
-def print_summary(paths):
+def print_runs(paths):
     """A table of the finished runs among these folders. Writes each run's report."""
     from downstream.report import write
     from paper.groups import summary
-    others = [path for path in paths if path.is_dir() and not (path / 'config.json').exists()]
-    if len(others) == len(paths):
-        raise UserError(f'{others[0]} is not a run of train.py: it has no config.json')
-    folders = [FinishedRun(path, device='cpu').folder for path in paths if path not in others]
+    folders, errors = [], []
+    for path in paths:
+        try:
+            folders.append(FinishedRun(path, device='cpu').folder)
+        except UserError as error:                     # `runs/*` may hold other files
+            errors.append(error)
+    if not folders:
+        raise errors[0]
     unfinished = [folder for folder in folders if not (folder / 'results.json').exists()]
     print(summary([folder for folder in folders if folder not in unfinished] or folders))
-    for path in others:
-        print(f'{path} is not a run of train.py and is left out')
+    for error in errors:
+        print(f'left out: {error}')
     for folder in unfinished:
-        print(f'{folder} has not finished and is left out')
-    for folder in folders:
+        print(f'left out: {folder} has not finished')
+    for folder in dict.fromkeys(folders):
         print(*write(folder), sep='\n')
 
 
@@ -425,13 +429,13 @@ def main(arguments=None):
         import matplotlib.pyplot as plt                # not above: training evaluates too, and needs no pictures
         from downstream.report import write
         args = make_parser().parse_args(arguments)
+        for line in unused_options(args):
+            print(line)
         if not args.eval:
             if args.video:
                 raise UserError('--video needs --eval localization')
-            print_summary(args.runs)
+            print_runs(args.runs)
             return
-        for line in unused_options(args):
-            print(line)
         for path in args.runs:
             moved = Path(args.data) if args.data and args.eval != 'ave' else None
             run = FinishedRun(path, args.workers, args.device, args.last, moved)

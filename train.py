@@ -104,9 +104,9 @@ def train_task(run, clips, batches, title):
 class PretrainingPlan(NamedTuple):
     """What the initial pre-training does. With batches: train on them, and save the model in the cache, at `path`. With
     a path alone: read it from there. With neither: nothing."""
-    summary: str            # for the user
-    batches: object = None  # Batches
-    path: Path = None
+    summary: str                # for the user
+    batches: 'Batches | None' = None
+    path: Path | None = None
 
 
 def plan_pretraining(run, stream, checkpoint):
@@ -231,7 +231,7 @@ class Run:
         self.phase, self.task, self.step, self.global_step = 'pretrain', 0, 0, 0
         self.tasks = []                                # [(name, clips, number of steps)], see list_tasks
         self.data = {}                                 # the tasks and a digest of their clips, see `describe`
-        self.retrieval_rows = []                                 # retrieval: before the first task, and after each
+        self.retrieval_rows = []                       # retrieval: before the first task, and after each
         self.method, self.optimizer = None, None
         self.skipped, self.stop, self.events = SkippedClips(), StopRequest(), None
 

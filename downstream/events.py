@@ -19,7 +19,7 @@ from utils.markdown import format_number, markdown_table
 def evaluate(run, args):
     """A linear probe of the last model → results. args.data: AVE's folder. Raises UserError.
 
-    results  after; accuracy, majority (always the most frequent class), per_class in percent; classes, background
+    results  tasks, after; accuracy, majority (always the most frequent class), per_class in percent; classes, background
              first; finetune, options; left_out: clips that are not used
     """
     if not args.data:
@@ -47,7 +47,7 @@ def evaluate(run, args):
     guess = logits.argmax(-1)
     right, seconds = (guess == target).double(), target.flatten().bincount(minlength=len(classes))
     per_class = [100 * right[target == c].mean().item() if seconds[c] else None for c in range(len(classes))]
-    return dict(after=after, accuracy=100 * right.mean().item(),
+    return dict(tasks=run.names, after=after, accuracy=100 * right.mean().item(),
                 majority=100 * seconds.max().item() / target.numel(),
                 classes=classes, finetune=args.finetune, options=options_text(args),
                 left_out=sorted({*bad, *sets['train'].bad, *sets['test'].bad}), per_class=per_class)

@@ -29,7 +29,7 @@ from utils.cli import cli_errors, Parser
 def figure_9(groups):
     """Downstream performance by memory size, one line a method. Methods without a memory get a horizontal line."""
     found = comparable(groups, 'method', 'memory_size')
-    sizes = sorted({group.cfg.memory_size for group in found})
+    sizes = sorted({group.cfg.memory_size for group in found if group.options['memory_size'] is not None})
     methods = {name: sorted((group for group in found if group.cfg.method == name), key=lambda g: g.cfg.memory_size)
                for name in METHOD_TITLES}
     if max(map(len, methods.values())) < 2:
@@ -155,7 +155,7 @@ def write(groups, out, figures=FIGURES, tables=TABLES):
                     write_text(file, made)
                 else:
                     file = out / f'figure_{number:02d}.png'
-                    made.savefig(file, dpi=min(200, 1800 / made.get_figwidth()))      # wide ones have many pictures
+                    made.savefig(file, dpi=min(200, 1800 / made.get_figwidth()))       # wide ones have many pictures
                     plt.close(made)
             lines.append(f'{kind} {number}: {file}')
         except Missing as error:

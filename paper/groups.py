@@ -4,9 +4,7 @@ In:  folders of finished runs: config.json, results.json and, from `eval.py`, ev
 Out: groups of runs that differ only in their seeds, and their numbers as Markdown; `summary`, a table of any runs.
 """
 import dataclasses
-import json
 import statistics
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,7 +34,7 @@ class Missing(UserError):
 
 class Group(NamedTuple):
     """Runs that differ only in their seeds."""
-    options: dict    # {name of a Config field: value}, all that affect the results
+    options: dict    # {name of a Config field: value}, all that affect the results; None where the run does not read it
     runs: list       # of FinishedRun, one or more
 
     @property
@@ -55,12 +53,14 @@ def group_runs(paths):
     """Folders of finished runs → [Group] in the order of Table 1. Of runs with the same options and seeds the first
     counts. Raises UserError where a folder has no finished run."""
     groups, seen = {}, {}
-    for run in {Path(path).resolve(): FinishedRun(path, device='cpu') for path in paths}.values():
+    found = [FinishedRun(path, device='cpu') for path in paths]
+    for run in {run.folder.resolve(): run for run in found}.values():
         run.results                                     # raises where the run has not finished
         # folders may have moved, so files count by their names
         options = {name: value for name, value in dataclasses.asdict(run.cfg).items()
                    if name not in {*RUNTIME_FIELDS, *SEED_FIELDS}}
         options |= {name: Path(options[name]).name for name in ('init', *PATH_FIELDS)}
+        options = {name: value if reads_option(run.cfg, name) else None for name, value in options.items()}
         key = tuple(options.items())
         twin = seen.setdefault((key, run.cfg.seed, run.cfg.data_seed), run)
         if twin is run:
@@ -74,11 +74,14 @@ def group_runs(paths):
 def agree(a, b, varied):
     """Whether two groups have the same values of all options that both read, but the varied ones."""
     return all(a.options[name] == b.options[name] for name in a.options
-               if name not in varied and reads_option(a.cfg, name) and reads_option(b.cfg, name))
+               if name not in varied and None not in (a.options[name], b.options[name]))
 
 
 def comparable(groups, *varied):
-    """The largest set of groups that agree in all options but the varied ones. Of equally large sets, the first."""
+    """The largest set of groups that agree in all options but the varied ones. Of equally large sets, the first.
+
+    The sets grow group by group. None is missed, because a method reads all that a simpler one reads, and more.
+    """
     sets = []
     for first in groups:
         found = [first]
@@ -98,7 +101,7 @@ def differing(groups):
     """Names of the options, except the method, in which those of these groups differ that read them."""
     names = groups[0].options if groups else ()
     return [name for name in names if name != 'method'
-            and len({group.options[name] for group in groups if reads_option(group.cfg, name)}) > 1]
+            and len({group.options[name] for group in groups} - {None}) > 1]
 
 
 def labels(groups):
@@ -136,7 +139,7 @@ def classification(which):
     """→ value(run): A or F of the linear probe (Table 4), percent; None where it was not evaluated"""
     def value(run):
         record = run.load('classification')
-        return record and record[which]
+        return None if record is None or ended_early(record) else record[which]
     return value
 
 
@@ -186,7 +189,8 @@ def summary(paths):
     """
     groups = group_runs(paths)
     options = differing(groups)
-    columns = [(direction, recall, which) for recall in ('Avg', 'R@10') for direction in DIRECTION_TITLES for which in 'AF']
+    columns = [(direction, recall, which)
+               for recall in ('Avg', 'R@10') for direction in DIRECTION_TITLES for which in 'AF']
     short = {'audio_to_video': 'a→v', 'video_to_audio': 'v→a'}
     titles = [f'{short[direction]} {recall} {arrow(which)}' for direction, recall, which in columns]
     header = ['method', *options, 'seeds', 'R@10 by chance', *titles]
@@ -194,6 +198,6 @@ def summary(paths):
     for group in groups:
         numbers = [text(over_seeds(group, retrieval(*column))) for column in columns]
         chance = number(group.runs[0].results.get('chance', {}).get('R@10'))
-        values = [group.options[name] if reads_option(group.cfg, name) else '–' for name in options]
+        values = ['–' if group.options[name] is None else group.options[name] for name in options]
         rows.append([group.title, *values, len(group.runs), chance, *numbers])
     return markdown_table(header, rows)

@@ -10,7 +10,8 @@ from paper.groups import (DIRECTION_TITLES, METHOD_TITLES, SELECTION_TITLES, Mis
 from utils.markdown import markdown_table
 
 RECALLS = [(recall, which) for recall in ('R@1', 'R@5', 'R@10', 'Avg') for which in 'AF']      # columns of Tables 1, 7
-AVERAGES = [retrieval(direction, 'Avg', which) for direction in DIRECTION_TITLES for which in 'AF']   # of Tables 3, 9, 10
+# columns of Tables 3, 9, 10
+AVERAGES = [retrieval(direction, 'Avg', which) for direction in DIRECTION_TITLES for which in 'AF']
 AVERAGES_HEADER = ['seeds', 'A→V A ↑', 'A→V F ↓', 'V→A A ↑', 'V→A F ↓']
 
 

@@ -210,10 +210,12 @@ def main(train, arguments=None):
         if args.coverage and resume:
             raise UserError('--coverage counts from the first step: it cannot --resume')
         Path(cfg.out).mkdir(parents=True, exist_ok=True)
-        variant, file = json.dumps(vars(args)), Path(cfg.out) / 'oracle.json'
-        if file.exists() and file.read_text('utf-8') != variant:
-            raise UserError(f'{cfg.out} holds another variant, see {file}: choose another folder with --out')
-        write_text(file, variant)
+        file = Path(cfg.out) / 'oracle.json'
+        if (Path(cfg.out) / 'last.pt').exists():       # a run, of train.py if it has no oracle.json
+            known = json.loads(file.read_text('utf-8')) if file.exists() else {}
+            if vars(parse_options([])[0]) | known != vars(args):
+                raise UserError(f'{cfg.out} holds a run of another variant: choose another folder with --out')
+        write_text(file, json.dumps(vars(args)))
         datasets = open_stream(cfg, 0).train
         masks = Coverage(cfg, datasets) if args.coverage else random_masks
         with patched(flava, args, cfg, datasets), patch.object(model, 'random_masks', masks), \

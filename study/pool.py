@@ -6,9 +6,9 @@ others?
 In:  folders of finished runs.
 Out: R@10 A of each run's last model, with a share of the patches dropped before the mean of Eq. 9. Which patches:
 
-    own      those of lowest I, by the AVM on the clip's own pair. c_a and c_v of a pair then know of each other, so this
-             says how much the dropped patches disturb, and is no result of retrieval
-    other    those of lowest I, by the AVM on the clip and the partner of another clip of its task
+    own      those of lowest I, by the AVM on the clip's own pair. c_a and c_v of a pair then know of each other: this is
+             no result of retrieval
+    other    those of lowest I, by the AVM on the clip and the partner of another clip of its batch, of the same task
     random   any
 """
 from pathlib import Path
@@ -61,7 +61,8 @@ def retrieval_by_share(run, partner='own'):
     """The last model of a run → {share dropped: R@10 A}, the mean of both directions, percent"""
     backbone, avm = run.load_model(run.models()[-1][2])
     backbones = [PartialPool(run.cfg, backbone, avm, dropped, partner) for dropped in DROPPED]
-    embeddings, task_of, _ = embed_clips(backbones, run.stream.test, run.device, run.cfg.batch_size, run.workers)
+    embeddings, task_of, _ = embed_clips(backbones, run.stream.test, run.device, run.cfg.batch_size, run.workers,
+                                         run.cfg.precision)
     results = {}
     for dropped, (c_a, c_v) in zip(DROPPED, embeddings):
         row = retrieval(c_a, c_v, task_of, len(run.stream.names), run.device, run.cfg.candidate_sets)

@@ -45,7 +45,7 @@ def table(words, runs, names, columns):
 
 
 def claims_table(group, runs):
-    """Each claim of a group that has records: differences, verdict, detectable effect; [] without claims"""
+    """Each claim of a group that has records: differences, verdict, detectable effect; '' without claims"""
     rows = []
     for claim in claims.CLAIMS.get(group, ()):
         differences = {f'{title(a)} − {title(b)}': d for a, b, d in claim.differences(runs)}
@@ -54,8 +54,9 @@ def claims_table(group, runs):
                        if d.verdict(claim.margin) == 'inconclusive']
             rows.append([claim.words, '; '.join(f'{words} {d}' for words, d in differences.items()),
                          f'**{claim.verdict(runs)}**', '; '.join(unclear)])
-    return rows and markdown_table(['claim', 'differences [95 % interval], seeds of that sign', 'verdict',
-                           'detectable effect where inconclusive'], rows)
+    header = ['claim', 'differences [95 % interval], seeds of that sign', 'verdict',
+              'detectable effect where inconclusive']
+    return markdown_table(header, rows) if rows else ''
 
 
 def source_selected_in_training(modality):

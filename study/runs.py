@@ -330,7 +330,7 @@ def make_record(name, seed, folder, commit, seconds):
 
 def make_run(run, records, folders):
     """Train and evaluate a run, and append its record. Does nothing where it has one, or while another process makes
-    it."""
+    it. Raises UserError where the record has other options."""
     name, seed = parse_run(run)
     folders.mkdir(parents=True, exist_ok=True)
     try:

@@ -52,7 +52,8 @@ def test_committed_weights_are_for_their_own_sizes_only():
 
 def test_names_in_the_config_exist_and_numbers_have_a_lower_bound():
     assert tuple(catalogue.DATASETS) == config.DATASETS and tuple(METHODS) == config.METHODS
-    known = {*METHODS, *WITHOUT_AVM, *config.DATASETS, config.FILES, config.REPLAY, config.PRETRAINING}
+    known = {*METHODS, *WITHOUT_AVM, *config.SELECTIONS, *config.SCORERS, *config.DATASETS, config.FILES, config.REPLAY,
+             config.PRETRAINING}
     for name, field in FIELDS.items():
         assert set(field.metadata['applies_to'].split(', ')) <= known | {''}, name
         bounds = field.metadata['bounds']

@@ -35,9 +35,9 @@ def save_atomically(content, path):
         temporary.unlink(missing_ok=True)
         if isinstance(error.__context__, KeyboardInterrupt):           # and a signal during the write, too
             raise error.__context__
-        intact = f' The last checkpoint, {path}, is intact.' if Path(path).exists() else ''
+        intact = f' {path} as it was before is intact.' if Path(path).exists() else ''
         raise UserError(f'cannot write {path}: {getattr(error, "strerror", None) or "is the disk full?"}.{intact} '
-                        'Make room and continue with --resume.')
+                        'Make room and repeat the command; train.py continues with --resume.')
 
 
 def write_text(path, text):

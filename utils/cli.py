@@ -151,6 +151,7 @@ def cli_errors(advice=''):
         sys.stderr.reconfigure(encoding='utf-8', errors='replace')
     try:
         yield
+        sys.stdout.flush()
         return
     except UserError as error:
         message, code = f'error: {error}', 2
@@ -161,14 +162,15 @@ def cli_errors(advice=''):
         if reason is None:
             raise
         message, code = f'error: {reason}{advice}', 2
-    except BrokenPipeError:                            # `| head` has read enough
+    except BrokenPipeError:                            # `| head` has read enough; 141: as a shell reports SIGPIPE
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)                                  # as a shell reports SIGPIPE
+        message, code = advice and f'the output was closed{advice}', 141
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         message, code = f'error: the disk is full ({error.filename or "while writing"}). Make room{advice}', 2
-    print(message, file=sys.stderr)
+    if message:
+        print(message, file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     if get_world_size() > 1:

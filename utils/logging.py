@@ -71,7 +71,7 @@ class SkippedClips:
     """'name: reason' of each clip that could not be read. The first are printed, all are in skipped.txt."""
 
     def __init__(self, lines=()):
-        self.lines = dict.fromkeys(lines)
+        self.lines, self.many = dict.fromkeys(lines), False
 
     def add(self, lines):
         for line in lines:
@@ -79,7 +79,8 @@ class SkippedClips:
                 self.lines[line] = None
                 if len(self.lines) <= NAMED:
                     tqdm.write(f'skipped: {line}')
-                elif len(self.lines) == NAMED + 1:
+                elif not self.many:
+                    self.many = True
                     tqdm.write('more clips are skipped: skipped.txt will name them')
 
     def write(self, folder):

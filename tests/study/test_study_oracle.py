@@ -195,9 +195,10 @@ def test_the_command_line_and_what_it_refuses(tmp_path, capsys, monkeypatch):
 
     oracle.main(train, [*of, *here])
     assert started == [here] and '"of": "sound"' in (tmp_path / 'run/oracle.json').read_text()
+    (tmp_path / 'run/last.pt').touch()
     for words, error in (([*of, '--method', 'der++'], 'how FLAVA selects'), (['--dataset', 'ave'], 'ave'),
                          (['--coverage', *here, '--resume'], 'cannot --resume'),
-                         (['--of', 'frames', *here, '--resume'], 'run holds another variant')):
+                         (['--of', 'frames', *here, '--resume'], 'run holds a run of another variant')):
         with pytest.raises(SystemExit) as stopped:
             oracle.main(train, words)
         assert stopped.value.code == 2 and error in capsys.readouterr().err
