@@ -101,7 +101,8 @@ def coverage_table(runs):
         records = list(runs.get(name, {}).values())
         if len(records) >= 5:
             rows.append([title(name), len(records), *(correlation(records, f'never_{kind}') for kind in kinds)])
-    parts.append(markdown_table(['Spearman correlation with A, over seeds', 'seeds', *kinds.values()], rows))
+    if rows:
+        parts.append(markdown_table(['Spearman correlation with A, over seeds', 'seeds', *kinds.values()], rows))
     return '\n\n'.join(parts)
 
 
