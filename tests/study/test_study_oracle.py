@@ -1,4 +1,4 @@
-"""study/oracle.py: each clip's own source is used and stored; other draws; coverage. study/pool.py: a part of the patches."""
+"""study/oracle.py: each clip's own source is used and stored; other draws; coverage. study/pool.py: partial pools."""
 from functools import partial
 
 import pytest
