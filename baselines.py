@@ -34,7 +34,8 @@ class Method(nn.Module):
         self.cfg, self.backbone = cfg, backbone
 
     def forward(self, batch):
-        """A batch of current pairs → the loss to minimize, {name: value} to log"""
+        """A batch {'audio': (B, t, f), 'video': (B, T, 3, H, W) uint8} of current pairs → the loss to minimize, a scalar;
+        {name: scalar} to log"""
         raise NotImplementedError
 
     def total_loss(self, losses):

@@ -74,6 +74,7 @@ class SkippedClips:
         self.lines, self.many = dict.fromkeys(lines), False
 
     def add(self, lines):
+        """lines: 'name: reason' of each skipped clip; '' of a clip that was read does not count"""
         for line in lines:
             if line and line not in self.lines:
                 self.lines[line] = None
