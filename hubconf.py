@@ -20,7 +20,6 @@ if sys.path.count(ROOT) < 2:
 from avm import AVM, attend
 from config import Config, UserError, preset, with_older_defaults
 from data import read_clip
-from eval import FinishedRun, config_from
 from model import AudioVideoMAE
 from patches import normalize_frames, patchify
 from utils.checkpoint import read_checkpoint
@@ -38,6 +37,8 @@ def flava(path, size='base', device=''):
     size    base or small; for files of weights that do not hold their own options
     device  '' (a GPU if there is one), 'cpu' or 'cuda'
     """
+    from downstream.finished_run import FinishedRun, config_from
+
     path = Path(path)
     if path.is_dir():
         run = FinishedRun(path, workers=0, device=device)

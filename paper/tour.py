@@ -21,8 +21,8 @@ import torch
 from avm import AVM
 from config import Config, UserError, preset
 from data import check_clip, read_clip
+from downstream.finished_run import FinishedRun
 from downstream.maps import source_of_clip
-from eval import FinishedRun
 from model import AudioVideoMAE
 from paper.tour_pictures import png
 from streams import shapes

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 
 from avm import attend
 from config import num_kept
-from eval import DIRECTIONS, FinishedRun, embed_clips, retrieval
+from downstream.finished_run import FinishedRun
+from eval import DIRECTIONS, embed_clips, retrieval
 from patches import gather, patchify
 from utils.cli import Parser, cli_errors
 from utils.markdown import markdown_table

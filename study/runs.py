@@ -34,7 +34,8 @@ from filelock import FileLock, Timeout
 
 from config import UserError
 from downstream import classification, gap, localization, selection_stats
-from eval import DIRECTIONS, FinishedRun
+from downstream.finished_run import FinishedRun
+from eval import DIRECTIONS
 from study import oracle, pool
 from study.agreement import scorer_agreement
 from utils.checkpoint import write_text

@@ -14,7 +14,8 @@ import eval as evaluation
 from avm import AVM
 from config import Config, UserError
 from conftest import ODD, ROOT, on_cpu
-from eval import DIRECTIONS, FinishedRun, K, read_config
+from downstream.finished_run import FinishedRun, read_config
+from eval import DIRECTIONS, K
 from model import AudioVideoMAE
 
 pytestmark = on_cpu(reason='evaluation takes clips and embeddings from the CPU')

@@ -7,10 +7,11 @@ import sys
 import pytest
 import torch
 
-import eval as evaluation
 from clips import make
 from config import Config, UserError
 from conftest import ROOT
+from downstream import finished_run
+from downstream.finished_run import FinishedRun
 from model import AudioVideoMAE
 from running import ONE_THREAD, TINY
 from utils.cli import parse
@@ -80,14 +81,14 @@ def test_loading_a_model_opens_no_stream(place, monkeypatch):
 
     def refuse(*arguments):
         raise AssertionError('the stream was opened')
-    monkeypatch.setattr(evaluation, 'open_stream', refuse)
+    monkeypatch.setattr(finished_run, 'open_stream', refuse)
     whole, one = (hubconf.flava(place / path, device='cpu') for path in ('RUN', 'RUN/models/1.pt'))
-    finished = evaluation.FinishedRun(place / 'RUN', workers=0, device='cpu')
+    finished = FinishedRun(place / 'RUN', workers=0, device='cpu')
     backbone, avm = finished.load_model(finished.model_files()[-1])
     for name, weight in backbone.state_dict().items():
         assert all(torch.equal(weight, model.backbone.state_dict()[name]) for model in (whole, one))
     (place / 'RUN/results.json').write_text('{"tasks": ["music"]}')        # a finished run knows the names of its tasks
-    finished = evaluation.FinishedRun(place / 'RUN', device='cpu')
+    finished = FinishedRun(place / 'RUN', device='cpu')
     assert [name for _, name, _ in finished.models()] == ['initial', 'music']
     (place / 'RUN/results.json').unlink()
 

@@ -9,7 +9,7 @@ import eval as evaluation
 from avm import AVM
 from config import Sizes, UserError
 from conftest import ROOT
-from eval import FinishedRun
+from downstream.finished_run import FinishedRun
 from model import AudioVideoMAE
 from utils.weights import load_weights
 

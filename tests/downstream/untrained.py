@@ -11,7 +11,7 @@ from torch import nn
 from avm import AVM
 from config import PRESETS, Config
 from conftest import ODD, render_once
-from eval import FinishedRun
+from downstream.finished_run import FinishedRun
 from model import AudioVideoMAE
 
 SMALL = dict(PRESETS['small'], image_size=48, audio_frames=128, mel_bins=32, embed_dim=16, encoder_depth=1,

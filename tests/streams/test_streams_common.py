@@ -12,7 +12,7 @@ import torch
 from clips import SMALL, make
 from config import UserError
 from data import check_clip, read_clip
-from eval import FinishedRun
+from downstream.finished_run import FinishedRun
 from folders import folder, options
 from streams import common, shapes
 from streams.catalogue import open_stream

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from eval import FinishedRun
+from downstream.finished_run import FinishedRun
 from study import claims, report, runs
 from study.claims import Claim, Difference
 
