@@ -210,15 +210,15 @@ def reordered(stream, order):
     if not order:
         return stream
     if order == 'shuffled':
-        wanted = names[1::2] + names[::2]
+        new_order = names[1::2] + names[::2]
         for table in SHUFFLED:
             if set(names) <= set(table):
-                wanted = [name for name in table if name in names]
+                new_order = [name for name in table if name in names]
     else:
-        wanted = [name.strip() for name in order.split(',')]
-    if sorted(wanted) != sorted(names):
+        new_order = [name.strip() for name in order.split(',')]
+    if sorted(new_order) != sorted(names):
         raise UserError(f'--order {order}: name each task once: {",".join(names)}')
-    moved = {part: [getattr(stream, part)[names.index(name)] for name in wanted]
+    moved = {part: [getattr(stream, part)[names.index(name)] for name in new_order]
              for part in ('names', 'train', 'test', 'evaluate', 'classes')}
     return stream._replace(**moved)
 

@@ -27,16 +27,16 @@ START_TIMEOUT = 30      # seconds, for a worker to start
 CHUNK = 10_000          # jobs that are queued at once
 
 
-def count_workers(dataset, wanted):
-    """Number of data loader processes. wanted: --workers; -1: one per core but one, shared by the ranks of this
+def count_workers(dataset, requested):
+    """Number of data loader processes. requested: --workers; -1: one per core but one, shared by the ranks of this
     machine, and none for shapes, which are drawn faster than they are sent."""
     import joblib                                      # not above: it takes a sixth of a second
 
     cores = joblib.cpu_count() // int(os.environ.get('LOCAL_WORLD_SIZE', 1))      # of those that a container grants
-    if wanted > cores and get_rank() == 0:
-        print_once(f'--workers {wanted} is more than the {cores} cores available to each rank')
-    if wanted >= 0:
-        return wanted
+    if requested > cores and get_rank() == 0:
+        print_once(f'--workers {requested} is more than the {cores} cores available to each rank')
+    if requested >= 0:
+        return requested
     return 0 if dataset == 'shapes' else max(1, min(cores - 1, MAX_WORKERS))
 
 

@@ -23,9 +23,9 @@ from utils.weights import load_weights
 LIMITS = {torch.float32: 1e-5, torch.float64: 1e-9}
 
 
-def places(ids, wanted):
-    """Where the wanted positions (B, n) are in ids (B, κ) → indices (B, n)"""
-    return (ids[:, None, :] == wanted[:, :, None]).long().argmax(-1)
+def places(ids, positions):
+    """Where the positions (B, n) are in ids (B, κ) → indices (B, n)"""
+    return (ids[:, None, :] == positions[:, :, None]).long().argmax(-1)
 
 
 @torch.no_grad()

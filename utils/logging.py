@@ -42,7 +42,7 @@ def print_summary(run, stream, initial):
 
 
 def check_tensorboard(cfg):
-    """Raises UserError, before any clip is read, if event files are wanted but cannot be written."""
+    """Raises UserError, before any clip is read, if event files are requested but cannot be written."""
     try:
         if cfg.tensorboard:
             import torch.utils.tensorboard  # noqa: F401

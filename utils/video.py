@@ -211,22 +211,22 @@ def _time(item, time_base):
 
 # ------------------------------------------------------------------------------------ decoding
 
-def decode_packets(context, packets, wanted=None):
-    """[(time, packet)] → iterator of frames, in the order in which they are shown. wanted: times of the frames that are
-    needed; None: all. Frames that no other needs are not decoded: 1.5 times as fast, same pixels."""
+def decode_packets(context, packets, needed=None):
+    """[(time, packet)] → iterator of frames, in the order in which they are shown. needed: times of the frames that the
+    caller uses; None: all. Other frames are skipped where none depends on them: 1.5 times as fast, same pixels."""
     context.flush_buffers()
     for time, packet in packets:
-        if wanted is not None and context.name in ('h264', 'hevc'):
-            context.skip_frame = 'DEFAULT' if time in wanted else 'NONREF'
+        if needed is not None and context.name in ('h264', 'hevc'):
+            context.skip_frame = 'DEFAULT' if time in needed else 'NONREF'
         yield from context.decode(packet)
     yield from context.decode(None)                            # what the decoder still holds
 
 
-def _decode_video(clip, start, stop, wanted=None):
+def _decode_video(clip, start, stop, needed=None):
     """Iterate over the (time, frame) of some packets, from the first frame that the decoder does not call damaged."""
     packets = clip.video_packets[start:stop]
     order = iter(sorted(time for time, _ in packets))
-    frames = decode_packets(clip.video.codec_context, packets, wanted if clip.has_times else None)
+    frames = decode_packets(clip.video.codec_context, packets, needed if clip.has_times else None)
     frames = ((_time(frame, clip.video.time_base) if clip.has_times else next(order, packets[-1][0]), frame)
               for frame in frames)
     return itertools.dropwhile(lambda item: item[1].is_corrupt, frames)
@@ -253,7 +253,7 @@ def frames_at(clip, targets):
     upright. Past the end, the last frame. Raises BadClip."""
     packets = clip.video_packets
     keys = _key_packets(clip) if clip.has_times else [0]       # counted from the start if there is only the order
-    wanted = {clip.times[max(0, bisect_right(clip.times, target + TOLERANCE) - 1)] for target in targets}
+    needed = {clip.times[max(0, bisect_right(clip.times, target + TOLERANCE) - 1)] for target in targets}
 
     def last_key(target):
         return max((i for i in keys if packets[i][0] <= target + TOLERANCE), default=0)
@@ -267,7 +267,7 @@ def frames_at(clip, targets):
         # A key packet does not prove that output starts there (intra refresh). If it starts later, go further back.
         before = [i for i in keys if i <= key]
         for start in [before[-2 ** n] for n in range(len(before).bit_length())] + [0]:
-            frames = _decode_video(clip, start, stop, wanted)
+            frames = _decode_video(clip, start, stop, needed)
             time, shown = next(frames, (math.inf, None))
             if time <= packets[start][0] + TOLERANCE:
                 break

@@ -13,8 +13,8 @@ from streams.loading import count_workers, run_jobs
 
 def test_number_of_workers(monkeypatch):
     monkeypatch.setattr('joblib.cpu_count', lambda: 8)
-    assert [count_workers('vggsound', wanted) for wanted in (-1, 0, 3)] == [7, 0, 3]
-    assert [count_workers('shapes', wanted) for wanted in (-1, 0, 3)] == [0, 0, 3]
+    assert [count_workers('vggsound', requested) for requested in (-1, 0, 3)] == [7, 0, 3]
+    assert [count_workers('shapes', requested) for requested in (-1, 0, 3)] == [0, 0, 3]
     monkeypatch.setenv('LOCAL_WORLD_SIZE', '4')
     assert count_workers('audioset', -1) == 1 and count_workers('audioset', 3) == 3
     monkeypatch.setattr('joblib.cpu_count', lambda: 1000)
