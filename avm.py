@@ -28,7 +28,7 @@ class Projections(NamedTuple):
 
 
 def mu(q, k, beta):
-    """μ(q, k; β) of Eq. 2 without its Softmax: q (..., n, d), k (..., m, d) → logits (..., n, m)
+    """μ(q, k; β) of Eq. 2, before the Softmax: q (..., n, d), k (..., m, d) → logits (..., n, m)
 
     The printed "/β*√d" divides by both: a small β sharpens the attention (N13).
     """
@@ -43,7 +43,7 @@ class AVM(nn.Module):
         super().__init__()
         self.heads = heads
         self.norm_a, self.norm_v = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        # W^Q_a, W^K_a, W^V_a, and those of video
+        # W^Q_a, W^K_a, W^V_a; W^Q_v, W^K_v, W^V_v
         self.to_q_a, self.to_k_a, self.to_v_a = (nn.Linear(dim, dim, bias=False) for _ in range(3))
         self.to_q_v, self.to_k_v, self.to_v_v = (nn.Linear(dim, dim, bias=False) for _ in range(3))
         self.fc = nn.Sequential(nn.Linear(2 * dim, 2 * dim), nn.Tanh(), nn.Linear(2 * dim, 1))
@@ -73,7 +73,7 @@ def mean_as_released(V):
     """MeanPool of Eq. 11: "we average the values head-wise and token-wise".  V (B, H, n, d) → (B, D)
 
     The released module reshapes (B, H, n, d) to (B, n, H·d) without a transpose. So each group of d outputs averages
-    every H-th token, over all heads. The released weights were trained so (N5).
+    every H-th token, over all heads. The released weights were trained with this mean (N5).
     """
     B, H, n, d = V.shape
     return V.reshape(B, n, H * d).mean(1)
@@ -100,17 +100,14 @@ class JointTokens(NamedTuple):
 
 
 class AVMOutput(NamedTuple):
-    """The same pass, and the AVM's attention on it. On a sparse grid (`scorer.py`), M and N are the grid's."""
-    o_a: torch.Tensor = None            # B,M,D
-    o_v: torch.Tensor = None            # B,N,D
-    joint_a: torch.Tensor = None        # B,M,D   õ_a
-    joint_v: torch.Tensor = None        # B,N,D   õ_v
-    importance_a: torch.Tensor = None   # B,M     I_a
-    importance_v: torch.Tensor = None   # B,N     I_v
-    q_a: torch.Tensor = None            # B,H,M,d
-    q_v: torch.Tensor = None            # B,H,N,d
-    k_a: torch.Tensor = None            # B,H,M,d
-    k_v: torch.Tensor = None            # B,H,N,d
+    """The AVM's attention on the tokens of an unmasked pass."""
+    tokens: JointTokens
+    importance_a: torch.Tensor   # B,M       I_a
+    importance_v: torch.Tensor   # B,N       I_v
+    q_a: torch.Tensor            # B,H,M,d
+    q_v: torch.Tensor            # B,H,N,d
+    k_a: torch.Tensor            # B,H,M,d
+    k_v: torch.Tensor            # B,H,N,d
 
 
 @torch.no_grad()
@@ -126,14 +123,14 @@ def attend(cfg, backbone, avm, patches):
     """Eq. 2 and 3 for Patches → AVMOutput"""
     tokens = joint_tokens(cfg, backbone, patches)
     p = avm.project(tokens.joint_a, tokens.joint_v)
-    return AVMOutput(*tokens, *importance(p, cfg.beta), p.q_a, p.q_v, p.k_a, p.k_v)
+    return AVMOutput(tokens, *importance(p, cfg.beta), p.q_a, p.q_v, p.k_a, p.k_v)
 
 
 def matching_loss(backbone, avm, tokens, patches):
-    """L^avm of Eq. 11 → scalar. tokens: JointTokens or AVMOutput of these patches. The gradient reaches the AVM alone.
+    """L^avm of Eq. 11 → scalar. tokens: JointTokens of these patches. The gradient reaches the AVM alone.
 
-    Half of the batch keeps its own audio. The other half gets the audio of another pair; of one or two pairs, none does
-    (N12). Both terms of the cross-entropy count (N11).
+    Half of the batch keeps its own audio, the other half gets the audio of another pair. A batch of one or two pairs
+    keeps its own (N12). Both terms of the cross-entropy count (N11).
     """
     B = len(tokens.joint_a)
     joint_a, joint_v, matched = tokens.joint_a, tokens.joint_v, torch.ones(B, device=tokens.joint_a.device)
@@ -143,7 +140,7 @@ def matching_loss(backbone, avm, tokens, patches):
         mismatched, audio_of = order[:B // 2], order.roll(1)[:B // 2]
         with torch.no_grad():                          # only the fusion sees both modalities
             fused_a, fused_v = backbone.fuse(tokens.o_a[audio_of], tokens.o_v[mismatched],
-                                             patches.ids_a[mismatched], patches.ids_v[mismatched])
+                                             patches.ids_a[audio_of], patches.ids_v[mismatched])
         joint_a, joint_v = joint_a.index_copy(0, mismatched, fused_a), joint_v.index_copy(0, mismatched, fused_v)
         matched = matched.index_fill(0, mismatched, 0)
     logit = backbone.recompute(avm.match, joint_a, joint_v)     # the only part of the scoring pass with a gradient

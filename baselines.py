@@ -3,7 +3,7 @@
 In:  a batch {'audio': (B, t, f) float32, 'video': (B, T, 3, H, W) uint8} of the current stream.
 Out: the loss to minimize, and values to log:  loss, log = method(batch)
 
-No method sees task boundaries or labels. So "the loss" of a method is ℓ = ℓ^r + λℓ^c (N26).
+No method sees labels, so "the loss" of a method is ℓ = ℓ^r + λℓ^c (N26). No method sees task boundaries.
 FLAVA is in `flava.py`; it builds on DER++.
 """
 import copy
@@ -25,7 +25,7 @@ from utils.distributed import get_world_size
 
 
 class Method(nn.Module):
-    """Base class: how a batch becomes a loss. backbone: the model in training; avm: its AVM, which only FLAVA uses."""
+    """Base class: how a batch becomes a loss. backbone: the model in training; avm: its AVM, for FLAVA alone."""
 
     memory = None
 
@@ -34,8 +34,8 @@ class Method(nn.Module):
         self.cfg, self.backbone = cfg, backbone
 
     def forward(self, batch):
-        """A batch {'audio': (B, t, f), 'video': (B, T, 3, H, W) uint8} of current pairs → the loss to minimize, a scalar;
-        {name: scalar} to log"""
+        """A batch {'audio': (B, t, f), 'video': (B, T, 3, H, W) uint8} of current pairs → the loss to minimize, a
+        scalar; {name: scalar} to log"""
         raise NotImplementedError
 
     def total_loss(self, losses):
@@ -106,7 +106,7 @@ class DERpp(Replay):
         return loss, log
 
     def select(self, patches):
-        """All patches. The subclasses learn from fewer."""
+        """Patches of whole clips → the patches to learn from: all of them. Random and MATS override it."""
         return patches
 
     def replay_loss(self, current, past, replayed):
@@ -144,12 +144,14 @@ class MATS(DERpp):
 
 # ---------------------------------------------------------------------- MIR, GMED: a virtual step
 
-@contextmanager
 def isolated_rng(device):
-    """For a virtual step: restore the random states at the end, so that training goes on as without it. Compute in
-    float32, because the step changes weights by less than bf16 resolves."""
-    with torch.random.fork_rng([device] if device.type == 'cuda' else []), torch.autocast(device.type, enabled=False):
-        yield
+    """A context that restores the random states at its end, so that training goes on as without it."""
+    return torch.random.fork_rng([device] if device.type == 'cuda' else [])
+
+
+def float32(device):
+    """A context without autocast: a virtual step changes weights by less than bf16 resolves."""
+    return torch.autocast(device.type, enabled=False)
 
 
 @torch.enable_grad()
@@ -185,7 +187,8 @@ class MIR(Replay):
     would raise most."""
 
     def forward(self, batch):
-        cfg, patches = self.cfg, patchify(batch, self.cfg.patch_size)
+        cfg = self.cfg
+        patches = patchify(batch, cfg.patch_size)
         candidates = self.sample(batch, factor=cfg.mir_candidates)
         if candidates:
             candidates = patchify(candidates, cfg.patch_size)
@@ -200,7 +203,8 @@ class MIR(Replay):
     def interference(self, patches, candidates):
         """ℓ(x; θᵛ) − ℓ(x; θ) of each candidate, (n,), both under the same mask. patches, candidates: of whole clips"""
         cfg = self.cfg
-        with isolated_rng(candidates.x_a.device):
+        device = candidates.x_a.device
+        with isolated_rng(device), float32(device):
             gradient = batch_gradient(cfg, self.backbone, patches)
             masks = random_masks(cfg, candidates)
             before = loss_per_pair(cfg, run_backbone(cfg, self.backbone, candidates, masks))
@@ -209,7 +213,8 @@ class MIR(Replay):
 
 
 # Bounds of normalized log mel energies: silence is float32's epsilon in fbank; about 13 is a full-scale wave.
-MIN_AUDIO, MAX_AUDIO = (math.log(torch.finfo(torch.float32).eps) - AUDIO_MEAN) / AUDIO_STD, (13 - AUDIO_MEAN) / AUDIO_STD
+MIN_AUDIO = (math.log(torch.finfo(torch.float32).eps) - AUDIO_MEAN) / AUDIO_STD
+MAX_AUDIO = (13 - AUDIO_MEAN) / AUDIO_STD
 
 
 def frame_bounds(p, device):
@@ -224,7 +229,8 @@ class GMED(Replay):
 
     def forward(self, batch):
         cfg = self.cfg
-        current = patches = to_float(patchify(batch, cfg.patch_size), cfg.patch_size)
+        current = to_float(patchify(batch, cfg.patch_size), cfg.patch_size)
+        patches = current
         past = self.sample(batch)
         if past:
             x_a, x_v = past['edited_a'], past['edited_v']
@@ -241,7 +247,8 @@ class GMED(Replay):
         patches: the current pairs; replayed: past ones, x_a (n, M, p·p), x_v (n, N, p·p·3) float32 → like replayed
         """
         cfg = self.cfg
-        with isolated_rng(replayed.x_a.device):
+        device = replayed.x_a.device
+        with isolated_rng(device), float32(device):
             gradient = batch_gradient(cfg, self.backbone, patches)
             masks = random_masks(cfg, replayed)
             before_a, before_v = self.input_gradient(replayed, masks)
@@ -277,7 +284,8 @@ class CLSER(Replay):
         return self.stable
 
     def forward(self, batch):
-        cfg, B, patches = self.cfg, len(batch['audio']), patchify(batch, self.cfg.patch_size)
+        cfg, B = self.cfg, len(batch['audio'])
+        patches = patchify(batch, cfg.patch_size)
         past = self.sample(batch)
         if past:
             patches = concat_patches(patches, patchify(past, cfg.patch_size))
@@ -286,7 +294,7 @@ class CLSER(Replay):
         loss, log = self.total_loss(losses), log_dict(losses)
         if past:
             replayed = Patches(*(x[B:] for x in patches))
-            replayed_masks = [Mask(mask.keep[B:], mask.mask[B:]) for mask in masks]
+            replayed_masks = [Mask(mask.keep[B:], mask.masked[B:]) for mask in masks]
             teacher_a, teacher_v = self.teacher_embeddings(replayed, replayed_masks)
             drift = F.mse_loss(losses.pooled_a[B:], teacher_a) + F.mse_loss(losses.pooled_v[B:], teacher_v)
             loss, log['consistency'] = loss + cfg.cls_er_lam * drift, drift.detach()
@@ -340,6 +348,6 @@ class LUMP(Replay):
         return self.total_loss(losses), log_dict(losses)
 
     def mixing_ratio(self, B):
-        """m ~ Beta(0.05, 0.05), (B,): mostly near 0 or near 1. In float32 it can be 0/0, so it is in float64."""
+        """m ~ Beta(β, β), (B,); β = 0.05 gives values near 0 or near 1. In float64: float32 can give 0/0."""
         beta = torch.tensor(self.cfg.lump_beta, dtype=torch.float64)
         return torch.distributions.Beta(beta, beta, validate_args=False).sample((B,))

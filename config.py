@@ -156,9 +156,9 @@ class Config(Sizes):
                                   choices=AUDIO_SELECTIONS, applies_to=SCORING)
     scorer: str = option('full', 'how patches are scored: by the AVM, all of them; or cheaper, ours: a sparse grid, or '
                          'a distilled student (scorer.py)', choices=SCORERS, applies_to=SCORING)
-    scorer_stride: int = option(2, 'grid: every how many patches along each side one is scored', min=2,
+    scorer_stride: int = option(2, 'grid: the AVM scores one patch of this many along each side', min=2,
                                 applies_to='grid')
-    scorer_every: int = option(4, 'student: every how many steps the AVM scores and teaches it', min=1,
+    scorer_every: int = option(4, 'student: the AVM scores, and teaches it, in one step of this many', min=1,
                                applies_to='student')
     # Hyperparameters of the compared methods. N25: Table 5 is not readable there, so they are our choices.
     mir_candidates: int = option(5, 'MIR: candidates drawn from the memory, in batches', min=1, applies_to='mir')
@@ -190,8 +190,8 @@ class Config(Sizes):
     pretrain_epochs: int = option(10, 'epochs of the initial pre-training (App. B)', min=1, max=10 ** 6,
                                   applies_to=PRETRAINING)
     pretrain_steps: int = option(-1, 'maximum number of steps of the initial pre-training; 0: none, -1: no maximum. '
-                                 'Small shapes start from weights/shapes_small.pt unless a pre-training option is given',
-                                 min=-1)
+                                 'Small shapes start from weights/shapes_small.pt, unless a pre-training option is '
+                                 'given', min=-1)
     pretrain_lr: float = option(1e-4, 'learning rate of the initial pre-training', over=0, applies_to=PRETRAINING)
     pretrain_batch_size: int = option(48, 'batch size of the initial pre-training', min=1, applies_to=PRETRAINING)
     pretrain_mask_ratio: float = option(0.8, 'mask ratio of the initial pre-training', over=0, under=1,
@@ -352,18 +352,18 @@ def check_masks(cfg):
 # --------------------------------------------------------------------------------- saved options
 
 def with_older_defaults(saved):
-    """Options of a saved run → the same, with the options that it did not know, at what they were then."""
+    """Options of a saved run → all options. A run that was saved before an option existed behaved as with this value
+    of it; most options had their default."""
     saved = dict(saved)
-    saved.setdefault('candidate_sets', saved.pop('galleries', 1))      # its old name
+    saved.setdefault('candidate_sets', saved.pop('galleries', 1))      # the option's first name
     if saved.get('dataset', 'shapes') == 'shapes':
         older = dict(max_roll=-1, min_silent=max(saved.get('max_silent', 1) - 1, 0))
     else:
         older = dict(max_roll=10, min_silent=0)
         saved['candidate_sets'] = 1
-    defaults = {f.name: f.default for f in dataclasses.fields(Config)}
-    if saved.get('scorer', 'full') != 'student':       # without effect, and its default was another one
+    if saved.get('scorer', 'full') != 'student':       # read by the student alone: the first default, 8, says nothing
         saved.pop('scorer_every', None)
-    return defaults | older | saved
+    return {f.name: f.default for f in dataclasses.fields(Config)} | older | saved
 
 
 def config_changes(was, now, names=None):

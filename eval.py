@@ -40,7 +40,7 @@ def embed_clips(backbones, datasets, device, batch_size, workers, precision='aut
             mine.append((task, batch['clip'].tolist(), pairs))
             bar.update(len(audio))
 
-    # merge the ranks' batches, in the order of the clips
+    # merge the batches of all processes, in the order of the clips
     parts, all_skipped = [], []
     for rank_parts, rank_skipped in all_gather_object((mine, skipped)):
         parts += rank_parts
@@ -75,7 +75,7 @@ def ranks(query, candidates, chunk=4096):
 
 def assign_candidate_sets(task_of, candidate_sets):
     """task_of (n,) → (n,): the candidate set of each clip. Each set gets as many clips of every task."""
-    place = torch.empty_like(task_of)                                  # of a clip among those of its task
+    place = torch.empty_like(task_of)                                  # 0, 1, … among the clips of the same task
     for task in task_of.unique():
         place[task_of == task] = torch.arange(int((task_of == task).sum()))
     return place % candidate_sets
@@ -251,7 +251,8 @@ def make_parser():
 
 def unused_options(args):
     """A sentence for each option that has no effect here"""
-    unused = [] if args.eval in ('classification', 'ave') else ['finetune', 'clips', 'epochs', 'batch_size', 'lr', 'seed']
+    of_heads = ['finetune', 'clips', 'epochs', 'batch_size', 'lr', 'seed']
+    unused = [] if args.eval in ('classification', 'ave') else of_heads
     unused += [] if args.video else ['out']
     what = f'--eval {args.eval}' if args.eval else 'the table of runs'
     return [f'{flag_name(name)} has no effect on {what}' for name in unused if getattr(args, name)]

@@ -3,7 +3,7 @@
 In:  named tensors of a batch, one row per pair: (B, ...) each.
 Out: the rows of pairs drawn at random, under the same names.
 
-The memory is the same for all methods. What a pair consists of is seen in each method. For FLAVA, at the paper's size:
+The memory is the same for all methods. Each method decides what it stores of a pair. For FLAVA, at the paper's size:
 
     frames        4·3·224·224  uint8      602,112 bytes      importance I, pruning P   2·(512+784)  float32  10,368
     spectrogram   1024·128     float16    262,144            queries q̂                 2·12·64      float16   3,072
@@ -36,7 +36,7 @@ REPLAY_DTYPE = {torch.float16: torch.float32, torch.int16: torch.int64}        #
 class Memory:
     """Reservoir sampling (Vitter 1985): of n pairs seen, each is in the memory with probability capacity / n.
 
-    Task boundaries are not an input. Its rows lie on the device of the batches, if they fit there.
+    Task boundaries are not an input. The rows lie on the GPU of the batches if they take at most a quarter of it.
     """
 
     def __init__(self, capacity):
@@ -63,11 +63,11 @@ class Memory:
         if not self.rows:
             self.allocate({name: (x.shape[1:], DTYPES.get(name, DEFAULT_DTYPE)) for name, x in tensors.items()},
                           first.device)
-        slots, rows = reservoir_slots(self.seen, self.capacity, len(first))
+        slots, kept = reservoir_slots(self.seen, self.capacity, len(first))
         self.seen += len(first)
         if slots:
-            rows = to_device(torch.tensor(rows), first.device)
-            self.write(torch.tensor(slots), {name: x.detach().index_select(0, rows) for name, x in tensors.items()})
+            kept = to_device(torch.tensor(kept), first.device)
+            self.write(torch.tensor(slots), {name: x.detach().index_select(0, kept) for name, x in tensors.items()})
 
     def sample(self, number, device):
         """min(number, len) pairs without replacement (N22) → {name: (n, ...)} on the device; {} if the memory is
@@ -120,22 +120,23 @@ class Memory:
 def reservoir_slots(seen, capacity, B):
     """Reservoir update for the next B pairs: keep each with probability capacity / seen, in a random slot.
 
-    → slots, rows: two lists of equal length; row rows[i] of the batch goes into slot slots[i]
+    → slots, kept: two lists of equal length; pair kept[i] of the batch goes into slot slots[i]
     """
     number = torch.arange(seen, seen + B)                              # of each pair, counted from 0
     slot = (torch.rand(B, dtype=torch.float64) * (number + 1)).long()  # uniform over 0 … number
     slot = torch.where(number < capacity, number, slot)                # every pair is kept until the memory is full
-    row_of_slot = {}
-    for row, s in enumerate(slot.tolist()):
+    pair_in_slot = {}
+    for pair, s in enumerate(slot.tolist()):
         if s < capacity:
-            row_of_slot[s] = row                                       # a later pair replaces an earlier one
-    return list(row_of_slot.keys()), list(row_of_slot.values())
+            pair_in_slot[s] = pair                                     # a later pair replaces an earlier one
+    return list(pair_in_slot.keys()), list(pair_in_slot.values())
 
 
 def penalty(past, pooled_a, pooled_v):
     """ℓ^p, as in DER++ (§4.3, N10): how far the pooled embeddings of replayed pairs are from the stored ones.
 
-    past['pooled_a'], past['pooled_v'] (n, D), and those of the same pairs now (n, D) → scalar; α weighs it
+    past['pooled_a'], past['pooled_v'] (n, D): stored; pooled_a, pooled_v (n, D): the same pairs by the model in
+    training → scalar; α weighs it
     """
     return F.mse_loss(pooled_a, past['pooled_a']) + F.mse_loss(pooled_v, past['pooled_v'])
 
@@ -155,7 +156,7 @@ def per_rank(pairs):
 
 
 def patch_capacity(pairs, sizes, kappa_a, kappa_v):
-    """FLAVA+: how many pairs of κ_a, κ_v patches fit into the bytes of `pairs` whole pairs: 1/ρ times as many (N24)."""
+    """FLAVA+: how many pairs of κ_a, κ_v patches fit into the bytes of `pairs` whole pairs (N24)."""
     p = sizes.patch_size
     whole_pair = sizes.num_patches_a * p * p * 2 + sizes.num_patches_v * p * p * 3     # float16, uint8
     selected = kappa_a * p * p * 2 + kappa_v * p * p * 3
@@ -174,8 +175,7 @@ def reshard(states, rank, world_size, capacity):
     share = min(capacity, stored // world_size)
     mine = torch.randperm(stored, generator=torch.Generator().manual_seed(seen))[rank::world_size][:share]
     rows = {name: torch.cat([state['rows'][name] for state in states])[mine] for name in states[0]['rows']}
-    # A pair is kept with probability capacity / seen. Where reservoirs were full, the share of this rank is its
-    # capacity from now on, so that this probability stays right.
+    # A full reservoir keeps a new pair with probability capacity / seen. So this rank's share becomes its capacity.
     if seen > stored:
         return dict(capacity=max(1, share), seen=seen // world_size, rows=rows)
     return dict(capacity=capacity, seen=share, rows=rows)

@@ -31,7 +31,7 @@ class PatchEmbed(nn.Module):
         super().__init__()
         self.proj = nn.Conv2d(channels, dim, kernel_size=p, stride=p)
         nn.init.xavier_uniform_(self.proj.weight.view(dim, -1))    # as MAE does
-        # the gradient in the layout of the weight, as DistributedDataParallel wants it
+        # DistributedDataParallel expects the gradient in the layout of the weight
         self.proj.weight.register_hook(lambda grad: grad.clone(memory_format=torch.contiguous_format))
 
     def forward(self, x):
@@ -165,13 +165,13 @@ class AudioVideoMAE(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def position_embeddings(self, dim):
-        """{'a': (1, M, dim), 'v': (1, N, dim)}. Video's are repeated over frames."""
+        """{'a': (1, M, dim), 'v': (1, N, dim)}. Every frame of a video has the same position embeddings."""
         frames, rows, columns = self.sizes.grid_v
         return nn.ParameterDict({'a': nn.Parameter(sincos_2d(dim, *self.sizes.grid_a)),
                                  'v': nn.Parameter(sincos_2d(dim, rows, columns).repeat(1, frames, 1))})
 
     def load_state_dict(self, state_dict, *args, **kwargs):
-        """As torch's. It also takes a saved model, whose names begin with "backbone.", and the names of older ones."""
+        """torch's, also for the weights of a saved model: their names begin with "backbone.", or are older ones."""
         return super().load_state_dict(backbone_weights(state_dict), *args, **kwargs)
 
     def forward(self, patches, masks, tau):
@@ -182,19 +182,21 @@ class AudioVideoMAE(nn.Module):
         tau      τ, temperature of Eq. 9
         returns  Losses
         """
+        # a Mask has indices into the selected patches; ids are positions in the clip
         mask_a, mask_v = masks
+        ids_keep_a, ids_mask_a = patches.ids_a.gather(1, mask_a.keep), patches.ids_a.gather(1, mask_a.masked)
+        ids_keep_v, ids_mask_v = patches.ids_v.gather(1, mask_v.keep), patches.ids_v.gather(1, mask_v.masked)
 
-        # encode the visible patches; ids_keep: their positions in the clip
-        ids_keep_a, ids_keep_v = patches.ids_a.gather(1, mask_a.keep), patches.ids_v.gather(1, mask_v.keep)
+        # encode the visible patches
         o_a, o_v = self.encode(gather(patches.x_a, mask_a.keep), gather(patches.x_v, mask_v.keep),
                                ids_keep_a, ids_keep_v)
 
         # reconstruct the masked patches from both modalities: ℓ^r
         joint_a, joint_v = self.recompute(self.fuse, o_a, o_v, ids_keep_a, ids_keep_v)
-        pred_a = self.decode(joint_a, ids_keep_a, patches.ids_a.gather(1, mask_a.mask), 'a')
-        pred_v = self.decode(joint_v, ids_keep_v, patches.ids_v.gather(1, mask_v.mask), 'v')
-        mae_a = reconstruction_loss(pred_a, gather(patches.x_a, mask_a.mask))
-        mae_v = reconstruction_loss(pred_v, gather(patches.x_v, mask_v.mask))
+        pred_a = self.decode(joint_a, ids_keep_a, ids_mask_a, 'a')
+        pred_v = self.decode(joint_v, ids_keep_v, ids_mask_v, 'v')
+        mae_a = reconstruction_loss(pred_a, gather(patches.x_a, mask_a.masked))
+        mae_v = reconstruction_loss(pred_v, gather(patches.x_v, mask_v.masked))
 
         # contrast the pooled embeddings of each modality alone: ℓ^c
         c_a, c_v = self.recompute(self.pool, o_a, o_v, ids_keep_a, ids_keep_v)
@@ -213,11 +215,13 @@ class AudioVideoMAE(nn.Module):
         return x
 
     def embed_patches(self, x, ids, modality):
-        """Eq. 1: the encoders' input.  x (B, n, values), ids (B, n) → (B, n, D)"""
+        """Eq. 1, plus position and modality embedding (N3): the encoders' input.  x (B, n, values), ids (B, n) →
+        (B, n, D)"""
         return add_positions(self.patch_embed[modality](x), self.pos[modality], ids) + self.modality_embed[modality]
 
     def fuse(self, o_a, o_v, ids_a, ids_v):
-        """E_f on both modalities jointly.  → õ_a (B, m, D), õ_v (B, n, D), before the last LayerNorm"""
+        """E_f on both modalities jointly.  → õ_a (B, m, D), õ_v (B, n, D), before E_f's last LayerNorm: the decoder
+        applies norm['joint'] to them, the AVM its own LayerNorms"""
         x = torch.cat([add_positions(o_a, self.fusion_pos['a'], ids_a),
                        add_positions(o_v, self.fusion_pos['v'], ids_v)], 1)
         for block in self.fusion:
@@ -350,7 +354,8 @@ def print_parameters(size):
     for title, module in (('backbone', backbone), ('AVM', avm)):
         for name, child in module.named_children():
             print(f'  {name:<24}{num_parameters(child):>13,}')
-        print(f'{title:<26}{num_parameters(module):>13,}  = {num_parameters(module) * 4 / 2 ** 20:.1f} MiB in float32\n')
+        number = num_parameters(module)
+        print(f'{title:<26}{number:>13,}  = {number * 4 / 2 ** 20:.1f} MiB in float32\n')
     print(f'The AVM adds {num_parameters(avm) / num_parameters(backbone):.2%}.  '
           f'M = {sizes.num_patches_a}, N = {sizes.num_patches_v} patches.')
 

@@ -34,7 +34,7 @@ class Patches(NamedTuple):
 class Mask(NamedTuple):
     """A random mask of one modality, as indices into the selected patches."""
     keep: torch.Tensor     # B,n           visible to the encoders
-    mask: torch.Tensor     # B,κ−n         masked: the decoder predicts them
+    masked: torch.Tensor   # B,κ−n         the decoder predicts them
 
 
 # ------------------------------------------------------------------------------ Eq. 1: cut patches

@@ -1,10 +1,10 @@
 """Cheap scoring (ours): importance scores of all patches, without the AVM on all patches (`--scorer`).
 
-In:  Patches of whole clips.
-Out: I_a (B, M), I_v (B, N), as `avm.attend` computes them, approximately.
+In:  a FLAVA method, a batch, and its Patches.
+Out: Scores of all patches, as `FLAVA.score_by_avm` computes them, approximately; and the replayed pairs.
 
-The pass that scores all patches is a third of FLAVA's operations (results/details-cost.md); App. K names it as the
-limitation. Two ways to spend less:
+The pass that scores all patches is a third of FLAVA's operations (results/details-cost.md). App. K names this pass as
+the limitation of the method. Two ways to spend less:
 
     grid      the AVM scores every second patch along each side; I and P are interpolated in between
     student   a narrow network predicts I from the patch embeddings; every 4th step the AVM scores and teaches it
@@ -12,9 +12,8 @@ limitation. Two ways to spend less:
 In training the encoders see a fifth of the patches at a time, so a sparse grid is like their usual input. The student
 has no queries and keys, so it is for selections without P.
 
-On a grid, q̂ and P are those of its κ most important patches: as large a share of the grid as κ is of all patches. A
-patch beside one with P > 0 gets an interpolated P. The interpolated I does not sum to 1, which drawing by weight does
-not need.
+On a grid of m patches, κ of Eq. 4 is ⌊ρ·m⌋. A patch beside one with P > 0 gets an interpolated P. The interpolated I
+does not sum to 1, which drawing by weight does not need.
 """
 import math
 
@@ -24,9 +23,18 @@ from torch import nn
 
 from model import Block
 from patches import gather_patches, to_float
+from selection import Scores
 
 
 # ---------------------------------------------------------------------------------------- the grid
+
+def score_on_grid(method, batch, patches):
+    """FLAVA's I, P and L^avm on the patches of a grid → Scores, interpolated to all patches; the replayed pairs"""
+    grid = Grid(method.cfg, patches.ids_a.device)
+    scores, past = method.score_by_avm(batch, grid.take(patches))
+    (I_a, I_v), (P_a, P_v) = grid.fill(scores.I_a, scores.I_v), grid.fill(scores.P_a, scores.P_v)
+    return scores._replace(I_a=I_a, I_v=I_v, P_a=P_a, P_v=P_v), past
+
 
 class Grid:
     """A sparse grid in both modalities: which patches the AVM scores, and the way back to all patches. All on one
@@ -62,8 +70,8 @@ def grid_ids(grid, rows, columns):
 
 
 def interpolate(x, grid, rows, columns):
-    """Bilinear interpolation; beyond the outermost rows and columns, their values. In x's precision: under autocast, a
-    product in bf16 would make important patches equal.
+    """Bilinear interpolation; beyond the outermost rows and columns, their values. In x's precision: bf16 would round
+    the I of important patches to equal values.
 
     x (B, n) at those rows and columns → (B, all patches of the grid)
     """
@@ -82,6 +90,22 @@ def linear_weights(length, positions):
 
 
 # ------------------------------------------------------------------------------------- the student
+
+def score_by_student(method, batch, patches):
+    """The student predicts I; P = 0. Every k-th step the AVM scores and learns, and teaches the student.
+    → Scores, whose avm_loss has the student's loss too; the replayed pairs"""
+    step = method.memory.seen // len(patches.x_a)      # steps so far, because each adds a batch to the memory
+    if step % method.cfg.scorer_every == 0:
+        attention, avm_loss = method.localize(patches)
+        I_a, I_v = attention.importance_a, attention.importance_v
+        loss = avm_loss + distillation_loss(*method.student(method.backbone, patches), I_a, I_v)
+    else:
+        with torch.no_grad():
+            log_a, log_v = method.student(method.backbone, patches)
+        I_a, I_v, loss = log_a.exp(), log_v.exp(), log_a.new_zeros(())
+    scores = Scores(I_a, I_v, torch.zeros_like(I_a), torch.zeros_like(I_v), queries={}, avm_loss=loss)
+    return scores, method.sample(batch)
+
 
 class Student(nn.Module):
     """Two transformer blocks, a quarter as wide as the backbone, on the patch embeddings of both modalities."""

@@ -13,6 +13,8 @@ e_i ~ Exp(1): the order of arrival has exactly the distribution of drawing one p
 The file is not called `select.py`: that name would hide a module of Python's standard library.
 Tour: stops 7 to 11.
 """
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 
@@ -20,10 +22,20 @@ from avm import mu
 from config import num_kept
 
 
+class Scores(NamedTuple):
+    """How one training step scores all patches of the current pairs (`flava.py`)."""
+    I_a: torch.Tensor        # B,M     importance, Eq. 3
+    I_v: torch.Tensor        # B,N
+    P_a: torch.Tensor        # B,M     pruning probability, Eq. 5
+    P_v: torch.Tensor        # B,N
+    queries: dict            # {query_a, query_v}: q̂_a, q̂_v (B, H, d) of Eq. 4, for the memory
+    avm_loss: torch.Tensor   # L^avm of Eq. 11: scoring trains the AVM
+
+
 # --------------------------------------------------------------- Eq. 4, 5: the pruning probability
 
 def discriminative_query(I, q, kappa):
-    """Eq. 4, lines 1-3: q̂, the mean query of the κ most important patches, weighted by importance.
+    """q̂ of Eq. 4: the mean query of the κ most important patches, weighted by importance.
 
     I (B, n), q (B, H, n, d) → q̂ (B, H, d)
     """
@@ -34,17 +46,17 @@ def discriminative_query(I, q, kappa):
 
 
 def prune_probability(I, k, query, past_query, kappa):
-    """Eq. 4, line 4, and Eq. 5: how much more the past query attends to each patch than the current one.
+    """k̂, Â of Eq. 4, and Eq. 5: of the attention of the current and the past query to a patch, the share of the past.
 
     I (B, n), k (B, H, n, d)       importance and keys of one modality
     query, past_query (B, H, d)    q̂ and q̂ᵖ of the other modality, current and from the memory
-    returns P (B, n) in [0, 1]: the share of the past (N15); 0 outside the κ most important patches (N16)
+    returns P (B, n) in [0, 1]: ½ where both attend alike (N15); 0 outside the κ most important patches (N16)
     """
     S = I.topk(kappa, dim=1).indices
     k_top = take_patches(k, S)                                         # k̂: B,H,κ,d
-    current = mu(query[:, :, None], k_top, beta=1).squeeze(2)          # Â: B,H,κ, logits
-    past = mu(past_query[:, :, None], k_top, beta=1).squeeze(2)        # Âᵖ: B,H,κ
-    share_of_past = torch.stack([current, past]).softmax(0)[1].mean(1)                 # B,κ: the mean over heads
+    logits = mu(query[:, :, None], k_top, beta=1).squeeze(2)           # Â: B,H,κ
+    past_logits = mu(past_query[:, :, None], k_top, beta=1).squeeze(2)                 # Âᵖ: B,H,κ
+    share_of_past = torch.stack([logits, past_logits]).softmax(0)[1].mean(1)           # B,κ: the mean over heads
     return torch.zeros_like(I).scatter(1, S, share_of_past.to(I.dtype))
 
 
@@ -54,8 +66,8 @@ def take_patches(x, S):
 
 
 def sample_pruned(P):
-    """The Bernoulli draws of Eq. 6: P (B, n) → pruned (B, n), 1 where a patch is pruned. After a NaN loss P is NaN too;
-    as 0, it lets the training loop report the NaN."""
+    """The Bernoulli draws of Eq. 6: P (B, n) → pruned (B, n), 1 where a patch is pruned. After a NaN loss P is NaN,
+    which torch.bernoulli refuses; 0 in its place, and the training loop reports the NaN."""
     return torch.bernoulli(P.nan_to_num(0)).long()
 
 
@@ -95,9 +107,11 @@ def select_audio(weight, P, kappa, grid, chunk):
 
         1. draw which patches are pruned
         2. draw an order of chunks, by the mean weight of each
-        3. count unpruned patches, chunk by chunk, until κ are reached; the chunks before that one are complete
-        4. in the last chunk drop the surplus: from its tail; from its head if only the chunk after it is complete (N20)
-        5. take patches in this order: unpruned before pruned (N19), chunk by chunk, by place in the chunk
+        3. count the unpruned patches of the chunks, in the order drawn, until κ are reached. All chunks but the last
+           one counted are complete: each of their unpruned patches is taken
+        4. the last chunk counted has a surplus: drop it from its tail; drop it from its head if of its two neighbours
+           in time only the next is complete (N20)
+        5. take κ patches: unpruned before pruned (N19), by the chunk's place in the order drawn, by place in the chunk
     """
     B, M = weight.shape
     time, freq = grid
@@ -108,23 +122,24 @@ def select_audio(weight, P, kappa, grid, chunk):
 
     # 2. draw an order of chunks
     order = draw_order(weight.reshape(B, num_chunks, size).mean(2))    # t_select: B,chunks
-    turn = inverse_permutation(order)                                  # at which turn each chunk is drawn
+    drawn_as = inverse_permutation(order)                              # place of each chunk in the order drawn
 
     # 3. count unpruned patches until κ are reached
     unpruned = size - pruned.reshape(B, num_chunks, size).sum(2)       # B,chunks
-    counted = unpruned.gather(1, order).cumsum(1)                      # patches after each turn
-    last_turn = (counted < kappa).sum(1, keepdim=True).clamp(max=num_chunks - 1)
-    complete = turn < last_turn                                        # B,chunks
+    counted = unpruned.gather(1, order).cumsum(1)                      # B,chunks, in the order drawn
+    # with fewer than κ unpruned patches, all chunks are counted (N19)
+    last = (counted < kappa).sum(1, keepdim=True).clamp(max=num_chunks - 1)            # B,1: place of the last one
+    complete = drawn_as < last                                         # B,chunks, in time
 
     # 4. number the patches of the last chunk from the end that is kept: the cut to κ below drops the other end
-    before_complete = F.pad(complete, (1, 0))[:, :-1]                  # is the chunk before it complete?
-    after_complete = F.pad(complete, (0, 1))[:, 1:]
-    drop_head = (turn == last_turn) & after_complete & ~before_complete
+    previous_complete = F.pad(complete, (1, 0))[:, :-1]                # is the previous chunk in time complete?
+    next_complete = F.pad(complete, (0, 1))[:, 1:]
+    drop_head = (drawn_as == last) & next_complete & ~previous_complete
     place = torch.arange(size, device=weight.device).expand(B, num_chunks, size)
     place = torch.where(drop_head[:, :, None], size - 1 - place, place)
 
-    # 5. one integer per patch sorts them: pruned last, then by the turn of the chunk, then by place in the chunk
-    key = pruned * M + (turn[:, :, None] * size + place).reshape(B, M)
+    # 5. one integer per patch sorts them: pruned last, then by the order of chunks, then by place in the chunk
+    key = pruned * M + (drawn_as[:, :, None] * size + place).reshape(B, M)
     return key.argsort(1)[:, :kappa]
 
 
@@ -135,7 +150,7 @@ def select_patches(cfg, I_a, I_v, P_a, P_v):
     weight_a, P_a, weight_v, P_v = draw_weights(cfg, I_a, I_v, P_a, P_v)
     if cfg.audio_selection == 'frequency':             # Fig. 10 b
         ids_a = select_audio_by_frequency(weight_a, P_a, cfg.kappa_a, cfg.grid_a)
-    elif cfg.audio_selection == 'none':                # Fig. 10 b: no chunks
+    elif cfg.audio_selection == 'none':                # Fig. 10 b: no chunks, as for video
         ids_a = select_video(weight_a, P_a, cfg.kappa_a)
     else:
         ids_a = select_audio(weight_a, P_a, cfg.kappa_a, cfg.grid_a, cfg.chunk)
@@ -143,25 +158,33 @@ def select_patches(cfg, I_a, I_v, P_a, P_v):
 
 
 def draw_weights(cfg, I_a, I_v, P_a, P_v):
-    """`--selection`: what patches are drawn by, and what prunes them → weight_a, P_a (B, M), weight_v, P_v (B, N)"""
-    # by what patches are drawn: by importance, as FLAVA ('both') and LAVA ('importance') do, unless …
+    """`--selection` → weight_a, P_a (B, M), weight_v, P_v (B, N), to draw by and to prune by
+
+        both            I and P: FLAVA                     excess          I and the excess of P: ours
+        importance      I, no pruning: LAVA (Table 3)      rank            video by rank of I, no pruning: ours
+        forget-robust   uniform, P: FRS (Table 3, N21)     rank-excess     video by rank of I, the excess of P: ours
+    """
+    # weights; audio is drawn by I under `rank` too, because its rank gained nothing (results/details-rank.md)
     weight_a, weight_v = I_a, I_v
-    if cfg.selection == 'forget-robust':               # FRS of Table 3: uniform weights (N21)
+    if cfg.selection == 'forget-robust':
         weight_a, weight_v = torch.ones_like(I_a), torch.ones_like(I_v)
-    if cfg.selection in ('rank', 'rank-excess'):       # ours, for video: in audio it gained nothing (results/)
+    if cfg.selection in ('rank', 'rank-excess'):
         weight_v = rank_weights(I_v, cfg.rank_share, cfg.rank_weight)
 
-    # what prunes them: P, as in FLAVA and FRS, unless …
-    if cfg.selection in ('importance', 'rank'):        # nothing, as in LAVA of Table 3
+    # pruning probabilities
+    if cfg.selection in ('importance', 'rank'):
         P_a, P_v = torch.zeros_like(P_a), torch.zeros_like(P_v)
-    if cfg.selection in ('excess', 'rank-excess'):     # ours
+    if cfg.selection in ('excess', 'rank-excess'):
         P_a, P_v = excess(P_a), excess(P_v)
     return weight_a, P_a, weight_v, P_v
 
 
 def excess(P):
     """Ours. P is about ½ where past and current query attend to a patch alike, and Eq. 6 then prunes half of the
-    patches of high importance. This prunes a patch only as far as the past query attends to it more.  P (B, n) → (B, n)"""
+    patches of high importance. This prunes a patch only as far as the past query attends to it more.
+
+    P (B, n) → (B, n)
+    """
     return (2 * P - 1).clamp(min=0)
 
 

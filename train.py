@@ -1,4 +1,4 @@
-"""Algorithm 1: a stream of tasks, a method, a training step; retrieval after each task.
+"""Algorithm 1: a stream of tasks, a method, a training step. After each task, retrieval (§5.1).
 
     python train.py                                    FLAVA on the built-in shapes, small model
     python train.py --dataset vggsound --data DIR      a stream of videos; the paper also gives --init (README.md)
@@ -69,7 +69,7 @@ def train_stream(run, stream, checkpoint):
 
 def train_task(run, clips, batches, title):
     """The steps of one task, or of the initial pre-training, from run.step on."""
-    cfg, method = run.cfg, run.method
+    cfg, method = run.cfg, run.method                  # in several processes, `method` also averages the gradients
     if dist.is_initialized():
         # with a student, most steps leave the AVM without a gradient
         method = DistributedDataParallel(method, broadcast_buffers=False,
@@ -98,42 +98,45 @@ def train_task(run, clips, batches, title):
             if stop or save:
                 run.save()
             if stop:
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt                # `main` prints how to resume
 
 
 class PretrainingPlan(NamedTuple):
-    """What the initial pre-training does. With batches: train on them, and save the model in the cache, at `path`. With
-    a path alone: read it from there. With neither: nothing."""
+    """What the initial pre-training does."""
+    action: str                 # train: on `batches`, then save the model at `path`; load: from `path`; skip
     summary: str                # for the user
     batches: 'Batches | None' = None
-    path: Path | None = None
+    path: Path | None = None    # in the cache that runs share
 
 
 def plan_pretraining(run, stream, checkpoint):
     """→ PretrainingPlan"""
     cfg, clips = run.cfg, len(stream.pretrain)
     if cfg.pretrain_steps == 0:
-        return PretrainingPlan(f'none: {cfg.init} has initial weights' if cfg.init else 'none: --pretrain-steps 0')
+        return PretrainingPlan('skip', f'none: {cfg.init} has initial weights' if cfg.init
+                               else 'none: --pretrain-steps 0')
     if clips == 0:
-        return PretrainingPlan('none: every class belongs to a task (--init reads initial weights)')
+        return PretrainingPlan('skip', 'none: every class belongs to a task (--init reads initial weights)')
     if checkpoint and checkpoint['phase'] == 'stream':
-        return PretrainingPlan('done')
+        return PretrainingPlan('skip', 'done')
     path = pretraining_cache(cfg, run.device, stream.pretrain_digest)
+    # a resumed run goes on with its own; rank 0 decides for all ranks, which may see the file at different times
     if not checkpoint and broadcast_object(path.exists()):
-        return PretrainingPlan(f'{path} of an earlier run has it', path=path)
+        return PretrainingPlan('load', f'{path} of an earlier run has it', path=path)
     batches = make_batches(clips, cfg.pretrain_batch_size, cfg.pretrain_epochs, cfg.pretrain_steps, cfg.seed)
-    return PretrainingPlan(f'{len(batches):,} steps on the {clips:,} training clips of classes in no task, as in the '
-                           'paper (App. B); --pretrain-steps 0 leaves it out', batches, path)
+    return PretrainingPlan('train', f'{len(batches):,} steps on the {clips:,} training clips of classes in no task, as '
+                           'in the paper (App. B); --pretrain-steps 0 leaves it out', batches, path)
 
 
 def pretrain(run, stream, checkpoint, plan):
     """Initial pre-training on the clips of classes of no task (App. B). Later runs read it from the cache."""
     cfg, path = run.cfg, plan.path
-    if plan.batches is None:
-        if path:
-            print_rank0(f'initial pre-training: {load_weights(path, run.backbone, run.avm)}')
+    if plan.action == 'load':
+        print_rank0(f'initial pre-training: {load_weights(path, run.backbone, run.avm)}')
+    if plan.action != 'train':
         return
-    # the same loop without selection and with the options of the pre-training; ℓ^r is kept here in Fig. 11 too (N36)
+    # The same loop, with the options of the pre-training. As nothing is selected here, the options of FLAVA's selection
+    # are off: Config would check them against this mask ratio. ℓ^r is kept in Fig. 11 too (N36).
     pretrain_cfg = dataclasses.replace(cfg, method='finetune', selection='both', scorer='full',
                                        mask_ratio=cfg.pretrain_mask_ratio, mae_weight=1.0)
     run.start_phase('pretrain', InitialPretraining(pretrain_cfg, run.backbone, run.avm), cfg.pretrain_lr, checkpoint)
@@ -167,8 +170,8 @@ def make_batches(clips, batch_size, epochs, max_steps, seed):
 
 @dataclass
 class Batches:
-    """A batch sampler: lists of (clip, seed of its augmentation), from start_step on. All batches follow from the seed,
-    so a resumed run continues among them. Each rank gets its share of every batch."""
+    """A batch sampler: lists of (clip, seed of its augmentation), from start_step on. The seed determines all batches,
+    so a resumed run gets the same ones. Each rank gets its share of every batch."""
     clips: int
     batch_size: int
     steps: int
@@ -184,23 +187,23 @@ class Batches:
 
     def __iter__(self):
         generator, steps_per_epoch = torch.Generator().manual_seed(self.seed), self.steps_per_epoch
-        for first in range(0, self.steps, steps_per_epoch):
+        for epoch_start in range(0, self.steps, steps_per_epoch):
             order = torch.randperm(self.clips, generator=generator)
             seeds = torch.randint(2 ** 62, (self.clips,), generator=generator)
-            for step in range(max(first, self.start_step), min(first + steps_per_epoch, self.steps)):
-                start = (step - first) * self.batch_size
+            for step in range(max(epoch_start, self.start_step), min(epoch_start + steps_per_epoch, self.steps)):
+                start = (step - epoch_start) * self.batch_size
                 mine = slice(start + get_rank(), start + self.batch_size, get_world_size())
                 yield list(zip(order[mine].tolist(), seeds[mine].tolist()))
 
 
 def notes_about_size(cfg, tasks):
-    """Sentences about a stream in which nothing can be forgotten"""
+    """Sentences to print where the stream or the memory leaves little or nothing to forget"""
     clips, notes = sum(len(clips) for _, clips, _ in tasks), []
     if len(tasks) == 1 and cfg.method != 'multitask':
         notes.append('the stream has one task: nothing can be forgotten')
     if cfg.method not in ('finetune', 'multitask') and cfg.memory_size >= clips:
-        notes.append(f'--memory-size {cfg.memory_size}: the memory can hold all {clips} training clips, so little can be '
-                     'forgotten')
+        notes.append(f'--memory-size {cfg.memory_size}: the memory can hold all {clips} training clips, so little can '
+                     'be forgotten')
     return notes
 
 
@@ -242,8 +245,8 @@ class Run:
         self.method = method.to(self.device)
         self.optimizer = torch.optim.Adam(method.parameters(), lr=lr, betas=(cfg.beta1, cfg.beta2),
                                           weight_decay=cfg.weight_decay, fused=self.device.type == 'cuda')
-        # a seed per phase and rank (2 phases, up to 10,007 ranks), so that a stream after a cached pre-training is the
-        # same as after a computed one
+        # a seed per phase and rank (2 phases, up to 10,007 ranks), so that the stream is the same whether its initial
+        # pre-training was computed or read from the cache
         torch.manual_seed((cfg.seed * 2 + (phase == 'stream')) * 10_007 + get_rank())
         if checkpoint:
             self.restore(checkpoint)
@@ -325,7 +328,8 @@ def load_checkpoint(cfg, resume):
             print_rank0(f'{cfg.out} has no checkpoint yet: starting from the beginning')
         return None
     if not resume:
-        raise UserError(f'{cfg.out} already holds a run: continue it with --resume, or choose another folder with --out')
+        raise UserError(f'{cfg.out} already holds a run: continue it with --resume, or choose another folder with '
+                        '--out')
     checkpoint = read_checkpoint(path)
     if 'rank_state' not in checkpoint:
         raise UserError(f'{path} was written by an older version, which this one can evaluate but not continue')
@@ -341,7 +345,7 @@ def load_checkpoint(cfg, resume):
 # ------------------------------------------------------------------------------------------ results
 
 def evaluate_retrieval(run, stream):
-    """Retrieval with the clips of all tasks as candidates → a row of results. Each rank embeds its share of the clips."""
+    """Retrieval with the clips of all tasks as candidates → a row of results. Each rank embeds its share of them."""
     cfg, workers = run.cfg, count_workers(run.cfg.dataset, run.cfg.workers)
     embeddings, task_of, skipped = evaluation.embed_clips([run.method.eval_model], stream.test, run.device,
                                                           cfg.batch_size, workers, cfg.precision)
@@ -420,7 +424,7 @@ def train(run, checkpoint):
 
 
 def main(arguments=None):
-    """The command line. arguments: its words, or sys.argv's"""
+    """The command line. arguments: its words; None: the words of sys.argv"""
     with cli_errors('the same command with --resume continues'):
         cfg, resume = parse(arguments)
         device = init_distributed(cfg)

@@ -43,7 +43,8 @@ TITLES = METHOD_TITLES | {
     'top-again': 'LAVA, top eighth of I_v, new seeds', 'why-seen': 'LAVA, source in I_v, moments in I_a',
     'why-any-frames': 'LAVA, uniform I_v', 'why-any-sound': 'LAVA, uniform I_a',
     'why-second-frames': 'LAVA, source in I_v, second stream', 'scorer-full': 'rank, full scorer',
-    'scorer-cheap': 'rank, cheap scorer', 'scorer-der++': 'DER++, seeds of the scorer'}
+    'scorer-cheap': 'rank, cheap scorer', 'scorer-der++': 'DER++, seeds of the scorer',
+    **{f'mixture-{m}': f'LAVA, mixture with m = {m}' for m in (0, 0.25, 0.5, 0.75, 1)}}
 PREFIXES = {'second-': ', second stream', 'fresh-second-': ', second stream', 'fresh-': '', 'large-': ', large objects',
             'small-': ', small objects', 'order-1-': ', order 1', 'order-2-': ', order 2'}
 

@@ -39,7 +39,7 @@ class PartialPool:
         """audio (B, t, f), video (B, T, 3, H, W) → c_a, c_v (B, D), L2-normalized"""
         patches = patchify(dict(audio=audio, video=video), self.cfg.patch_size)
         out = attend(self.cfg, self.backbone, self.avm, patches)
-        tokens = self.backbone.unimodal_tokens(out.o_a, out.o_v, patches.ids_a, patches.ids_v)
+        tokens = self.backbone.unimodal_tokens(out.tokens.o_a, out.tokens.o_v, patches.ids_a, patches.ids_v)
         pooled = []
         for x, I in zip(tokens, self.scores(audio, video, out)):
             kept = I.topk(num_kept(1 - self.dropped, I.shape[1]), dim=1).indices

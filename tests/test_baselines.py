@@ -213,7 +213,7 @@ def test_cls_er_holds_each_pair_to_the_better_copy(fixed_masks):
     both = concat_patches(all_patches(method, 1), all_patches(method, rows_of(0, method.memory.sampled)))
     masks = fixed_masks(method.cfg, both)
     past = Patches(*(x[B:] for x in both))
-    past_masks = [Mask(mask.keep[B:], mask.mask[B:]) for mask in masks]
+    past_masks = [Mask(mask.keep[B:], mask.masked[B:]) for mask in masks]
     student = losses_of(method, both, masks=masks)
     teachers = [losses_of(method, past, copy_, past_masks) for copy_ in (method.plastic, method.stable)]
     plastic, stable = (loss_per_pair(method.cfg, losses) for losses in teachers)

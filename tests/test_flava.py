@@ -47,7 +47,7 @@ def test_a_step_is_algorithm_1(name, fixed_masks, fixed_matching_loss, monkeypat
 
     # the first batch meets an empty memory: nothing is pruned; its I and q̂ are those of the model
     out = attend(cfg, method.backbone, method.avm, all_patches(method, 0))
-    assert not first.past and not first.P_a.any() and not first.P_v.any()
+    assert not first.past and not first.scores.P_a.any() and not first.scores.P_v.any()
     for m, query in zip('av', queries(method, out)):
         torch.testing.assert_close(stored[f'query_{m}'][:B].float(), query, rtol=2e-3, atol=1e-3)
     if name == 'flava':
@@ -64,7 +64,7 @@ def test_a_step_is_algorithm_1(name, fixed_masks, fixed_matching_loss, monkeypat
     assert P_a.max() > 0.1 and not torch.allclose(P_a[P_a > 0], torch.tensor(0.5), atol=1e-4)
     ((_, *given), now), replays = selected[0], selected[1:]
     expected = out.importance_a, out.importance_v, P_a, P_v, P_v, query_v
-    for got, other in zip((*given, step.P_v, step.query_v), expected, strict=True):
+    for got, other in zip((*given, step.scores.P_v, step.scores.queries['query_v']), expected, strict=True):
         torch.testing.assert_close(got, other, rtol=1e-4, atol=1e-6)
 
     # FLAVA selects replayed pairs anew, from the stored I and P; FLAVA+ replays the stored patches

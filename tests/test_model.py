@@ -71,7 +71,7 @@ def test_masked_patches_do_not_reach_the_encoders():
     losses = model(patches, masks, 0.1)
     hook.remove()
     assert lengths == [9]
-    changed = patches.x_v.scatter(1, masks[1].mask[..., None].expand(-1, -1, 192), 5.0)
+    changed = patches.x_v.scatter(1, masks[1].masked[..., None].expand(-1, -1, 192), 5.0)
     again = model(patches._replace(x_v=changed), masks, 0.1)
     assert torch.equal(losses.contrastive, again.contrastive) and torch.equal(losses.mae_a, again.mae_a)
     assert not torch.allclose(losses.mae_v, again.mae_v)

@@ -69,7 +69,7 @@ def test_the_mask_ratio_is_of_all_patches():
     half = gather_patches(patches, patches.ids_a[:, :24], patches.ids_v[:, :30])
     for these, masked in ((patches, (34, 34)), (half, (10, 16))):
         for mask, number in zip(random_masks(config(mask_ratio=0.7), these), masked):
-            assert mask.keep.shape == (4, 14) and mask.mask.shape == (4, number)
+            assert mask.keep.shape == (4, 14) and mask.masked.shape == (4, number)
 
 
 def test_num_kept_rounds_as_exact_arithmetic_does():

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 import flava
+import scorer
 from avm import attend
 from one_step import B, all_patches, batch, config, make, record_calls
 from patches import gather_patches
@@ -58,16 +59,18 @@ def test_a_step_on_the_grid_scores_the_grid_alone(fixed_masks, monkeypatch):
     """Eq. 2 to 5 on the patches of the grid; I and P interpolated to all patches before they select."""
     method = make('flava', memory_size=8, scorer='grid', selection='both')
     cfg, grid = method.cfg, Grid(method.cfg, 'cpu')
-    monkeypatch.setattr(flava, 'Grid', lambda *given: grid)
+    monkeypatch.setattr(scorer, 'Grid', lambda *given: grid)
     method.step(batch(0))
     selected = record_calls(monkeypatch, flava, 'select_patches')
+    attended = record_calls(monkeypatch, flava, 'attend')
     step = method.step(batch(1))
     ids_a, ids_v = grid_ids(cfg.grid_a, *grid.axes_a), grid_ids(cfg.grid_v, *grid.axes_v)
     assert len(ids_a) == cfg.num_patches_a / 4 and len(ids_v) == cfg.num_patches_v / 4
     patches = gather_patches(all_patches(method, 1), ids_a.expand(B, -1), ids_v.expand(B, -1))
     out = attend(cfg, method.backbone, method.avm, patches)
-    torch.testing.assert_close(step.attention.importance_v, out.importance_v)
-    assert step.attention.k_a.shape[2] == len(ids_a)
+    (_, attention), = attended
+    torch.testing.assert_close(attention.importance_v, out.importance_v)
+    assert attention.k_a.shape[2] == len(ids_a)
     (_, I_a, I_v, P_a, P_v), _ = selected[0]               # of the current pairs
     torch.testing.assert_close(I_a[:, ids_a], out.importance_a)
     torch.testing.assert_close(I_v[:, ids_v], out.importance_v)
@@ -79,7 +82,7 @@ def test_the_student_learns_the_scores_of_the_avm():
     cfg = config()
     method = make('flava', selection='rank', scorer='student')
     patches = all_patches(method, 0)
-    I_a, I_v = attend(cfg, method.backbone, method.avm, patches)[4:6]
+    _, I_a, I_v, *_ = attend(cfg, method.backbone, method.avm, patches)
     torch.testing.assert_close(distillation_loss(I_a.log(), I_v.log(), I_a, I_v), torch.zeros(()), atol=1e-6, rtol=0)
     log_a, log_v = method.student(method.backbone, patches)
     expected = sum((I * (I.log() - log)).sum() / B for I, log in ((I_a, log_a), (I_v, log_v)))
@@ -98,17 +101,18 @@ def test_the_student_learns_the_scores_of_the_avm():
 
 
 @pytest.mark.parametrize('name', ['flava', 'flava+'])
-def test_the_avm_scores_and_learns_every_third_step(name):
+def test_the_avm_scores_and_learns_every_third_step(name, monkeypatch):
+    attended = record_calls(monkeypatch, flava, 'attend')
     method = make(name, selection='rank', scorer='student', scorer_every=3)
     for number in range(5):
         method.zero_grad()
         step = method.step(batch(number))
         step.loss.backward()
         scored = number % 3 == 0
-        assert (step.attention.k_a is not None) == scored
+        assert len(attended) == number // 3 + 1
         for module in (method.avm, method.student):
             assert all((p.grad is not None) == scored for p in module.parameters())
-        assert not step.P_a.any() and 'query_a' not in method.memory.rows
+        assert not step.scores.P_a.any() and 'query_a' not in method.memory.rows
         if not scored:
             log_a, log_v = method.student(method.backbone, all_patches(method, number))
-            torch.testing.assert_close(step.attention.importance_v, log_v.exp())
+            torch.testing.assert_close(step.scores.I_v, log_v.exp())

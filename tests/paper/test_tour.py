@@ -66,8 +66,8 @@ def test_what_is_shown_is_what_the_step_computes(made):
     """What the page computes piece by piece is what `FLAVA.step` computes from the same random state."""
     names = made[1]
     step = names['step']
-    for name, x in (('I_a', step.attention.importance_a), ('I_v', step.attention.importance_v),
-                    ('query_a', step.query_a), ('query_v', step.query_v), ('P_a', step.P_a), ('P_v', step.P_v),
+    for name, x in (('I_a', step.scores.I_a), ('I_v', step.scores.I_v), ('P_a', step.scores.P_a),
+                    ('P_v', step.scores.P_v), *step.scores.queries.items(),
                     ('mae_a', step.losses.mae_a), ('mae_v', step.losses.mae_v),
                     ('contrastive', step.losses.contrastive), ('pooled_v', step.losses.pooled_v),
                     ('drift', step.log['penalty']), ('avm_loss', step.log['avm']), ('loss', step.loss)):

@@ -176,7 +176,7 @@ def test_pooling_keeps_the_patches_of_highest_importance(setting):
         for i in range(3):
             own, after, before = attend(i, i), attend((i + 1) % 3, i), attend(i, (i - 1) % 3)
             patches = patchify(dict(audio=audio[[i]], video=video[[i]]), cfg.patch_size)
-            tokens = backbone.unimodal_tokens(own.o_a, own.o_v, patches.ids_a, patches.ids_v)
+            tokens = backbone.unimodal_tokens(own.tokens.o_a, own.tokens.o_v, patches.ids_a, patches.ids_v)
             for k, (x, of_own, of_other) in enumerate(zip(tokens, (own.importance_a, own.importance_v),
                                                           (before.importance_a, after.importance_v))):
                 for I, found in ((of_own, half), (of_other, half_by_other)):
