@@ -105,8 +105,8 @@ class Config(Sizes):
     # Data
     dataset: str = option('shapes', 'shapes are built in; folders: own videos, a folder per class', choices=DATASETS)
     data: str = option('', 'folder of the clips (streams/README.md); default data/DATASET', applies_to=FILES)
-    tasks: str = option('', 'CSV file with the columns class,task; default: the paper\'s tasks (App. B); of folders, '
-                        'each class is a task', applies_to=FILES)
+    tasks: str = option('', 'CSV file with the columns class,task; default: the paper\'s tasks (App. B); with '
+                        'folders, each class', applies_to=FILES)
     order: str = option('', 'order of the tasks: names separated by commas, or "shuffled" for Table 7')
     retrieval_list: str = option('', 'JSON list of retrieval clips in CAV-MAE\'s format; default: the whole test split',
                                  applies_to=FILES)
@@ -347,34 +347,3 @@ def check_masks(cfg):
         if num_kept(rho, n) <= num_kept(1 - cfg.mask_ratio, n):
             raise UserError(f'--rho-{name} {rho} with --mask-ratio {cfg.mask_ratio} leaves no selected patch to '
                             'predict: ρ must be larger than 1 − mask ratio')
-
-
-# --------------------------------------------------------------------------------- saved options
-
-def with_older_defaults(saved):
-    """Options of a saved run → all options. A run that was saved before an option existed behaved as with this value
-    of it; most options had their default."""
-    saved = dict(saved)
-    saved.setdefault('candidate_sets', saved.pop('galleries', 1))      # the option's first name
-    if saved.get('dataset', 'shapes') == 'shapes':
-        older = dict(max_roll=-1, min_silent=max(saved.get('max_silent', 1) - 1, 0))
-    else:
-        older = dict(max_roll=10, min_silent=0)
-        saved['candidate_sets'] = 1
-    if saved.get('scorer', 'full') != 'student':       # read by the student alone: the first default, 8, says nothing
-        saved.pop('scorer_every', None)
-    return {f.name: f.default for f in dataclasses.fields(Config)} | older | saved
-
-
-def config_changes(was, now, names=None):
-    """Two dicts of saved options → a sentence for each that differs; of `names`, or of all but RUNTIME_FIELDS
-    and PATH_FIELDS."""
-    was, now = with_older_defaults(was), with_older_defaults(now)
-    sentences = []
-    for name in names or sorted({*was, *now} - RUNTIME_FIELDS - PATH_FIELDS):
-        before, after = was.get(name, 'unknown'), now.get(name, 'unknown')
-        if name == 'init':                             # the file may have moved
-            before, after = Path(before).name, Path(after).name
-        if before != after:
-            sentences.append(f'--{name.replace("_", "-")} was {before!r}, now {after!r}')
-    return sentences

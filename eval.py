@@ -129,17 +129,6 @@ def add_A_and_F(results):
     return results
 
 
-def last_model(results):
-    """results of an evaluation → the task that its last model has just learned"""
-    after = results.get('after', [])
-    return after[-1] if isinstance(after, list) and after else after
-
-
-def ended_early(results):
-    """Whether an evaluation ends before the last task, because the run had not finished."""
-    return last_model(results) in ['initial', *results.get('tasks', [])][:-1]
-
-
 def summarize(rows, names, candidates):
     """`retrieval` after each task, a row per t → the content of results.json. "Avg" is the mean over R@1, 5, 10."""
     results = {'tasks': names, 'candidates': candidates, 'chance': {f'R@{k}': 100 * min(1, k / candidates) for k in K}}

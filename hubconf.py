@@ -18,11 +18,11 @@ if sys.path.count(ROOT) < 2:
     sys.path.append(ROOT)
 
 from avm import AVM, attend
-from config import Config, UserError, preset, with_older_defaults
+from config import Config, UserError, preset
 from data import read_clip
 from model import AudioVideoMAE
 from patches import normalize_frames, patchify
-from utils.checkpoint import read_checkpoint
+from utils.checkpoint import read_checkpoint, with_older_defaults
 from utils.distributed import autocast, get_device
 from utils.video import BadClip
 from utils.weights import load_weights

@@ -28,15 +28,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 import eval as evaluation
 from avm import AVM
-from config import UserError, config_changes
+from config import UserError
 from flava import InitialPretraining, build_method
 from memory import reshard
 from model import AudioVideoMAE, compile_blocks
 from streams.catalogue import open_stream
 from streams.common import ConcatClips, check_batches, data_changes, describe
 from streams.loading import Loader, count_workers, timed
-from utils.checkpoint import (StopRequest, rank_checkpoint, rank_state, read_checkpoint, remove_old, restore_rank_state,
-                              run_lock, save_atomically, write_text)
+from utils.checkpoint import (StopRequest, config_changes, rank_checkpoint, rank_state, read_checkpoint, remove_old,
+                              restore_rank_state, run_lock, save_atomically, write_text)
 from utils.cli import cli_errors, parse, unused_flags
 from utils.distributed import (autocast, barrier, broadcast_object, cleanup, get_rank, get_world_size,
                                init_distributed, print_rank0, uses_checkpointing)

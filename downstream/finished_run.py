@@ -9,12 +9,12 @@ from functools import cached_property
 from pathlib import Path
 
 from avm import AVM
-from config import Config, Sizes, UserError, config_changes, with_older_defaults
+from config import Config, Sizes, UserError
 from model import AudioVideoMAE
 from streams.catalogue import open_stream
 from streams.common import data_changes, describe
 from streams.loading import count_workers
-from utils.checkpoint import read_checkpoint, write_text
+from utils.checkpoint import config_changes, read_checkpoint, with_older_defaults, write_text
 from utils.distributed import get_device, print_once
 from utils.weights import load_weights
 
@@ -152,3 +152,16 @@ def config_from(saved, file):
         return Config(**{name: value for name, value in saved.items() if name not in unknown})
     except UserError as error:
         raise UserError(f'{file}: {error}')
+
+
+# ------------------------------------------------------------------- where an evaluation ends
+
+def last_model(results):
+    """results of an evaluation → the task that its last model has just learned"""
+    after = results.get('after', [])
+    return after[-1] if isinstance(after, list) and after else after
+
+
+def ended_early(results):
+    """Whether an evaluation ends before the last task, because the run had not finished."""
+    return last_model(results) in ['initial', *results.get('tasks', [])][:-1]

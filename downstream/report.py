@@ -14,9 +14,8 @@ import numpy as np
 from matplotlib.ticker import LogLocator
 
 from config import PRETRAINED, Config, preset
-from downstream.finished_run import read_config
+from downstream.finished_run import ended_early, last_model, read_config
 from downstream.pictures import BESIDE, save_figure, task_style
-from eval import ended_early, last_model
 from utils.checkpoint import write_text
 from utils.cli import flag_name
 from utils.markdown import markdown_table

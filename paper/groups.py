@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from config import METHODS, PATH_FIELDS, RUNTIME_FIELDS, SELECTIONS, UserError, reads_option
-from downstream.finished_run import FinishedRun
-from eval import ended_early
+from downstream.finished_run import FinishedRun, ended_early
 from utils.markdown import markdown_table
 
 # The paper's names of methods (Table 1), selections (Table 3) and datasets. A method that you add keeps its own name.

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import config
-from config import (BENCHMARK, PATH_FIELDS, RUNTIME_FIELDS, STREAM_FIELDS, Config, Sizes, UserError, config_changes,
-                    with_older_defaults)
+from config import BENCHMARK, PATH_FIELDS, RUNTIME_FIELDS, STREAM_FIELDS, Config, Sizes, UserError
 from flava import METHODS, WITHOUT_AVM
 from streams import catalogue
+from utils.checkpoint import config_changes, with_older_defaults
 from utils.cli import flag_name, parse, unused_flags
 from utils.weights import pretraining_cache
 

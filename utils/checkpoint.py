@@ -1,10 +1,11 @@
-"""Atomic writes of checkpoints and text files; the lock on a run's folder; signals.
+"""Atomic writes of checkpoints and text files; the lock on a run's folder; signals; options of saved runs.
 
 In:  the state of a run, as tensors and plain values.
 Out: last.pt, which `--resume` continues from. Loading never executes code from a file.
 """
 import argparse
 import contextlib
+import dataclasses
 import os
 import re
 import signal
@@ -16,7 +17,7 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from config import UserError
+from config import PATH_FIELDS, RUNTIME_FIELDS, Config, UserError
 from utils.distributed import all_gather_object, get_rank, get_world_size
 
 
@@ -167,3 +168,34 @@ class StopRequest:
             raise KeyboardInterrupt
         self.requested = True
         tqdm.write('stopping after this step (again: stop at once)')
+
+
+# --------------------------------------------------------------------------------- saved options
+
+def with_older_defaults(saved):
+    """Options of a saved run → all options. A run that does not know an option behaves as with its default, or with the
+    value here."""
+    saved = dict(saved)
+    saved.setdefault('candidate_sets', saved.pop('galleries', 1))      # the option's first name
+    if saved.get('dataset', 'shapes') == 'shapes':
+        older = dict(max_roll=-1, min_silent=max(saved.get('max_silent', 1) - 1, 0))
+    else:
+        older = dict(max_roll=10, min_silent=0)
+        saved['candidate_sets'] = 1
+    if saved.get('scorer', 'full') != 'student':       # only the student reads it; its default was 8
+        saved.pop('scorer_every', None)
+    return {f.name: f.default for f in dataclasses.fields(Config)} | older | saved
+
+
+def config_changes(was, now, names=None):
+    """Two dicts of saved options → a sentence for each that differs; of `names`, or of all but RUNTIME_FIELDS
+    and PATH_FIELDS."""
+    was, now = with_older_defaults(was), with_older_defaults(now)
+    sentences = []
+    for name in names or sorted({*was, *now} - RUNTIME_FIELDS - PATH_FIELDS):
+        before, after = was.get(name, 'unknown'), now.get(name, 'unknown')
+        if name == 'init':                             # the file may have moved
+            before, after = Path(before).name, Path(after).name
+        if before != after:
+            sentences.append(f'--{name.replace("_", "-")} was {before!r}, now {after!r}')
+    return sentences
