@@ -1,4 +1,4 @@
-"""FLAVA and FLAVA+ (§4.3, Algorithm 1): one training step, in its order; and the initial pre-training (App. B).
+"""FLAVA and FLAVA+ (§4.1-4.3, summarized in Algorithm 1): one training step; and the initial pre-training (App. B).
 
 In:  a batch {'audio': (B, t, f) float32, 'video': (B, T, 3, H, W) uint8} of the current stream.
 Out: the loss to minimize, and values to log:  loss, log = method(batch)
