@@ -23,7 +23,7 @@ def apply_diff(text, block):
         return re.sub(r'^\+', '', added, flags=re.M)
     before = plus_lines(re.match(r'(?:\+.*\n)*', block)[0])          # above the first line that the file has
     for sign, line, after in re.findall(r'^([ -])(.*)\n((?:\+.*\n)*)', block, re.M):
-        assert text.count('\n' + line) == 1, line
+        assert text.count('\n' + line) == 1, f'not in the code: {line}. Mend or remove this section of extending.md'
         start = text.index('\n' + line) + 1
         if sign == '-':
             text = text[:start] + plus_lines(after).removesuffix('\n') + text[start + len(line):]
@@ -123,7 +123,7 @@ def test_the_commands_run(changed):
     assert len(read('csv/results.json')['tasks']) == 3
     found = read('sharp/eval/alignment.json')['alignment']
     assert len(found) == 7 and all(0 < x < 4 for x in found)
-    assert len(read('mirrored/results.json')['tasks']) == 3
+    assert len(read('mirrored/results.json')['tasks']) == 6
     assert optimizer('warmup')['lr'] == pytest.approx(read('warmup/config.json')['lr'] / 100)
     assert optimizer('adamw')['decoupled_weight_decay'] and optimizer('adamw')['weight_decay'] == 1e-2
     logged = folder / 'runs' / 'logged'

@@ -140,7 +140,8 @@ def load_weights(path, backbone, avm):
     wrong = [f'{name} is {tuple(value.shape)}, here {tuple(own[name].shape)}'
              for name, value in found.items() if value.shape != own[name].shape]
     if wrong:
-        raise UserError(f'{path}: weights of another size: {wrong[0]} ({len(wrong)} tensors differ)')
+        raise UserError(f'{path}: weights of another size: {wrong[0]} ({len(wrong)} tensors differ). Without --init, '
+                        '--pretrain-steps -1 trains initial weights of this size')
     if not found:
         raise UserError(f'{path}: none of its {len(weights)} tensors is known here (the first: {next(iter(weights))})')
     with torch.no_grad():
