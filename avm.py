@@ -1,7 +1,7 @@
 """The audio-video matching module, AVM (§4.1, App. D).
 
-A small module on the frozen backbone. It learns whether audio and video belong together. Its cross-attention shows
-which patches of one modality the other modality attends to.
+A small module on the backbone's output, without gradient through the backbone. It learns whether audio and video belong
+together. Its cross-attention shows which patches of one modality the other modality attends to.
 
 In:  õ_a (B, M, D), õ_v (B, N, D): the backbone's joint representation of all patches, without gradient.
 Out: importance scores I_a (B, M), I_v (B, N) of Eq. 2 and 3; queries and keys for the selection; L^avm of Eq. 11.
@@ -72,8 +72,8 @@ class AVM(nn.Module):
 def mean_as_released(V):
     """MeanPool of Eq. 11: "we average the values head-wise and token-wise".  V (B, H, n, d) → (B, D)
 
-    The released module reshapes (B, H, n, d) to (B, n, H·d) without a transpose. So each group of d outputs averages
-    every H-th token, over all heads. The released weights were trained with this mean (N5).
+    The released module reshapes (B, H, n, d) to (B, n, H·d) without a transpose, and the released weights were trained
+    with it (N5). List the H·n rows of length d head by head: outputs g·d to (g+1)·d are the mean of rows g, g+H, g+2H …
     """
     B, H, n, d = V.shape
     return V.reshape(B, n, H * d).mean(1)
@@ -143,5 +143,5 @@ def matching_loss(backbone, avm, tokens, patches):
                                              patches.ids_a[audio_of], patches.ids_v[mismatched])
         joint_a, joint_v = joint_a.index_copy(0, mismatched, fused_a), joint_v.index_copy(0, mismatched, fused_v)
         matched = matched.index_fill(0, mismatched, 0)
-    logit = backbone.recompute(avm.match, joint_a, joint_v)     # the only part of the scoring pass with a gradient
+    logit = backbone.checkpointed(avm.match, joint_a, joint_v)  # the only part of the scoring pass with a gradient
     return F.binary_cross_entropy_with_logits(logit.float(), matched)

@@ -145,12 +145,12 @@ class MATS(DERpp):
 # ---------------------------------------------------------------------- MIR, GMED: a virtual step
 
 def isolated_rng(device):
-    """A context that restores the random states at its end, so that training goes on as without it."""
+    """A context that restores the random states at its end, so a virtual step does not change later random numbers."""
     return torch.random.fork_rng([device] if device.type == 'cuda' else [])
 
 
-def float32(device):
-    """A context without autocast: a virtual step changes weights by less than bf16 resolves."""
+def no_autocast(device):
+    """A context in float32: a virtual step changes weights by less than bf16 resolves."""
     return torch.autocast(device.type, enabled=False)
 
 
@@ -204,7 +204,7 @@ class MIR(Replay):
         """ℓ(x; θᵛ) − ℓ(x; θ) of each candidate, (n,), both under the same mask. patches, candidates: of whole clips"""
         cfg = self.cfg
         device = candidates.x_a.device
-        with isolated_rng(device), float32(device):
+        with isolated_rng(device), no_autocast(device):
             gradient = batch_gradient(cfg, self.backbone, patches)
             masks = random_masks(cfg, candidates)
             before = loss_per_pair(cfg, run_backbone(cfg, self.backbone, candidates, masks))
@@ -238,7 +238,7 @@ class GMED(Replay):
             self.memory.replace(edited_a=edited.x_a, edited_v=edited.x_v)
             patches = concat_patches(current, edited)
         losses = run_backbone(cfg, self.backbone, patches)
-        self.memory.add(edited_a=current.x_a, edited_v=current.x_v)
+        self.memory.add(edited_a=current.x_a, edited_v=current.x_v)        # not edited yet
         return self.total_loss(losses), log_dict(losses)
 
     def edit(self, patches, replayed):
@@ -248,7 +248,7 @@ class GMED(Replay):
         """
         cfg = self.cfg
         device = replayed.x_a.device
-        with isolated_rng(device), float32(device):
+        with isolated_rng(device), no_autocast(device):
             gradient = batch_gradient(cfg, self.backbone, patches)
             masks = random_masks(cfg, replayed)
             before_a, before_v = self.input_gradient(replayed, masks)

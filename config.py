@@ -1,4 +1,4 @@
-"""Every hyperparameter: its default, its range, where the paper has it (Tables 5 and 6, App. B, C, F).
+"""Every hyperparameter: its default, its range, and the source of the default (Tables 5 and 6, App. B, C, F; notes).
 
 In:  values for some fields, by name.
 Out: a Config. An impossible value or combination raises UserError.
@@ -48,7 +48,7 @@ def in_bounds(value, bounds):
 
 
 def num_kept(ratio, n):
-    """⌊ratio · n⌋ (N18). The small term keeps 0.2 · 40 = 7.999… at 8."""
+    """⌊ratio · n⌋ (N18). The small term keeps (1 − 0.8) · 40 = 7.999… at 8."""
     return int(ratio * n + 1e-6)
 
 
@@ -56,21 +56,21 @@ def num_kept(ratio, n):
 
 @dataclass
 class Sizes:
-    """Every number that a tensor's shape depends on. The defaults are the paper's (N1)."""
-    image_size: int = option(224, 'H = W in pixels; App. B', min=1)
+    """Every number that a tensor's shape depends on. The defaults are those of the released code (N1, N2)."""
+    image_size: int = option(224, 'H = W in pixels', min=1)
     num_frames: int = option(4, 'T, frames one second apart', min=1)
     audio_frames: int = option(1024, 't, spectrogram frames: ten seconds', min=1)
     mel_bins: int = option(128, 'f, mel bins of the spectrogram', min=4)
     frame_shift: float = option(10.0, 'milliseconds between two spectrogram frames', min=0.0625, max=10_000)
-    patch_size: int = option(16, 'p, side of a patch; §3.1', min=1)
+    patch_size: int = option(16, 'p, side of a patch', min=1)
     embed_dim: int = option(768, 'D, embedding dimension of ViT-B', min=1)
     num_heads: int = option(12, 'attention heads of E_a, E_v and E_f', min=1)
-    encoder_depth: int = option(10, 'blocks of E_a, and of E_v; App. C', min=1)
-    fusion_depth: int = option(2, 'blocks of E_f; App. C', min=1)
-    decoder_embed_dim: int = option(512, 'embedding dimension of the decoder D; App. C', min=1)
+    encoder_depth: int = option(10, 'blocks of E_a, and of E_v', min=1)
+    fusion_depth: int = option(2, 'blocks of E_f', min=1)
+    decoder_embed_dim: int = option(512, 'embedding dimension of the decoder D', min=1)
     decoder_depth: int = option(8, 'blocks of the decoder', min=1)
     decoder_num_heads: int = option(16, 'attention heads of the decoder', min=1)
-    avm_heads: int = option(12, 'H, attention heads of the AVM; App. D', min=1)
+    avm_heads: int = option(12, 'H, attention heads of the AVM', min=1)
 
     @property
     def grid_a(self):
@@ -112,7 +112,7 @@ class Config(Sizes):
                                  applies_to=FILES)
     pretrain_data: str = option('', 'second dataset for the initial pre-training (App. B): AudioSet\'s folder for '
                                 'vggsound, VGGSound\'s folder for audioset', applies_to='vggsound, audioset')
-    clips_per_class: int = option(400, 'maximum number of training clips per class; App. B', min=1,
+    clips_per_class: int = option(400, 'maximum number of training clips per class; N34', min=1,
                                   applies_to='vggsound')
     clips_per_task: int = option(1000, 'training clips per task of shapes', min=1, max=10 ** 6, applies_to='shapes')
     test_clips: int = option(60, 'retrieval clips per task of shapes', min=1, max=10 ** 6, applies_to='shapes')
@@ -133,7 +133,8 @@ class Config(Sizes):
 
     # Method
     method: str = option('flava', 'App. A; FLAVA is §4', choices=METHODS)
-    mask_ratio: float = option(0.8, 'share of all patches that is masked; App. C', over=0, under=1)
+    mask_ratio: float = option(0.8, '1 − this share of all patches is visible to the encoders; App. C, N7', over=0,
+                               under=1)
     lam: float = option(0.1, 'λ, weight of the contrastive loss ℓ^c; as released', min=0)
     tau: float = option(0.05, 'τ, temperature of Eq. 9; as released', over=0)
     mae_weight: float = option(1.0, 'weight of ℓ^r in the stream; 0 removes it (Fig. 11)', min=0)
@@ -187,7 +188,7 @@ class Config(Sizes):
     steps: int = option(-1, 'maximum number of steps per task; -1: no maximum', min=-1)
     seed: int = option(0, 'seed of weights, data order, masks and selection', min=0, max=2 ** 32 - 1)
     init: str = option('', 'initial weights: the authors\', an ImageNet MAE ViT-B, or this project\'s')
-    pretrain_epochs: int = option(10, 'epochs of the initial pre-training (App. B)', min=1, max=10 ** 6,
+    pretrain_epochs: int = option(10, 'epochs of the initial pre-training; N36', min=1, max=10 ** 6,
                                   applies_to=PRETRAINING)
     pretrain_steps: int = option(-1, 'maximum number of steps of the initial pre-training; 0: none, -1: no maximum. '
                                  'Small shapes start from weights/shapes_small.pt, unless a pre-training option is '
@@ -255,7 +256,7 @@ PRETRAINED = Path(__file__).parent / 'weights' / 'shapes_small.pt'   # initial p
 RUNTIME_FIELDS = {   # may change when a run is resumed; results depend on them by rounding at most
     'workers', 'keep_models', 'save_every', 'log_every', 'tensorboard', 'device', 'activation_checkpointing', 'compile',
     'out', 'cache', 'max_bad'}
-PATH_FIELDS = {'data', 'pretrain_data', 'tasks', 'retrieval_list'}   # may move: what they hold is compared instead
+PATH_FIELDS = {'data', 'pretrain_data', 'tasks', 'retrieval_list'}   # may change too: the clips are compared instead
 STREAM_FIELDS = {   # options of the stream: the initial pre-training does not depend on them
     'order', 'retrieval_list', 'clips_per_task', 'test_clips', 'candidate_sets', 'method', 'mask_ratio', 'mae_weight',
     'memory_size', 'alpha', 'beta', 'rho_a', 'rho_v', 'chunk', 'selection', 'rank_share', 'rank_weight',
@@ -274,6 +275,7 @@ def preset(dataset='shapes', size=''):
 def reads_option(cfg, name):
     """Whether a run with these options reads the option: its `applies_to` names one of the run's kinds."""
     applies_to = Config.__dataclass_fields__[name].metadata['applies_to']
+    # random and mats replace FLAVA (`flava.py`: build_method): they have neither its options nor a scorer
     kinds = {cfg.dataset, cfg.selection} if cfg.selection in ('random', 'mats') else {cfg.dataset, cfg.method}
     kinds |= {cfg.selection, cfg.scorer} if cfg.method in ('flava', 'flava+') else set()
     kinds |= {FILES} if cfg.dataset != 'shapes' else set()

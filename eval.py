@@ -160,7 +160,8 @@ def results_table(method, results):
 # --------------------------------------------------------------------------------- the command line
 
 def evaluate(run, args):
-    """Zero-shot retrieval with each model of a run (Table 1) → results"""
+    """Zero-shot retrieval with each model of a FinishedRun (`downstream/finished_run.py`; Table 1) → results.
+    run.models(): [(t, name of the task just learned, file)]"""
     from downstream.multi_model import group_models
     models = run.models()
     models = [model for model in models if model[0] > 0] or models     # acc starts after the first task
@@ -240,8 +241,8 @@ def make_parser():
 
 def unused_options(args):
     """A sentence for each option that has no effect here"""
-    of_heads = ['finetune', 'clips', 'epochs', 'batch_size', 'lr', 'seed']
-    unused = [] if args.eval in ('classification', 'ave') else of_heads
+    head_options = ['finetune', 'clips', 'epochs', 'batch_size', 'lr', 'seed']
+    unused = [] if args.eval in ('classification', 'ave') else head_options
     unused += [] if args.video else ['out']
     what = f'--eval {args.eval}' if args.eval else 'the table of runs'
     return [f'{flag_name(name)} has no effect on {what}' for name in unused if getattr(args, name)]

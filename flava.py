@@ -49,7 +49,7 @@ class FLAVA(DERpp):
         cfg, B = self.cfg, len(batch['audio'])
         patches = patchify(batch, cfg.patch_size)
 
-        # score all patches: importance I (§4.1), and pruning probability P by replayed pairs (§4.2)
+        # score all patches: importance I (§4.1), and pruning probability P, for which past pairs are replayed (§4.2)
         scores, past = self.score(batch, patches)
 
         # select patches (§4.3)
@@ -59,7 +59,7 @@ class FLAVA(DERpp):
         # learn from them and from replayed pairs, as DER++ does
         replayed = self.select_replayed(past) if past else None
         loss, log, losses = self.replay_loss(current, past, replayed)                          # ℓ^r + λℓ^c + αℓ^p
-        loss, log['avm'] = loss + scores.avm_loss, scores.avm_loss.detach()                    # + L^avm, weight 1 (N11)
+        loss, log['avm'] = loss + scores.loss, scores.loss.detach()                            # + L^avm, weight 1 (N11)
 
         # offer the current pairs to the memory
         self.memory.add(pooled_a=losses.pooled_a[:B], pooled_v=losses.pooled_v[:B], **scores.queries,

@@ -109,7 +109,7 @@ class Memory:
         return dict(capacity=self.capacity, seen=self.seen, rows=filled)
 
     def load_state_dict(self, state, device):
-        """state_dict's rows, for batches on this device"""
+        """Restore from state_dict; device: of the batches."""
         self.capacity, self.seen = state['capacity'], state['seen']
         if state['rows']:
             self.allocate({name: (x.shape[1:], x.dtype) for name, x in state['rows'].items()}, torch.device(device))
@@ -133,7 +133,8 @@ def reservoir_slots(seen, capacity, B):
 
 
 def penalty(past, pooled_a, pooled_v):
-    """ℓ^p, as in DER++ (§4.3, N10): how far the pooled embeddings of replayed pairs are from the stored ones.
+    """ℓ^p, as in DER++ (§4.3, N10): how far the pooled embeddings of replayed pairs are from the stored ones. The
+    stored ones come from another mask, and for FLAVA from another selection.
 
     past['pooled_a'], past['pooled_v'] (n, D): stored; pooled_a, pooled_v (n, D): the same pairs by the model in
     training → scalar; α weighs it
@@ -175,7 +176,7 @@ def reshard(states, rank, world_size, capacity):
     share = min(capacity, stored // world_size)
     mine = torch.randperm(stored, generator=torch.Generator().manual_seed(seen))[rank::world_size][:share]
     rows = {name: torch.cat([state['rows'][name] for state in states])[mine] for name in states[0]['rows']}
-    # A full reservoir keeps a new pair with probability capacity / seen. So this rank's share becomes its capacity.
+    # full: of seen / world_size pairs, the share is kept. With a larger capacity, later pairs would be kept more often
     if seen > stored:
         return dict(capacity=max(1, share), seen=seen // world_size, rows=rows)
     return dict(capacity=capacity, seen=share, rows=rows)

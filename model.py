@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from config import SIZES, Sizes
-from patches import gather, patchify, random_masks, to_float
+from patches import gather_rows, patchify, random_masks, to_float
 from utils.distributed import all_gather_with_grad, get_rank
 from utils.weights import backbone_weights
 
@@ -171,7 +171,7 @@ class AudioVideoMAE(nn.Module):
                                  'v': nn.Parameter(sincos_2d(dim, rows, columns).repeat(1, frames, 1))})
 
     def load_state_dict(self, state_dict, *args, **kwargs):
-        """torch's, also for the weights of a saved model: their names begin with "backbone.", or are older ones."""
+        """Also loads saved models, whose names start with "backbone." or are those of an older version."""
         return super().load_state_dict(backbone_weights(state_dict), *args, **kwargs)
 
     def forward(self, patches, masks, tau):
@@ -188,18 +188,18 @@ class AudioVideoMAE(nn.Module):
         ids_keep_v, ids_mask_v = patches.ids_v.gather(1, mask_v.keep), patches.ids_v.gather(1, mask_v.masked)
 
         # encode the visible patches
-        o_a, o_v = self.encode(gather(patches.x_a, mask_a.keep), gather(patches.x_v, mask_v.keep),
+        o_a, o_v = self.encode(gather_rows(patches.x_a, mask_a.keep), gather_rows(patches.x_v, mask_v.keep),
                                ids_keep_a, ids_keep_v)
 
-        # reconstruct the masked patches from both modalities: ℓ^r
-        joint_a, joint_v = self.recompute(self.fuse, o_a, o_v, ids_keep_a, ids_keep_v)
+        # reconstruct the masked patches from both modalities: ℓ^r; `checkpointed`: with activation checkpointing
+        joint_a, joint_v = self.checkpointed(self.fuse, o_a, o_v, ids_keep_a, ids_keep_v)
         pred_a = self.decode(joint_a, ids_keep_a, ids_mask_a, 'a')
         pred_v = self.decode(joint_v, ids_keep_v, ids_mask_v, 'v')
-        mae_a = reconstruction_loss(pred_a, gather(patches.x_a, mask_a.masked))
-        mae_v = reconstruction_loss(pred_v, gather(patches.x_v, mask_v.masked))
+        mae_a = reconstruction_loss(pred_a, gather_rows(patches.x_a, mask_a.masked))
+        mae_v = reconstruction_loss(pred_v, gather_rows(patches.x_v, mask_v.masked))
 
         # contrast the pooled embeddings of each modality alone: ℓ^c
-        c_a, c_v = self.recompute(self.pool, o_a, o_v, ids_keep_a, ids_keep_v)
+        c_a, c_v = self.checkpointed(self.pool, o_a, o_v, ids_keep_a, ids_keep_v)
         return Losses(mae_a, mae_v, contrastive_loss(c_a, c_v, tau), c_a, c_v)
 
     def encode(self, x_a, x_v, ids_a, ids_v):
@@ -221,7 +221,7 @@ class AudioVideoMAE(nn.Module):
 
     def fuse(self, o_a, o_v, ids_a, ids_v):
         """E_f on both modalities jointly.  → õ_a (B, m, D), õ_v (B, n, D), before E_f's last LayerNorm: the decoder
-        applies norm['joint'] to them, the AVM its own LayerNorms"""
+        applies norm['joint'] to them, the AVM applies its own LayerNorms"""
         x = torch.cat([add_positions(o_a, self.fusion_pos['a'], ids_a),
                        add_positions(o_v, self.fusion_pos['v'], ids_v)], 1)
         for block in self.fusion:
@@ -254,7 +254,7 @@ class AudioVideoMAE(nn.Module):
             x = block(x)
         return self.head[modality](self.decoder_norm(x[:, ids_keep.shape[1]:]))    # masked patches only
 
-    def recompute(self, function, *inputs):
+    def checkpointed(self, function, *inputs):
         """function(*inputs), with activation checkpointing if it is on: keep only the inputs for the backward pass, and
         recompute the rest there. Nothing inside is random. The fusion runs twice on the same tokens, once per loss:
         checkpointing it saves a quarter of the activations of encoders and fusion, for a twenty-fifth of the

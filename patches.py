@@ -66,7 +66,7 @@ def patchify(batch, p):
 
 # ------------------------------------------------------------------------- Eq. 7: selected patches
 
-def gather(x, ids):
+def gather_rows(x, ids):
     """x (B, n, ...), ids (B, k) → (B, k, ...): for each sample its own rows."""
     B, n = x.shape[:2]
     # one flat list of rows: index_select copies whole rows, which is faster than torch.gather
@@ -76,7 +76,7 @@ def gather(x, ids):
 
 def gather_patches(patches, ids_a, ids_v):
     """Eq. 7: x̂_a (B, κ_a, p·p), x̂_v (B, κ_v, p·p·3). patches: of whole clips; ids_a, ids_v: S̃_a, S̃_v"""
-    return Patches(gather(patches.x_a, ids_a), gather(patches.x_v, ids_v), ids_a, ids_v)
+    return Patches(gather_rows(patches.x_a, ids_a), gather_rows(patches.x_v, ids_v), ids_a, ids_v)
 
 
 def concat_patches(current, past):

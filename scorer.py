@@ -6,14 +6,15 @@ Out: Scores of all patches, as `FLAVA.score_by_avm` computes them, approximately
 The pass that scores all patches is a third of FLAVA's operations (results/details-cost.md). App. K names this pass as
 the limitation of the method. Two ways to spend less:
 
-    grid      the AVM scores every second patch along each side; I and P are interpolated in between
-    student   a narrow network predicts I from the patch embeddings; every 4th step the AVM scores and teaches it
+    grid      the AVM scores every k-th patch along each side (`--scorer-stride`); I and P are interpolated in between
+    student   a narrow network predicts I from the patch embeddings; every k-th step (`--scorer-every`) the AVM scores
+              and teaches it
 
 In training the encoders see a fifth of the patches at a time, so a sparse grid is like their usual input. The student
 has no queries and keys, so it is for selections without P.
 
 On a grid of m patches, κ of Eq. 4 is ⌊ρ·m⌋. A patch beside one with P > 0 gets an interpolated P. The interpolated I
-does not sum to 1, which drawing by weight does not need.
+does not sum to 1; drawing by weight does not need that.
 """
 import math
 
@@ -31,7 +32,7 @@ from selection import Scores
 def score_on_grid(method, batch, patches):
     """FLAVA's I, P and L^avm on the patches of a grid → Scores, interpolated to all patches; the replayed pairs"""
     grid = Grid(method.cfg, patches.ids_a.device)
-    scores, past = method.score_by_avm(batch, grid.take(patches))
+    scores, past = method.score_by_avm(batch, grid.subset(patches))
     (I_a, I_v), (P_a, P_v) = grid.fill(scores.I_a, scores.I_v), grid.fill(scores.P_a, scores.P_v)
     return scores._replace(I_a=I_a, I_v=I_v, P_a=P_a, P_v=P_v), past
 
@@ -45,7 +46,7 @@ class Grid:
         self.axes_a = [axis_positions(length, cfg.scorer_stride, device) for length in self.grid_a]
         self.axes_v = [axis_positions(length, cfg.scorer_stride, device) for length in self.grid_v[1:]]
 
-    def take(self, patches):
+    def subset(self, patches):
         """Patches of whole clips → Patches of the grid"""
         B = len(patches.x_a)
         return gather_patches(patches, grid_ids(self.grid_a, *self.axes_a).expand(B, -1),
@@ -65,13 +66,13 @@ def axis_positions(length, stride, device):
 def grid_ids(grid, rows, columns):
     """grid (..., rows, columns) in patches → positions of those rows and columns, in all frames: (n,)"""
     *frames, num_rows, num_columns = grid
-    frames = torch.arange(math.prod(frames), device=rows.device)
+    frames = torch.arange(math.prod(frames), device=rows.device)       # T,r,c below
     return ((frames[:, None, None] * num_rows + rows[:, None]) * num_columns + columns).flatten()
 
 
 def interpolate(x, grid, rows, columns):
-    """Bilinear interpolation; beyond the outermost rows and columns, their values. In x's precision: bf16 would round
-    the I of important patches to equal values.
+    """Bilinear interpolation; beyond the outermost rows and columns, the nearest values. In x's precision: bf16 would
+    round the I of important patches to equal values.
 
     x (B, n) at those rows and columns → (B, all patches of the grid)
     """
@@ -93,8 +94,8 @@ def linear_weights(length, positions):
 
 def score_by_student(method, batch, patches):
     """The student predicts I; P = 0. Every k-th step the AVM scores and learns, and teaches the student.
-    → Scores, whose avm_loss has the student's loss too; the replayed pairs"""
-    step = method.memory.seen // len(patches.x_a)      # steps so far, because each adds a batch to the memory
+    → Scores; the replayed pairs"""
+    step = method.memory.seen // len(patches.x_a)      # grows by 1 a step, because a step adds a batch to the memory
     if step % method.cfg.scorer_every == 0:
         attention, avm_loss = method.localize(patches)
         I_a, I_v = attention.importance_a, attention.importance_v
@@ -103,7 +104,7 @@ def score_by_student(method, batch, patches):
         with torch.no_grad():
             log_a, log_v = method.student(method.backbone, patches)
         I_a, I_v, loss = log_a.exp(), log_v.exp(), log_a.new_zeros(())
-    scores = Scores(I_a, I_v, torch.zeros_like(I_a), torch.zeros_like(I_v), queries={}, avm_loss=loss)
+    scores = Scores(I_a, I_v, torch.zeros_like(I_a), torch.zeros_like(I_v), queries={}, loss=loss)
     return scores, method.sample(batch)
 
 

@@ -28,8 +28,8 @@ class Scores(NamedTuple):
     I_v: torch.Tensor        # B,N
     P_a: torch.Tensor        # B,M     pruning probability, Eq. 5
     P_v: torch.Tensor        # B,N
-    queries: dict            # {query_a, query_v}: q̂_a, q̂_v (B, H, d) of Eq. 4, for the memory
-    avm_loss: torch.Tensor   # L^avm of Eq. 11: scoring trains the AVM
+    queries: dict            # {query_a, query_v}: q̂_a, q̂_v (B, H, d) of Eq. 4, for the memory; {} with a student
+    loss: torch.Tensor       # what trains the scorer: L^avm of Eq. 11; with a student, its loss too
 
 
 # --------------------------------------------------------------- Eq. 4, 5: the pruning probability
@@ -40,34 +40,34 @@ def discriminative_query(I, q, kappa):
     I (B, n), q (B, H, n, d) → q̂ (B, H, d)
     """
     weight, S = I.topk(kappa, dim=1)                   # S = argsort(I), descending (N14)
-    q_top = take_patches(q, S)                         # B,H,κ,d
+    q_top = gather_tokens(q, S)                        # B,H,κ,d
     weight = weight / weight.sum(1, keepdim=True)
     return torch.einsum('bhkd,bk->bhd', q_top, weight.to(q.dtype))
 
 
 def prune_probability(I, k, query, past_query, kappa):
-    """k̂, Â of Eq. 4, and Eq. 5: of the attention of the current and the past query to a patch, the share of the past.
+    """k̂, Â of Eq. 4, and Eq. 5: the Softmax over the current and the past query's attention to each patch.
 
     I (B, n), k (B, H, n, d)       importance and keys of one modality
     query, past_query (B, H, d)    q̂ and q̂ᵖ of the other modality, current and from the memory
-    returns P (B, n) in [0, 1]: ½ where both attend alike (N15); 0 outside the κ most important patches (N16)
+    returns P (B, n): the past query's part, ½ where both attend alike (N15); 0 outside the κ most important (N16)
     """
     S = I.topk(kappa, dim=1).indices
-    k_top = take_patches(k, S)                                         # k̂: B,H,κ,d
+    k_top = gather_tokens(k, S)                                        # k̂: B,H,κ,d
     logits = mu(query[:, :, None], k_top, beta=1).squeeze(2)           # Â: B,H,κ
     past_logits = mu(past_query[:, :, None], k_top, beta=1).squeeze(2)                 # Âᵖ: B,H,κ
     share_of_past = torch.stack([logits, past_logits]).softmax(0)[1].mean(1)           # B,κ: the mean over heads
     return torch.zeros_like(I).scatter(1, S, share_of_past.to(I.dtype))
 
 
-def take_patches(x, S):
+def gather_tokens(x, S):
     """x (B, H, n, d), S (B, κ) → (B, H, κ, d)"""
     return x.gather(2, S[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
 
 
 def sample_pruned(P):
-    """The Bernoulli draws of Eq. 6: P (B, n) → pruned (B, n), 1 where a patch is pruned. After a NaN loss P is NaN,
-    which torch.bernoulli refuses; 0 in its place, and the training loop reports the NaN."""
+    """The Bernoulli draws of Eq. 6: P (B, n) → pruned (B, n), 1 where a patch is pruned. After a NaN loss P is NaN.
+    torch.bernoulli raises an error on NaN, so NaN becomes 0; the training loop reports the NaN loss."""
     return torch.bernoulli(P.nan_to_num(0)).long()
 
 
@@ -93,7 +93,9 @@ def select_video(weight, P, kappa):
     """
     pruned = sample_pruned(P)
     order = draw_order(weight)
-    unpruned_first = pruned.gather(1, order).argsort(dim=1, stable=True)   # otherwise in the order drawn
+    # Without the pruned patches, the others are still in an order drawn by weight. So moving the pruned ones to the end
+    # is the draw of Eq. 6, where their weight is 0.
+    unpruned_first = pruned.gather(1, order).argsort(dim=1, stable=True)
     return order.gather(1, unpruned_first)[:, :kappa]
 
 
@@ -111,7 +113,7 @@ def select_audio(weight, P, kappa, grid, chunk):
            one counted are complete: each of their unpruned patches is taken
         4. the last chunk counted has a surplus: drop it from its tail; drop it from its head if of its two neighbours
            in time only the next is complete (N20)
-        5. take κ patches: unpruned before pruned (N19), by the chunk's place in the order drawn, by place in the chunk
+        5. take κ patches: unpruned before pruned (N19), by the chunk's index in the order drawn, by index in the chunk
     """
     B, M = weight.shape
     time, freq = grid
@@ -122,24 +124,24 @@ def select_audio(weight, P, kappa, grid, chunk):
 
     # 2. draw an order of chunks
     order = draw_order(weight.reshape(B, num_chunks, size).mean(2))    # t_select: B,chunks
-    drawn_as = inverse_permutation(order)                              # place of each chunk in the order drawn
+    draw_index = inverse_permutation(order)                              # index of each chunk in the order drawn
 
     # 3. count unpruned patches until κ are reached
     unpruned = size - pruned.reshape(B, num_chunks, size).sum(2)       # B,chunks
     counted = unpruned.gather(1, order).cumsum(1)                      # B,chunks, in the order drawn
     # with fewer than κ unpruned patches, all chunks are counted (N19)
-    last = (counted < kappa).sum(1, keepdim=True).clamp(max=num_chunks - 1)            # B,1: place of the last one
-    complete = drawn_as < last                                         # B,chunks, in time
+    last_index = (counted < kappa).sum(1, keepdim=True).clamp(max=num_chunks - 1)      # B,1: of the last chunk counted
+    complete = draw_index < last_index                                         # B,chunks, in time
 
     # 4. number the patches of the last chunk from the end that is kept: the cut to κ below drops the other end
     previous_complete = F.pad(complete, (1, 0))[:, :-1]                # is the previous chunk in time complete?
     next_complete = F.pad(complete, (0, 1))[:, 1:]
-    drop_head = (drawn_as == last) & next_complete & ~previous_complete
-    place = torch.arange(size, device=weight.device).expand(B, num_chunks, size)
-    place = torch.where(drop_head[:, :, None], size - 1 - place, place)
+    drop_head = (draw_index == last_index) & next_complete & ~previous_complete
+    index_in_chunk = torch.arange(size, device=weight.device).expand(B, num_chunks, size)
+    index_in_chunk = torch.where(drop_head[:, :, None], size - 1 - index_in_chunk, index_in_chunk)
 
-    # 5. one integer per patch sorts them: pruned last, then by the order of chunks, then by place in the chunk
-    key = pruned * M + (drawn_as[:, :, None] * size + place).reshape(B, M)
+    # 5. one integer per patch sorts them: pruned last, then by the order of chunks, then by index in the chunk
+    key = pruned * M + (draw_index[:, :, None] * size + index_in_chunk).reshape(B, M)
     return key.argsort(1)[:, :kappa]
 
 
@@ -164,7 +166,7 @@ def draw_weights(cfg, I_a, I_v, P_a, P_v):
         importance      I, no pruning: LAVA (Table 3)      rank            video by rank of I, no pruning: ours
         forget-robust   uniform, P: FRS (Table 3, N21)     rank-excess     video by rank of I, the excess of P: ours
     """
-    # weights; audio is drawn by I under `rank` too, because its rank gained nothing (results/details-rank.md)
+    # weights; `rank` draws audio by I, because drawing audio by rank gave no gain (results/details-rank.md)
     weight_a, weight_v = I_a, I_v
     if cfg.selection == 'forget-robust':
         weight_a, weight_v = torch.ones_like(I_a), torch.ones_like(I_v)

@@ -78,7 +78,7 @@ def train_task(run, clips, batches, title):
                     pin=run.device.type == 'cuda')
     with Progress(run, title, batches) as progress:
         for batch in timed(loader, progress.waits):
-            run.skipped.add(batch['bad'])
+            run.skipped.add(batch['bad'])                  # names of unreadable clips; another clip replaces each
             batch = {name: batch[name].to(run.device, non_blocking=True) for name in ('audio', 'video')}
 
             # forward, backward, optimizer
@@ -111,21 +111,22 @@ class PretrainingPlan(NamedTuple):
 
 def plan_pretraining(run, stream, checkpoint):
     """→ PretrainingPlan"""
-    cfg, clips = run.cfg, len(stream.pretrain)
-    if cfg.pretrain_steps == 0:
+    cfg, num_clips = run.cfg, len(stream.pretrain)
+    if cfg.pretrain_steps == 0:                        # as by default for small shapes, with --init (`utils/cli.py`)
         return PretrainingPlan('skip', f'none: {cfg.init} has initial weights' if cfg.init
                                else 'none: --pretrain-steps 0')
-    if clips == 0:
+    if num_clips == 0:
         return PretrainingPlan('skip', 'none: every class belongs to a task (--init reads initial weights)')
     if checkpoint and checkpoint['phase'] == 'stream':
         return PretrainingPlan('skip', 'done')
     path = pretraining_cache(cfg, run.device, stream.pretrain_digest)
-    # a resumed run goes on with its own; rank 0 decides for all ranks, which may see the file at different times
+    # a resumed run continues its own pre-training; rank 0 decides, because ranks may see the file at different times
     if not checkpoint and broadcast_object(path.exists()):
         return PretrainingPlan('load', f'{path} of an earlier run has it', path=path)
-    batches = make_batches(clips, cfg.pretrain_batch_size, cfg.pretrain_epochs, cfg.pretrain_steps, cfg.seed)
-    return PretrainingPlan('train', f'{len(batches):,} steps on the {clips:,} training clips of classes in no task, as '
-                           'in the paper (App. B); --pretrain-steps 0 leaves it out', batches, path)
+    batches = make_batches(num_clips, cfg.pretrain_batch_size, cfg.pretrain_epochs, cfg.pretrain_steps, cfg.seed)
+    summary = (f'{len(batches):,} steps on the {num_clips:,} training clips of classes in no task, as in the paper '
+               '(App. B); --pretrain-steps 0 leaves it out')
+    return PretrainingPlan('train', summary, batches, path)
 
 
 def pretrain(run, stream, checkpoint, plan):
@@ -159,20 +160,20 @@ def list_tasks(cfg, stream):
     return list(zip(stream.names, stream.train, steps))
 
 
-def make_batches(clips, batch_size, epochs, max_steps, seed):
+def make_batches(num_clips, batch_size, epochs, max_steps, seed):
     """The Batches of a phase. An incomplete last batch is dropped; a set smaller than a batch is one batch."""
-    batch_size = min(batch_size, clips) // get_world_size() * get_world_size()
+    batch_size = min(batch_size, num_clips) // get_world_size() * get_world_size()
     if batch_size == 0:
-        raise UserError(f'{clips} clips cannot be split over {get_world_size()} processes')
-    steps = clips // batch_size * epochs
-    return Batches(clips, batch_size, min(steps, max_steps) if max_steps >= 0 else steps, seed)
+        raise UserError(f'{num_clips} clips cannot be split over {get_world_size()} processes')
+    steps = num_clips // batch_size * epochs
+    return Batches(num_clips, batch_size, min(steps, max_steps) if max_steps >= 0 else steps, seed)
 
 
 @dataclass
 class Batches:
     """A batch sampler: lists of (clip, seed of its augmentation), from start_step on. The seed determines all batches,
     so a resumed run gets the same ones. Each rank gets its share of every batch."""
-    clips: int
+    num_clips: int
     batch_size: int
     steps: int
     seed: int
@@ -183,13 +184,13 @@ class Batches:
 
     @property
     def steps_per_epoch(self):
-        return self.clips // self.batch_size
+        return self.num_clips // self.batch_size
 
     def __iter__(self):
         generator, steps_per_epoch = torch.Generator().manual_seed(self.seed), self.steps_per_epoch
         for epoch_start in range(0, self.steps, steps_per_epoch):
-            order = torch.randperm(self.clips, generator=generator)
-            seeds = torch.randint(2 ** 62, (self.clips,), generator=generator)
+            order = torch.randperm(self.num_clips, generator=generator)
+            seeds = torch.randint(2 ** 62, (self.num_clips,), generator=generator)
             for step in range(max(epoch_start, self.start_step), min(epoch_start + steps_per_epoch, self.steps)):
                 start = (step - epoch_start) * self.batch_size
                 mine = slice(start + get_rank(), start + self.batch_size, get_world_size())
@@ -278,7 +279,7 @@ class Run:
                 weights=self.weights(), method=self.method.state_dict(), optimizer=self.optimizer.state_dict(),
                 rank_state=rank_state(self.method, self.device)), self.out / 'last.pt')
             remove_old(self.out, 'last.process*.pt', keep=files)
-        barrier()                                      # torchrun ends all ranks soon after the first has left
+        barrier()                                      # torchrun ends all ranks soon after the first rank exits
 
     def restore(self, state):
         """The reverse of `save`, after the same phase has started."""
@@ -300,14 +301,14 @@ class Run:
                 self.method.memory.load_state_dict(
                     reshard(memories, get_rank(), get_world_size(), self.method.memory.capacity), self.device)
 
-    def save_model(self, tasks):
+    def save_model(self, t):
         """models/t.pt: the model after t tasks, for `eval.py`"""
         if get_rank() == 0:
             folder = self.out / 'models'
             folder.mkdir(exist_ok=True)
-            save_atomically(dict(config=dataclasses.asdict(self.cfg), weights=self.weights()), folder / f'{tasks}.pt')
+            save_atomically(dict(config=dataclasses.asdict(self.cfg), weights=self.weights()), folder / f'{t}.pt')
             if not self.cfg.keep_models:
-                remove_old(folder, '*.pt', keep=[folder / f'{tasks}.pt'])
+                remove_old(folder, '*.pt', keep=[folder / f'{t}.pt'])
 
     def open_folder(self, checkpoint):
         """Write config.json, and remove what a killed run left behind."""
@@ -362,7 +363,7 @@ def print_recall(run, name):
         acc = run.retrieval_rows[-1][direction]['R@10']
         own = acc if run.cfg.method == 'multitask' else acc[run.task:run.task + 1]
         recalls.append(f'{direction.replace("_", " ")} {sum(own) / len(own):.1f} %')
-    chance = min(100, 1000 / run.retrieval_rows[-1]['candidates'])
+    chance = 100 * min(1, 10 / run.retrieval_rows[-1]['candidates'])
     print_rank0(f'after {name}: R@10 on it: {", ".join(recalls)} (chance {chance:.1f} %)')
 
 
@@ -416,7 +417,7 @@ def train(run, checkpoint):
         print_rank0(f'--init {load_weights(cfg.init, run.backbone, run.avm)}')
     if not checkpoint or checkpoint['phase'] == 'pretrain':
         pretrain(run, stream, checkpoint, plan)
-        checkpoint = None
+        checkpoint = None                              # the stream starts from its beginning
     train_stream(run, stream, checkpoint)
     run.skipped.gather()
     if get_rank() == 0:
@@ -424,7 +425,7 @@ def train(run, checkpoint):
 
 
 def main(arguments=None):
-    """The command line. arguments: its words; None: the words of sys.argv"""
+    """The command line. arguments: list of strings; None: sys.argv[1:]"""
     with cli_errors('the same command with --resume continues'):
         cfg, resume = parse(arguments)
         device = init_distributed(cfg)

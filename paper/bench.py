@@ -137,7 +137,7 @@ class Bench:
         if isinstance(self.method, FLAVA):
             patches = patchify(self.batch, self.cfg.patch_size)
             if self.cfg.scorer == 'grid':
-                patches = Grid(self.cfg, self.device).take(patches)
+                patches = Grid(self.cfg, self.device).subset(patches)
             attend(self.cfg, self.method.backbone, self.method.avm, patches)
 
     def kept_bytes(self):

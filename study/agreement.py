@@ -61,7 +61,7 @@ def score_by_student(student, backbone, patches):
 def score_grid(cfg, backbone, avm, patches):
     """Patches of whole clips → I_a (B, M), I_v (B, N), interpolated"""
     grid = Grid(cfg, patches.ids_a.device)
-    attention = attend(cfg, backbone, avm, grid.take(patches))
+    attention = attend(cfg, backbone, avm, grid.subset(patches))
     return grid.fill(attention.importance_a, attention.importance_v)
 
 

@@ -21,7 +21,7 @@ from avm import attend
 from config import num_kept
 from downstream.finished_run import FinishedRun
 from eval import DIRECTIONS, embed_clips, retrieval
-from patches import gather, patchify
+from patches import gather_rows, patchify
 from utils.cli import Parser, cli_errors
 from utils.markdown import markdown_table
 
@@ -43,7 +43,7 @@ class PartialPool:
         pooled = []
         for x, I in zip(tokens, self.scores(audio, video, out)):
             kept = I.topk(num_kept(1 - self.dropped, I.shape[1]), dim=1).indices
-            pooled.append(F.normalize(gather(x, kept).mean(1), dim=-1))
+            pooled.append(F.normalize(gather_rows(x, kept).mean(1), dim=-1))
         return pooled
 
     def scores(self, audio, video, out):

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from avm import AVM, importance
 from config import Sizes
 from model import AudioVideoMAE
-from patches import Mask, Patches, all_ids, gather, patchify_a, patchify_v
+from patches import Mask, Patches, all_ids, gather_rows, patchify_a, patchify_v
 from selection import discriminative_query, prune_probability
 from utils.weights import load_weights
 
@@ -63,7 +63,7 @@ def compute(golden, path, dtype):
         kept_v = torch.cat([given['visible_v'], given['target_v']], 1)
         masks = [Mask(places(kept, given[f'visible_{m}']), places(kept, given[f'target_{m}']))
                  for m, kept in (('a', kept_a), ('v', kept_v))]
-        losses = backbone(Patches(gather(x_a, kept_a), gather(x_v, kept_v), kept_a, kept_v), masks, config['tau'])
+        losses = backbone(Patches(gather_rows(x_a, kept_a), gather_rows(x_v, kept_v), kept_a, kept_v), masks, config['tau'])
         out[f'{name}.loss_mae_a'], out[f'{name}.loss_mae_v'] = losses.mae_a.mean(), losses.mae_v.mean()
         out[f'{name}.loss_contrastive'] = losses.contrastive.mean()
         out[f'{name}.pooled_a'], out[f'{name}.pooled_v'] = losses.pooled_a, losses.pooled_v

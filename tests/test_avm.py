@@ -73,7 +73,7 @@ def test_half_of_the_batch_is_mismatched_and_never_with_its_own_audio(B):
     def match(joint_a, joint_v):
         seen['mismatched'], seen['logit'] = (joint_a != joint_v).flatten(1).any(1), joint_a.mean((1, 2))
         return seen['logit']
-    backbone = SimpleNamespace(fuse=lambda o_a, o_v, *ids: (o_a, o_v), recompute=lambda function, *x: function(*x))
+    backbone = SimpleNamespace(fuse=lambda o_a, o_v, *ids: (o_a, o_v), checkpointed=lambda function, *x: function(*x))
     avm = SimpleNamespace(match=match)
     loss = matching_loss(backbone, avm, JointTokens(*[tokens] * 4), patches)
     assert seen['mismatched'].sum() == (B // 2 if B > 2 else 0)

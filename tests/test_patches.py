@@ -5,7 +5,7 @@ import torch
 
 from config import Sizes, num_kept
 from one_step import batch, config
-from patches import (Patches, all_ids, concat_patches, gather, gather_patches, normalize_frames, patchify, patchify_a,
+from patches import (Patches, all_ids, concat_patches, gather_patches, gather_rows, normalize_frames, patchify, patchify_a,
                      patchify_v, random_masking, random_masks, to_float)
 
 
@@ -43,13 +43,13 @@ def test_frames_are_normalized_once():
 
 def test_gather_and_concat_literally():
     x, index = torch.randn(3, 7, 2, 4), torch.randint(0, 7, (3, 5))
-    assert torch.equal(gather(x, index), torch.stack([x[b, index[b]] for b in range(3)]))
+    assert torch.equal(gather_rows(x, index), torch.stack([x[b, index[b]] for b in range(3)]))
     patches = patchify(batch(0), 8)                                # B = 4, M = 48, N = 48
     assert torch.equal(patches.ids_v, torch.arange(48).expand(4, -1))
     assert torch.equal(all_ids(x), torch.arange(7).expand(3, -1))
     ids_a, ids_v = torch.rand(4, 48).argsort(1)[:, :11], torch.rand(4, 48).argsort(1)[:, :13]
     some = gather_patches(patches, ids_a, ids_v)
-    for got, expected in zip(some, (gather(patches.x_a, ids_a), gather(patches.x_v, ids_v), ids_a, ids_v)):
+    for got, expected in zip(some, (gather_rows(patches.x_a, ids_a), gather_rows(patches.x_v, ids_v), ids_a, ids_v)):
         assert torch.equal(got, expected)
     both = concat_patches(some, Patches(*(x[:2] for x in some)))
     for together, part in zip(both, some):
