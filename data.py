@@ -129,7 +129,8 @@ def audio_around(waveform, middle, sizes):
 def check_clip(path, segment=None):
     """→ why read_clip would raise BadClip, or None; and whether that is permanent (not the disk or memory failing).
 
-    Decodes as training does: the sound, and frames from the beginning to the end."""
+    Decodes all of the sound, and five frames from the beginning to the end. Damage between them is found in training,
+    where another clip replaces this one."""
     try:
         with open_clip(path, segment) as clip:
             decode_audio(clip)

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import torch
 
-# torch.hub removes the folder from sys.path again, but some modules are imported later
+# torch.hub adds this folder to sys.path and removes it after loading. A second entry stays, for later imports
 ROOT = str(Path(__file__).resolve().parent)
 if sys.path.count(ROOT) < 2:
     sys.path.append(ROOT)
 
 from avm import AVM, attend
-from config import Config, UserError, preset
+from config import SIZES, Config, UserError, preset
 from data import read_clip
 from model import AudioVideoMAE
 from patches import normalize_frames, patchify
@@ -27,7 +27,7 @@ from utils.distributed import autocast, get_device
 from utils.video import BadClip
 from utils.weights import load_weights
 
-dependencies = ['torch', 'torchaudio', 'av', 'scipy', 'matplotlib']
+dependencies = ['torch', 'torchaudio', 'numpy', 'av', 'scipy', 'matplotlib', 'filelock', 'pebble', 'joblib', 'tqdm']
 
 
 def flava(path, size='base', device=''):
@@ -39,6 +39,8 @@ def flava(path, size='base', device=''):
     """
     from downstream.finished_run import FinishedRun, config_from
 
+    if size not in SIZES:
+        raise UserError(f'size {size!r} must be one of {", ".join(SIZES)}')
     path = Path(path)
     if path.is_dir():
         run = FinishedRun(path, workers=0, device=device)

@@ -267,6 +267,8 @@ class Run:
         """last.pt from rank 0, and a file with its own state from each further rank."""
         self.check_finite()
         self.skipped.gather()
+        if get_rank() == 0:
+            self.skipped.write(self.out)
         files = [rank_checkpoint(self.out, rank, self.phase, self.global_step) for rank in range(get_world_size())]
         if get_rank() > 0:
             save_atomically(rank_state(self.method, self.device), files[get_rank()])
@@ -284,7 +286,7 @@ class Run:
     def restore(self, state):
         """The reverse of `save`, after the same phase has started."""
         self.task, self.step, self.global_step = state['task'], state['step'], state['global_step']
-        self.retrieval_rows, self.skipped = state['rows'], SkippedClips(state['skipped'])
+        self.retrieval_rows = state['rows']
         # CLS-ER: `weights` holds the stable copy; the method's state then restores the backbone itself
         torch.nn.ModuleDict({'backbone': self.backbone, 'avm': self.avm}).load_state_dict(state['weights'])
         self.method.load_state_dict(state['method'])
@@ -404,6 +406,8 @@ def train(run, checkpoint):
     if changes:
         raise UserError(f'{cfg.out} was started with other data: {changes}')
     run.open_folder(checkpoint)
+    if checkpoint:
+        run.skipped = SkippedClips(checkpoint['skipped'])
     run.tasks = list_tasks(cfg, stream)
     run.events = event_writer(cfg, checkpoint['global_step'] if checkpoint else 0)
     plan = plan_pretraining(run, stream, checkpoint)

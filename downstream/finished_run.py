@@ -122,9 +122,11 @@ class FinishedRun:
         return next(filter(Path.exists, files), None)
 
     def load(self, name):
-        """The results that `write` left, or None"""
-        file = self.find(name, 'json')
-        return file and json.loads(file.read_text(encoding='utf-8'))
+        """The results that `write` left: of all models, or else of the last one; those of the whole stream first. Or
+        None"""
+        files = [self.folder / 'eval' / f'{name}{suffix}.json' for suffix in ('', '-last')]
+        found = [json.loads(file.read_text('utf-8')) for file in files if file.exists()]
+        return next((results for results in found if not ended_early(results)), found[0] if found else None)
 
     def load_tensors(self, name):
         """RUN/eval/NAME.pt, or None"""

@@ -2,6 +2,8 @@
 
 In:  the models of a run, one after each task, and the retrieval clips of its stream.
 Out: four maps per clip (`downstream/maps.py`). With a known source (shapes), also how well they find it.
+
+The paper uses AVE's clips and the model after VGGSound (App. E). Here: the run's own retrieval clips.
 """
 import torch
 

@@ -141,11 +141,13 @@ def plot_over_stream(axis, matrix, tasks, after, chance=None):
     """
     for i, task in enumerate(tasks):
         line = np.array([row[i] for row in matrix], float)     # None becomes NaN
+        # Multitask has learned all tasks at the end; a task that no model has just learned has no marker
         learned = after.index(task) if task in after else len(after) - 1
         style = task_style(i)
         axis.plot(range(learned + 1), line[:learned + 1], ':', alpha=0.5, color=style['color'])
         axis.plot(range(learned, len(line)), line[learned:], label=task, markersize=5, **style)
-        axis.plot(learned, line[learned], markersize=10, **style)
+        if task in after or after[-1] == 'all tasks':
+            axis.plot(learned, line[learned], markersize=10, **style)
     if chance is not None:
         axis.axhline(chance, color='gray', linestyle='--', linewidth=1, label='chance')
     axis.set_xticks(range(len(after)), after, rotation=30, ha='right')

@@ -1,4 +1,4 @@
-"""How much of the source does each selection keep, and does the pruning probability P know the past? (ours)
+"""How much of the source does each selection keep? Is P higher for past pairs of the same class? (ours)
 
 In:  the models of a run, one after each task, and the retrieval clips of its stream, whose sources are known (shapes).
 Out: for each selection, the percentage of source patches that it keeps; ρ is chance. P of Eq. 5 on and off the source,
@@ -66,7 +66,8 @@ def evaluate(run, args):
 
 
 def with_selection(cfg, name):
-    """The options with another selection. A copy, because `replace` refuses a selection that the run's method lacks."""
+    """The options with another selection, and with audio in chunks of time. A copy, because `replace` refuses a
+    selection that the run's method lacks."""
     cfg = copy.copy(cfg)
     cfg.selection, cfg.audio_selection = name, 'time'
     return cfg
@@ -120,7 +121,7 @@ def task_statistics(cfg, attention, source, classes, task, learned):
     # P on and off the source, and by the past pair
     for x, I, P, own, kappa in (('a', I_a, P_a, source_a, cfg.kappa_a), ('v', I_v, P_v, source_v, cfg.kappa_v)):
         result['P'][f'on_{x}'], result['P'][f'beside_{x}'] = mean_on_and_off(I, P, own, kappa)
-    P = (P_a.sum(1) / cfg.kappa_a + P_v.sum(1) / cfg.kappa_v) / 2
+    P = (P_a.sum(1) / (P_a > 0).sum(1) + P_v.sum(1) / (P_v > 0).sum(1)) / 2      # over the patches that have a P
     for kind, rows in partner_kinds(classes[task], task, [past[row] for row in drawn]).items():
         result['P'][kind] = mean_or_none(P[rows])
     return result

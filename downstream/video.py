@@ -60,8 +60,16 @@ class Windows(NamedTuple):
     """K windows of a clip, one every 1 / PER_SECOND seconds from the first frame on."""
     frames: torch.Tensor        # K, 3, S, S  uint8: the frame at each window's moment
     ids: torch.Tensor           # K, T    which of the K frames are in the window, a second apart
-    own: list                   # K       which of these is the moment's own
+    own_index: list             # K       which of these is the moment's own
     audio: torch.Tensor         # K, t, f
+
+
+def index_in_window(k, K, T):
+    """Which of its window's T frames is the k-th of K moments: the middle one, unless the clip begins or ends too near"""
+    seconds_before, seconds_after = k // PER_SECOND, (K - 1 - k) // PER_SECOND
+    index = min(T // 2, seconds_before)                # a frame for each second before
+    index = max(index, T - 1 - seconds_after)          # and for each second after
+    return min(index, T - 1)                           # the clip is shorter than a window
 
 
 def read_windows(clip, cfg):
@@ -71,24 +79,24 @@ def read_windows(clip, cfg):
     K = int((clip.end - first) * PER_SECOND) + 1
     frames = decode_frames(clip, [first + k / PER_SECOND for k in range(K)], cfg.image_size)
 
-    # the moment's own frame is in the middle of its window, unless the clip begins or ends too near
-    own = [min(T - 1, max(min(T // 2, k // PER_SECOND), T - 1 - (K - 1 - k) // PER_SECOND)) for k in range(K)]
-    ids = torch.tensor([[k + (i - own[k]) * PER_SECOND for i in range(T)] for k in range(K)])
+    # the frames of each window
+    own_index = [index_in_window(k, K, T) for k in range(K)]
+    ids = torch.tensor([[k + (i - own_index[k]) * PER_SECOND for i in range(T)] for k in range(K)])
 
     # the sound around the middle of each window
-    middles = [first + k / PER_SECOND + (T - 1) / 2 - own[k] - audio_start for k in range(K)]
+    middles = [first + k / PER_SECOND + (T - 1) / 2 - own_index[k] - audio_start for k in range(K)]
     audio = torch.stack([audio_around(waveform, middle, cfg)[0] for middle in middles])
-    return Windows(centre_crop(frames, cfg.image_size), ids.clamp(0, K - 1), own, audio)
+    return Windows(centre_crop(frames, cfg.image_size), ids.clamp(0, K - 1), own_index, audio)
 
 
 @torch.no_grad()
 def attend_windows(cfg, backbone, avm, windows, device):
     """→ I_v of each moment's own frame (K, rows, columns), from 0 to 1 over the whole clip"""
     maps = []
-    for audio, ids, own in zip(windows.audio, windows.ids, windows.own):
+    for audio, ids, index in zip(windows.audio, windows.ids, windows.own_index):
         batch = dict(audio=audio[None].to(device), video=windows.frames[ids][None].to(device))
         I_v = attend(cfg, backbone, avm, patchify(batch, cfg.patch_size)).importance_v
-        maps.append(I_v[0].float().cpu().reshape(cfg.grid_v)[own])
+        maps.append(I_v[0].float().cpu().reshape(cfg.grid_v)[index])
     maps = torch.stack(maps)
     return ((maps - maps.min()) / (maps.max() - maps.min() + 1e-12)).numpy()
 

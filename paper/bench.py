@@ -112,6 +112,7 @@ class Bench:
         return loss.detach()
 
     def samples_per_s(self, steps):
+        steps = -(-steps // self.cycle) * self.cycle    # whole cycles: the steps of a cycle take different times
         synchronize(self.device)
         start = time.perf_counter()
         for _ in range(steps):
@@ -141,7 +142,8 @@ class Bench:
             attend(self.cfg, self.method.backbone, self.method.avm, patches)
 
     def kept_bytes(self):
-        """Bytes per sample that autograd keeps after the forward pass, without the weights."""
+        """Bytes per sample that autograd keeps after the forward pass, without the weights; with a student, of a step
+        in which the AVM does not teach it."""
         saved = []
 
         def pack(x):

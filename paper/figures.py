@@ -28,6 +28,7 @@ from utils.cli import cli_errors, Parser
 
 def figure_9(groups):
     """Downstream performance by memory size, one line a method. Methods without a memory get a horizontal line."""
+    groups = [group for group in groups if group.title == METHOD_TITLES[group.cfg.method]]     # the paper's selections
     found = comparable(groups, 'method', 'memory_size')
     sizes = sorted({group.cfg.memory_size for group in found if group.options['memory_size'] is not None})
     methods = {name: sorted((group for group in found if group.cfg.method == name), key=lambda g: g.cfg.memory_size)
@@ -73,7 +74,7 @@ def plot_both_directions(axis, groups, names):
 
 def figure_10(groups):
     """Audio patch selection of FLAVA, mean over R@1, 5, 10: (a) sizes of the time chunk, (b) kinds of chunks."""
-    flava = [group for group in groups if group.cfg.method == 'flava']
+    flava = [group for group in groups if group.title == METHOD_TITLES['flava']]
     panels = {}
     for title, option in (('(a) time chunk, patches', 'chunk'), ('(b) audio selection', 'audio_selection')):
         by_value = {group.options[option]: group for group in comparable(flava, option)}

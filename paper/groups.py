@@ -44,9 +44,10 @@ class Group(NamedTuple):
     @property
     def title(self):
         """The paper's name. FLAVA with another selection has the selection's name in Table 3."""
-        if self.cfg.method == 'flava' and self.cfg.selection != 'both':
-            return SELECTION_TITLES[self.cfg.selection]
-        return METHOD_TITLES[self.cfg.method]
+        method, selection = METHOD_TITLES[self.cfg.method], SELECTION_TITLES[self.cfg.selection]
+        if self.cfg.selection == 'both':
+            return method
+        return selection if self.cfg.method == 'flava' else f'{method}, {selection}'
 
 
 def group_runs(paths):

@@ -35,6 +35,12 @@ def candidates(groups):
     return f'Candidates: {", ".join(map(str, ours))}' + (f' (paper: {theirs}).\n' if theirs else '.\n')
 
 
+def probe_options(groups, name):
+    """A line with the options that the linear heads of an evaluation were trained with."""
+    found = {run.load(name)['options'] or 'Table 6' for group in groups for run in group.runs}
+    return f'Options of the linear heads: {"; ".join(sorted(found))}.\n'
+
+
 def by_method(groups, paper):
     """[(label, group or None, the paper's row or ())], in the order of Table 1, with the paper's rows that we lack.
 
@@ -106,7 +112,7 @@ def table_4(groups):
     rows = [[label, *cells(group, columns, row)] for label, group, row in by_method(chosen, paper)]
     metric = chosen[0].runs[0].load('classification')['metric']
     head = heading(4, f'Classification ({metric})', chosen, paper, 'selection')
-    return head + '\n' + markdown_table(['Method', 'seeds', 'A ↑', 'F ↓'], rows) + '\n'
+    return head + '\n' + probe_options(chosen, 'classification') + '\n' + markdown_table(['Method', 'seeds', 'A ↑', 'F ↓'], rows) + '\n'
 
 
 def table_8(groups):
@@ -117,7 +123,7 @@ def table_8(groups):
     paper = paper_numbers.rows_for(chosen, 'table_8')
     rows = [[label, *cells(group, [accuracy], row)] for label, group, row in by_method(chosen, paper)]
     head = heading(8, 'Event localization on AVE', chosen, paper, 'selection')
-    return head + '\n' + markdown_table(['Method', 'seeds', 'Acc ↑'], rows) + '\n'
+    return head + '\n' + probe_options(chosen, 'ave') + '\n' + markdown_table(['Method', 'seeds', 'Acc ↑'], rows) + '\n'
 
 
 # ---------------------------------------------------------------------- ablations: Tables 3, 9 and 10
@@ -141,7 +147,7 @@ def table_3(groups):
 
 def option_table(table, title, symbol, option, groups):
     """Tables 9 and 10: FLAVA by the values of one option. '' where there is one value only."""
-    chosen = comparable([group for group in groups if group.cfg.method == 'flava'], option)
+    chosen = comparable([group for group in groups if group.title == METHOD_TITLES['flava']], option)
     if len(chosen) < 2:
         return ''
     paper = {float(value): row for value, row in paper_numbers.rows_for(chosen, f'table_{table}', option).items()}

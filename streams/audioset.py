@@ -42,6 +42,7 @@ def read_audioset(folder, tables):
                 valid = re.fullmatch(r'[0-9]{1,9}(\.[0-9]+)?', text)
                 require(valid, table, line, f'{text!r} is not a number of seconds')
             start, end = float(start), float(end)
+            require(end > start, table, line, f'the segment ends at {end:g}, not after its start {start:g}')
             mids = [mid.strip() for mid in mids.split(',')]
             for mid in mids:
                 require(mid in names, table, line, f'unknown label {mid!r}: it is not in {MIDS}')

@@ -84,7 +84,7 @@ class VideoClips(Dataset):
             clip = self.clips[used]
             generator = torch.Generator().manual_seed(seed) if self.augment else None
             try:
-                return dict(self.read(clip, generator), clip=used, bad='; '.join(skipped))
+                return dict(self.read(clip, generator), clip=used, bad=skipped[0] if skipped else '')
             except BadClip as error:
                 skipped.append(f'{os.path.basename(clip.path)}: {error}')
         raise UserError(f'None of the {len(self)} clips can be read any more:\n  ' + '\n  '.join(skipped[:5]))
@@ -121,7 +121,7 @@ def tasks_in_order(datasets, batch_size, workers, bad):
     clips, batches = ConcatClips(datasets), []
     starts = [0, *clips.cumulative_sizes]
     for task in range(len(datasets)):
-        keys = [(index, 0) for index in range(starts[task], starts[task + 1])]               # 0: no augmentation
+        keys = [(index, 0) for index in range(starts[task], starts[task + 1])]               # seed 0: not used
         batches += [(task, keys[i:i + batch_size]) for i in range(0, len(keys), batch_size)]
     batches = batches[get_rank()::get_world_size()]
     loader = Loader(clips, [keys for _, keys in batches], workers)
@@ -148,12 +148,12 @@ def make_stream(cfg, workers, clips, tasks, pretrain=(), listed=None, notes=()):
     """
     if cfg.pretrain_steps == 0:                                # no initial pre-training: its clips are not tested
         clips, pretrain = [clip for clip in clips if clip.labels[0] in tasks], ()
-    # of the listed clips: one that cannot be read for a moment must not start the initial pre-training anew
+    # digest the clips before the test: a transient read error must not change the name of the cached pre-training
     of_pretraining = [clip for clip in clips if clip.labels[0] not in tasks] + list(pretrain)
     digest = clips_digest(clip._replace(size=file_size(clip.path)) for clip in of_pretraining)
     clips, bad = filter_clips(cfg.data, clips, cfg, workers)
     initial = [clip for clip in clips if clip.labels[0] not in tasks]
-    if pretrain:                                               # counted apart: the larger set would hide its bad ones
+    if pretrain:                                               # --max-bad counts for each folder
         more, more_bad = filter_clips(cfg.pretrain_data, pretrain, cfg, workers)
         initial, bad = initial + more, bad + more_bad
     stream = Stream([], VideoClips(initial, cfg, True, cfg.max_roll), [], [], bad, list(notes), [], [], digest)
@@ -198,7 +198,8 @@ def data_changes(was, now):
         return ''
     if list(was) != list(now):
         return f'the tasks were {", ".join(was)}, now {", ".join(now)}'
-    return 'there are other clips in ' + ', '.join(name for name in was if was[name] != now[name])
+    names = ', '.join(name for name in was if was[name] != now[name])
+    return f'there are other clips in {names}. Compare skipped.txt: a failing disk can hide a clip for a moment'
 
 
 def reordered(stream, order):
@@ -299,17 +300,14 @@ def check_same_on_all_ranks(folder, clips):
 def _scan(jobs, workers, cache):
     """check_clip on {(path, segment): key of its result} → {path: why it is bad, or None}. Each rank tests its share.
     cache: JSON file of the permanent results, {key: reason}"""
-    try:
-        known = dict(json.loads(Path(cache).read_text('utf-8')))
-    except (OSError, ValueError, TypeError):                   # no cache yet, or a damaged one
-        known = {}
+    known = _read_cache(cache)
 
     # rank 0's cache decides for all ranks what is left to test
     jobs, keys = list(jobs), list(jobs.values())
     reasons = broadcast_object([known.get(key, 'untested') for key in keys])
     todo = [n for n, reason in enumerate(reasons) if reason == 'untested'][get_rank()::get_world_size()]
 
-    # test this rank's share; what is found before an interruption is saved, too
+    # test this rank's share; after an interruption, what rank 0 has found is kept
     found, saved = {}, time.monotonic()
     results = run_jobs(check_clip, [jobs[n] for n in todo], workers, (DECODER_CRASH, False))
     try:
@@ -338,11 +336,20 @@ def progress_bar(results, title, total):
                 disable=get_rank() > 0)
 
 
+def _read_cache(cache):
+    """{key: reason} of the permanent results; {} if there is no cache yet, or a damaged one"""
+    try:
+        return dict(json.loads(Path(cache).read_text('utf-8')))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
 def _save_cache(cache, known, keys, found):
     """Add the permanent results to the known ones; rank 0 writes them atomically."""
     known |= {keys[n]: reason for n, (reason, permanent) in found.items() if permanent}
     if not found or get_rank() > 0:
         return
+    known |= _read_cache(cache)                                # another run may have added to it
     try:
         Path(cache).parent.mkdir(parents=True, exist_ok=True)
         write_text(cache, json.dumps(known, separators=(',\n', ': ')))

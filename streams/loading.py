@@ -44,7 +44,7 @@ def count_workers(dataset, requested):
 
 @contextlib.contextmanager
 def signals_blocked(*signals):
-    """Processes and threads that start within ignore these signals. Terminals and schedulers signal all processes at
+    """Processes and threads that start within block these signals. Terminals and schedulers signal all processes at
     once, but the parent still needs its workers to finish its step."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:

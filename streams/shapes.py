@@ -100,8 +100,9 @@ def open_cache(shapes):
     try:
         if not path.exists() or path.stat().st_size != n * record.itemsize:
             path.parent.mkdir(parents=True, exist_ok=True)
-            for old in path.parent.glob(f'shapes-{options}-*.clips'):     # drawn by other code, or cut short
-                old.unlink()
+            for old in path.parent.glob(f'shapes-{options}-*.clips'):     # drawn by other code
+                if old != path:
+                    old.unlink(missing_ok=True)                           # another rank may be faster
             create_file(path, n * record.itemsize)
         return np.memmap(path, record, 'r+')
     except OSError as error:

@@ -29,7 +29,7 @@ def scorer_agreement(run, scorer):
 
     def score(model, task, batch):
         patches = patchify(to_device(batch, run.device), run.cfg.patch_size)
-        cheap = score_by_student(student, backbone, patches) if student else score_grid(run.cfg, *model, patches)
+        cheap = student_importance(student, model[0], patches) if student else grid_importance(run.cfg, *model, patches)
         full = attend(run.cfg, *model, patches)
         return tuple(x.cpu() for x in (full.importance_a, cheap[0], full.importance_v, cheap[1]))
 
@@ -53,19 +53,19 @@ def load_student(run):
     return student.to(run.device).eval()
 
 
-def score_by_student(student, backbone, patches):
+def student_importance(student, backbone, patches):
     """Patches of whole clips → I_a (B, M), I_v (B, N)"""
     return [log_I.exp() for log_I in student(backbone, patches)]
 
 
-def score_grid(cfg, backbone, avm, patches):
+def grid_importance(cfg, backbone, avm, patches):
     """Patches of whole clips → I_a (B, M), I_v (B, N), interpolated"""
     grid = Grid(cfg, patches.ids_a.device)
     attention = attend(cfg, backbone, avm, grid.subset(patches))
     return grid.fill(attention.importance_a, attention.importance_v)
 
 
-def top_share(I):
+def top_eighth_mask(I):
     """I (B, n) → (B, n) bool: the patches with the highest I, an eighth of all"""
     ids = I.topk(round(SHARE * I.shape[1]), 1).indices
     return torch.zeros_like(I, dtype=torch.bool).scatter(1, ids, True)
@@ -73,7 +73,7 @@ def top_share(I):
 
 def compare(full, cheap, source):
     """Two I (clips, n) and the source (clips, n) bool → {correlation, shared, source_full, source_cheap}"""
-    top_full, top_cheap = top_share(full), top_share(cheap)
+    top_full, top_cheap = top_eighth_mask(full), top_eighth_mask(cheap)
     known = source.any(1)
 
     def held(top):

@@ -23,8 +23,8 @@ one seed; retrieval is R@10 in percent, the mean of both directions. Its interva
 one interval is below 0, else inconclusive. It gets no verdict before all its seeds are recorded. An inconclusive
 difference has a detectable effect: half the width of its interval, t(0.975, n − 1) · s / √n. A true difference smaller
 than that is missed more often than not. Intervals are not corrected for the number of claims: of forty differences that
-are 0, one interval is above 0 by chance, and one below. A verdict is about the differences. What they mean is another
-question: the claim about the mismatch has another cause than the one in its name (details-why.md).
+are 0, one interval is above 0 by chance, and one below. A verdict does not name a cause: the claim about the mismatch is
+supported, but not because of a mismatch (details-why.md).
 
 When claims were written. Unmarked ones of the main stream, the second stream and the rule: before the first run of the
 benchmark. †: while the first seed of the main stream ran. ‡: after its results were known, so they are observations,
@@ -100,8 +100,9 @@ def source_selected(selection, modality):
 
 
 def gap(record):
-    """Modality gap, the mean over the models after each task"""
-    return mean(record['gap']['over_stream'])
+    """Modality gap, the mean over the models after each task; None for Multitask, which has one model"""
+    over_stream = record['gap']['over_stream']
+    return mean(over_stream) if len(over_stream) > 1 else None
 
 
 def auc_v_lost(record):

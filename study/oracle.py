@@ -5,7 +5,7 @@
     python -m study.oracle --coverage [options of train.py]
 
 In:  options of this file, then options of train.py for a method that selects by I.
-Out: the run that train.py makes. Its config.json does not know the variant: oracle.json in the same folder does.
+Out: the run that train.py makes. The variant is in oracle.json, not in config.json.
 
     --of, --odds    Replace I: at each draw, a marked patch is `odds` times as likely as any other patch. Marked are
                       frames, sound, both    the patches of the true source
@@ -58,7 +58,7 @@ class ClipIndex:
             for _, batch in tasks_in_order([dataset], 64, 0, []):
                 for index, x_v in zip(batch['clip'].tolist(), patchify(batch, cfg.patch_size).x_v):
                     for key in map(patch_key, range(len(x_v)), x_v):
-                        # a patch that two clips share tells neither
+                        # a patch that two clips share identifies neither
                         self.clip_of[key] = None if key in self.clip_of else len(self.scenes)
                     self.scenes.append(dataset.scene(index))
 
@@ -207,6 +207,8 @@ def main(train, arguments=None):
         selects = cfg.method in ('flava', 'flava+') and cfg.selection not in ('random', 'mats')
         if (args.of or args.prune == 'all' or args.draw_v) and (not selects or cfg.pretrain_steps):
             raise UserError('variants change how FLAVA selects: use --method flava or flava+, and --pretrain-steps 0')
+        if (args.of or args.prune == 'all') and cfg.scorer != 'full':
+            raise UserError('--of and --prune all replace the scores of all patches: use --scorer full')
         if args.coverage and resume:
             raise UserError('--coverage counts from the first step: it cannot --resume')
         Path(cfg.out).mkdir(parents=True, exist_ok=True)

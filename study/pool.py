@@ -1,5 +1,4 @@
-"""Retrieval with embeddings of a part of the patches (ours): does a model that is trained on important patches know the
-others?
+"""Does retrieval improve if patches of low I are left out of the mean of Eq. 9? (ours)
 
     python -m study.pool RUN ...
 

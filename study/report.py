@@ -7,6 +7,7 @@ Out: claims.md: tables of each group of runs; each claim of `claims.py` with dif
      log.md: which run was made when. figures/: summary.png, forgetting.png, differences.png, and the paper's tables
      and those of its figures that need no model.
 """
+import argparse
 import json
 import tempfile
 from pathlib import Path
@@ -15,20 +16,23 @@ import matplotlib.pyplot as plt
 import numpy as np
 from scipy import stats
 
+from downstream.heads import options_text
+from downstream.selection_stats import PARTNERS
 from eval import DIRECTIONS
 from paper import figures
 from paper.groups import group_runs, text
 from paper.plot_style import PRINT, SELECTION_STYLES, STYLES, line_style, ticks_of_tasks
 from study import claims
 from study.claims import A, F, at_end, field, over_seeds, source_selected, title
-from study.runs import FIRST_WITH_COVERAGE, GROUPS, MAIN, RECORDS, SEEDS, add_probe_A
+from study.runs import FIRST_WITH_COVERAGE, GROUPS, MAIN, PROBE, RECORDS, SEEDS, add_probe_A
 from utils.checkpoint import check_writable, write_text
 from utils.cli import Parser, cli_errors, parse
 from utils.markdown import markdown_table
 
 SELECTION_OF = {'lava': 'importance', 'frs': 'forget-robust', 'flava': 'both', 'excess': 'excess'}   # --selection
 STYLE_OF = SELECTION_OF | {name: name for name in ('random', 'mats', 'rank', 'rank-excess')}
-P_KINDS = ('on_v', 'beside_v', 'on_a', 'beside_a', 'same class', 'same task', 'other task')
+P_KINDS = {'on_v': 'frames, on the source', 'beside_v': 'frames, off it', 'on_a': 'sound, on the source',
+           'beside_a': 'sound, off it', **{kind: f'past pair: {kind}' for kind in PARTNERS}}
 P_PAIRS = [('on_v', 'beside_v'), ('on_a', 'beside_a'), ('same class', 'other task'), ('same task', 'other task')]
 
 
@@ -85,8 +89,8 @@ def attention_tables(runs):
         rows.append([title(name), *(claims.difference(by_kind[a], by_kind[b], float) for a, b in P_PAIRS)])
     return '\n\n'.join([
         table('source patches selected, %, by the models of', runs, MAIN, columns),
-        table('P of Eq. 5, %', runs, names, {kind: at_end('selection', 'P', kind, scale=100) for kind in P_KINDS}),
-        markdown_table(['P, %, [95 % interval]', *(f'{a} − {b}' for a, b in P_PAIRS)], rows)])
+        table('P of Eq. 5, %', runs, names, {words: at_end('selection', 'P', kind, scale=100) for kind, words in P_KINDS.items()}),
+        markdown_table(['P, %, [95 % interval]', *(f'{P_KINDS[a]} − {P_KINDS[b]}' for a, b in P_PAIRS)], rows)])
 
 
 def coverage_table(runs):
@@ -144,7 +148,7 @@ def page(runs):
     hours = sum(record['seconds'] for record in records) / 3600
     commits, machines = (sorted({record[name] for record in records}) for name in ('commit', 'machine'))
     parts = ['# Claims, with the numbers behind them', 'Written by `python -m study.report`; do not edit.',
-             f'{len(records)} runs, {hours:.1f} hours of one core for training; commits {", ".join(commits)}; '
+             f'{len(records)} runs, {hours:.1f} hours of training (wall-clock; of resumed runs, the last call); commits {", ".join(commits)}; '
              f'{", ".join(machines)}. Mean ± standard deviation over seeds. A and F are of R@10 in percent, the mean '
              'of both directions.',
              claims.RULE.strip()]
@@ -250,7 +254,8 @@ def restore_run(record, folder):
     run = folder / f'{record["name"]}-{record["seed"]}'
     cfg, _ = parse(f'{record["options"]} --seed {record["seed"]} --data-seed {record["seed"]} --out {run}'.split())
     (run / 'eval').mkdir(parents=True)
-    probe = add_probe_A(record['classification']) | dict(options='--clips 60 --lr 0.02 --epochs 10')
+    options = options_text(argparse.Namespace(**PROBE, batch_size=None))
+    probe = add_probe_A(record['classification']) | dict(options=options)
     parts = {'config': vars(cfg), 'results': record['retrieval'], 'eval/gap': record['gap'],
              'eval/classification-last': probe}
     for name, content in parts.items():

@@ -12,9 +12,9 @@ Out: results/records.jsonl, one line a run: options, commit, machine, time; retr
 The seed sets clips, order within a task, masks and selection. Runs with one seed share clips and order: they are pairs.
 All runs share classes and initial model. Each trains in a process with one thread.
 
-Seed 0 chose the benchmark and the options of the methods. Seeds 100-109 are reported. Seeds 200-203 choose the options
-of `rank` and its cheap scorer, and are never reported. Seeds 300-319 are the pre-registered runs. They also record
-coverage (`oracle.py`).
+Seed 0 chose the benchmark and the options of the methods: four settings each, one run a setting. Seeds 200-203 chose the
+options of `rank` (13 settings) and of its cheap scorer (5). No claim uses these seeds. Seeds 100-109 are the main runs,
+seeds 300-319 the pre-registered ones, which also record coverage (`oracle.py`).
 """
 import argparse
 import dataclasses
@@ -347,7 +347,7 @@ def make_run(run, records, folders):
 
 def train_and_record(name, seed, folder, records):
     """Train and evaluate a run in a folder, append its record, and delete its weights."""
-    started_at = commit()
+    started_at = commit()                              # like the seconds: of a resumed run, those of its last call
     seconds = train(name, seed, folder)
     torch.set_num_threads(1)
     record = make_record(name, seed, folder, started_at, seconds)

@@ -32,20 +32,24 @@ def save_atomically(content, path):
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:           # torch reports a failed write as a RuntimeError
+    except (OSError, RuntimeError) as error:           # torch raises RuntimeError if a write fails
         temporary.unlink(missing_ok=True)
-        if isinstance(error.__context__, KeyboardInterrupt):           # and a signal during the write, too
-            raise error.__context__
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise error.__context__                    # torch also turns Ctrl-C during the write into a RuntimeError
+        reason = getattr(error, 'strerror', None) or f'is the disk full? ({str(error).splitlines()[0]})'
         intact = f' {path} as it was before is intact.' if Path(path).exists() else ''
-        raise UserError(f'cannot write {path}: {getattr(error, "strerror", None) or "is the disk full?"}.{intact} '
-                        'Make room and repeat the command; train.py continues with --resume.')
+        raise UserError(f'cannot write {path}: {reason}{intact}. Make room and repeat the command; train.py continues '
+                        'with --resume.')
 
 
 def write_text(path, text):
     """A text file in UTF-8, atomically."""
     temporary = Path(f'{path}.{os.getpid()}.tmp')
-    temporary.write_text(text, encoding='utf-8')
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text, encoding='utf-8')
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)              # after an error
 
 
 def read_checkpoint(path):

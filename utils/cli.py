@@ -61,7 +61,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message):
-        self.exit(2, f'error: {message}; see --help\n')
+        self.exit(2, f'error: {message.rstrip(".")}; see --help\n')
 
 
 # -------------------------------------------------------------------------------------- train.py
@@ -132,7 +132,9 @@ def unused_flags(arguments, cfg):
 def loading_error(error):
     """A RuntimeError of a data loader → a sentence for the user; None for any other error. Ends the workers."""
     text = str(error)
-    if 'DataLoader' not in text and 'shared memory' not in text:
+    # "Caught …" is an error in the code of a data set: its traceback is useful
+    failed_worker = 'DataLoader' in text and not text.startswith('Caught ')
+    if not failed_worker and 'shared memory' not in text:
         return None
     # kill the workers, or this process would wait for them at its end; torch need not report that they died
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)

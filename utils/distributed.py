@@ -144,8 +144,8 @@ def uses_checkpointing(cfg, device):
 
 
 def peak_memory(device):
-    """Peak memory of this process in GB: GPU memory on CUDA, else resident memory. On Linux the latter is at least that
-    of the process that started this one."""
+    """Peak memory of this process in GB: GPU memory on CUDA, else resident memory. On Linux a process
+    inherits the peak of the process that started it."""
     if device.type == 'cuda':
         return torch.cuda.max_memory_allocated(device) / 1e9
     unit = 1 if sys.platform == 'darwin' else 1024     # bytes per unit of ru_maxrss

@@ -95,7 +95,7 @@ class SkippedClips:
 class Progress:
     """The steps of one task, or of the initial pre-training: counted, shown, logged and saved.
 
-    waits  seconds that each batch was waited for
+    waits  seconds of waiting for each batch
     later  number of steps after these, in all further tasks
     """
 
@@ -117,7 +117,7 @@ class Progress:
 
     def __exit__(self, kind, *rest):
         self.bar.close()
-        self.run.stop.active = kind is not None        # after an error, keep a signal from interrupting a save
+        self.run.stop.active = kind is not None        # after an error, a signal must not interrupt the exit
 
     def update(self, pairs, loss, log):
         """After a step of so many pairs on this rank: log it, now and then."""

@@ -21,8 +21,10 @@ from av.sidedata.sidedata import Type
 
 SAMPLE_RATE = 16000                                  # Hz, of every waveform
 WHOLE = 0, math.inf                                  # as a segment: all of a file, however long
-CLEARLY_LONGER, MINUTE = 5, 60                       # seconds, see `time_range`
-MAX_SECONDS, MAX_BYTES = 600, 2 ** 28                # of a file without a segment; of the packets of a clip
+CLEARLY_LONGER = 5                                   # seconds: a file this much longer than its segment is whole
+MINUTE = 60                                          # seconds: of longer files, the middle minute is read
+MAX_SECONDS = 600                                    # longest file that is read whole
+MAX_BYTES = 2 ** 28                                  # of a clip's packets
 MAX_PIXELS = 8192 * 4320                             # of a frame
 TOLERANCE = 1e-4                                     # seconds: time stamps are rounded
 HOLE = 0.05                                          # seconds: time stamps of real sound are off by up to 0.02
@@ -56,10 +58,10 @@ class Demuxed(NamedTuple):
 @contextmanager
 def open_clip(path, segment=None):
     """Context manager: the file as a Demuxed. segment: (start, seconds) of the clip in its video, see `time_range`. Any
-    error of PyAV, here or in the body of the `with`, becomes a BadClip."""
+    OSError, ValueError, RuntimeError or MemoryError, here or in the body of the `with`, becomes a BadClip."""
     path = os.path.abspath(path)   # or ffmpeg takes a name with a colon for a protocol
     if not os.path.isfile(path):
-        raise TransientReadError('file missing')       # there when the folder was listed: a disk that comes and goes
+        raise TransientReadError('file missing')       # it existed when the folder was listed: the disk may be failing
     if not os.path.getsize(path):
         raise BadClip('empty file')
     action = 'opened as a video'
@@ -128,7 +130,8 @@ def announced_lengths(container, video, audio):
 
 def time_range(container, lengths, segment):
     """The (first, last) second to read of a file; None: all of it. Of a file that is clearly longer than its segment,
-    read the segment. Of a file longer than a minute without a segment, read the middle minute."""
+    read the segment. Of another file longer than a minute, read the middle minute: it has no segment, or ends
+    before it."""
     if not lengths or segment == WHOLE:
         return None
     first, length = (container.start_time or 0) / av.time_base, max(lengths)
@@ -266,7 +269,9 @@ def frames_at(clip, targets):
 
         # A key packet does not prove that output starts there (intra refresh). If it starts later, go further back.
         before = [i for i in keys if i <= key]
-        for start in [before[-2 ** n] for n in range(len(before).bit_length())] + [0]:
+        # Go back 1, 2, 4, … key packets, and at last to the first packet.
+        starts = [before[-2 ** n] for n in range(len(before).bit_length())] + [0]
+        for start in starts:
             frames = _decode_video(clip, start, stop, needed)
             time, shown = next(frames, (math.inf, None))
             if time <= packets[start][0] + TOLERANCE:

@@ -67,7 +67,7 @@ def test_each_window_has_a_frame_at_its_moment(run, tmp_path, monkeypatch):
         windows = video.read_windows(source, run.cfg)
     tenths = [round((level - 20) / 5) for level in windows.frames.float().mean((1, 2, 3)).tolist()]
     assert tenths == [0, 5, 10, 15, 20, 25, 30, 35, 39]
-    for k, (ids, own) in enumerate(zip(windows.ids.tolist(), windows.own)):
+    for k, (ids, own) in enumerate(zip(windows.ids.tolist(), windows.own_index)):
         assert ids[own] == k and all(b - a == 2 for a, b in zip(ids, ids[1:]))
 
     def attend(cfg, backbone, avm, patches):
@@ -76,7 +76,7 @@ def test_each_window_has_a_frame_at_its_moment(run, tmp_path, monkeypatch):
     monkeypatch.setattr(video, 'attend', attend)
     I_v = video.attend_windows(run.cfg, None, None, windows, 'cpu')
     frames = np.linspace(0, 1, run.cfg.num_patches_v).reshape(run.cfg.grid_v)
-    assert all(np.allclose(I, frames[own]) for I, own in zip(I_v, windows.own)) and I_v.min() == 0 and I_v.max() == 1
+    assert all(np.allclose(I, frames[own]) for I, own in zip(I_v, windows.own_index)) and I_v.min() == 0 and I_v.max() == 1
 
 
 def test_maps_are_interpolated_between_windows():

@@ -8,7 +8,7 @@ from filelock import FileLock
 from config import UserError
 from running import TINY
 from study import claims, oracle, runs
-from study.agreement import compare, top_share
+from study.agreement import compare, top_eighth_mask
 from utils.cli import parse
 
 
@@ -92,6 +92,6 @@ def test_agreement_against_loops():
     assert found['source_cheap'] == pytest.approx(100 * sum(held) / 5)
 
     # equal and reversed orders
-    same, opposite = compare(full, 2 * full, top_share(full)), compare(full, -full, top_share(full))
+    same, opposite = compare(full, 2 * full, top_eighth_mask(full)), compare(full, -full, top_eighth_mask(full))
     assert (same['correlation'], same['shared'], same['source_full']) == pytest.approx((1, 100, 100))
     assert (opposite['correlation'], opposite['shared'], opposite['source_cheap']) == pytest.approx((-1, 0, 0))
