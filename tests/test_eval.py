@@ -115,6 +115,8 @@ def test_results_are_written_and_loaded(folder):
         assert [file.suffix for file in files] == ['.json', '.md', '.png'] and all(f.stat().st_size for f in files)
         assert run.load('gap') == (loaded and {'number': loaded})
     assert sorted(file.name for file in (folder / 'eval').glob('*.md')) == ['gap-1.md', 'gap-last.md', 'gap.md']
+    (folder / 'eval/gap.json').write_text('{"tasks": ["x", "y"], "after": ["x"]}')      # made before the last task
+    assert run.load('gap') == {'number': 1}
     torch.save({'x': torch.ones(2)}, last.eval_path('maps', 'pt'))
     assert torch.equal(run.load_tensors('maps')['x'], torch.ones(2))
 

@@ -33,6 +33,13 @@ def test_options_that_a_method_does_not_read_do_not_separate_groups(tmp_path):
     assert g.comparable(groups, 'method') == groups[:2]
 
 
+def test_another_selection_has_another_title(tmp_path):
+    for method, selection, title in (('flava', 'rank', 'rank (ours)'), ('flava+', 'both', 'FLAVA+'),
+                                     ('flava+', 'rank', 'FLAVA+, rank (ours)')):
+        path = fake_run(tmp_path / f'{method}-{selection}', method=method, selection=selection, evaluated=())
+        assert g.group_runs([path])[0].title == title
+
+
 def test_runs_that_are_left_out(tmp_path, capsys):
     paths = [fake_run(tmp_path / f'{k}', k, method='er', evaluated=('gap',) if k else ()) for k in range(3)]
     only, = g.with_evaluation(g.group_runs(paths), 'gap')

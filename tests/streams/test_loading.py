@@ -9,6 +9,7 @@ import time
 from conftest import ROOT
 from streams import loading
 from streams.loading import count_workers, run_jobs
+from utils.cli import loading_error
 
 
 def test_number_of_workers(monkeypatch):
@@ -106,3 +107,8 @@ def test_jobs_that_crash_or_hang_are_told_from_the_others(monkeypatch):
     assert list(run_jobs(double, [(n,) for n in range(8)], 2, 'crashed')) == [0, 2, 4, 'crashed', 8, 'crashed', 12, 14]
     assert list(run_jobs(double, [(1,), (2,)], 0, 'crashed')) == [2, 4]
     assert list(run_jobs(double, [], 2, 'crashed')) == []
+
+
+def test_an_error_in_a_data_set_keeps_its_traceback():
+    text = 'Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback (most recent call last): …'
+    assert loading_error(RuntimeError(text)) is None

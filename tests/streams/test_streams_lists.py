@@ -48,6 +48,7 @@ def of_tasks(folder, text):
     (of_vggsound, ['a,1,dog,train', 'b,2,"dog,train'], 'vggsound.csv:2', 'end of data'),
     (of_audioset, 'a, 1.0, 2.0', 'eval_segments.csv:5', '3 columns'),
     (of_audioset, 'a, 1.0, nan, "/m/dog"', 'eval_segments.csv:5', "'nan' is not a number of seconds"),
+    (of_audioset, 'a, 2.0, 1.0, "/m/dog"', 'eval_segments.csv:5', 'ends at 1, not after its start 2'),
     (of_audioset, 'a, 1.0, 2.0, "/m/dog,/m/dgo"', 'eval_segments.csv:5', "unknown label '/m/dgo'"),
     (of_audioset, '../a, 1.0, 2.0, "/m/dog"', 'eval_segments.csv:5', 'out of the folder'),
     (of_audioset, 'x, 1.0, 2.0, "/m/dog"', 'eval_segments.csv:5', 'same clip as in balanced_train_segments.csv:4'),
