@@ -129,8 +129,8 @@ def attend(cfg, backbone, avm, patches):
 def matching_loss(backbone, avm, tokens, patches):
     """L^avm of Eq. 11 → scalar. tokens: JointTokens of these patches. The gradient reaches the AVM alone.
 
-    Half of the batch keeps its own audio, the other half gets the audio of another pair. A batch of one or two pairs
-    keeps its own (N12). Both terms of the cross-entropy count (N11).
+    Half of the batch keeps its own audio. The other half gets the audio of another pair. In a batch of one or two pairs,
+    all keep their own audio (N12). Both terms of the cross-entropy count (N11).
     """
     B = len(tokens.joint_a)
     joint_a, joint_v, matched = tokens.joint_a, tokens.joint_v, torch.ones(B, device=tokens.joint_a.device)

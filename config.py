@@ -129,7 +129,8 @@ class Config(Sizes):
                             applies_to='shapes')
     max_bad: float = option(0.1, 'stop if more than this share of the clips is unusable', min=0, max=1,
                             applies_to=FILES)
-    workers: int = option(-1, 'data loader processes; -1: one per available core but one, none for shapes', min=-1, max=1000)
+    workers: int = option(-1, 'data loader processes; -1: one per available core but one, none for shapes', min=-1,
+                          max=1000)
 
     # Method
     method: str = option('flava', 'App. A; FLAVA is §4', choices=METHODS)

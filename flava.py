@@ -49,7 +49,7 @@ class FLAVA(DERpp):
         cfg, B = self.cfg, len(batch['audio'])
         patches = patchify(batch, cfg.patch_size)
 
-        # score all patches: importance I (§4.1), and pruning probability P, for which past pairs are replayed (§4.2)
+        # sample past pairs; score all patches: importance I (§4.1), pruning probability P from past queries (§4.2)
         scores, past = self.score(batch, patches)
 
         # select patches (§4.3)

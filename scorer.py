@@ -95,7 +95,7 @@ def linear_weights(length, positions):
 def score_by_student(method, batch, patches):
     """The student predicts I; P = 0. Every k-th step the AVM scores and learns, and teaches the student.
     → Scores; the replayed pairs"""
-    step = method.memory.seen // len(patches.x_a)      # grows by 1 a step, because a step adds a batch to the memory
+    step = method.memory.seen // len(patches.x_a)      # within a task, it grows by 1 a step: each adds a batch
     if step % method.cfg.scorer_every == 0:
         attention, avm_loss = method.localize(patches)
         I_a, I_v = attention.importance_a, attention.importance_v

@@ -124,14 +124,14 @@ def select_audio(weight, P, kappa, grid, chunk):
 
     # 2. draw an order of chunks
     order = draw_order(weight.reshape(B, num_chunks, size).mean(2))    # t_select: B,chunks
-    draw_index = inverse_permutation(order)                              # index of each chunk in the order drawn
+    draw_index = inverse_permutation(order)                            # index of each chunk in the order drawn
 
     # 3. count unpruned patches until κ are reached
     unpruned = size - pruned.reshape(B, num_chunks, size).sum(2)       # B,chunks
     counted = unpruned.gather(1, order).cumsum(1)                      # B,chunks, in the order drawn
     # with fewer than κ unpruned patches, all chunks are counted (N19)
     last_index = (counted < kappa).sum(1, keepdim=True).clamp(max=num_chunks - 1)      # B,1: of the last chunk counted
-    complete = draw_index < last_index                                         # B,chunks, in time
+    complete = draw_index < last_index                                 # B,chunks, in time
 
     # 4. number the patches of the last chunk from the end that is kept: the cut to κ below drops the other end
     previous_complete = F.pad(complete, (1, 0))[:, :-1]                # is the previous chunk in time complete?

@@ -78,7 +78,7 @@ def train_task(run, clips, batches, title):
                     pin=run.device.type == 'cuda')
     with Progress(run, title, batches) as progress:
         for batch in timed(loader, progress.waits):
-            run.skipped.add(batch['bad'])                  # names of unreadable clips; another clip replaces each
+            run.skipped.add(batch['bad'])                  # 'name: reason' of a clip that could not be read, else ''
             batch = {name: batch[name].to(run.device, non_blocking=True) for name in ('audio', 'video')}
 
             # forward, backward, optimizer

@@ -116,22 +116,24 @@ class FinishedRun:
         figure.savefig(files[2], dpi=130, bbox_inches='tight')
         return files
 
-    def find(self, name, kind):
-        """The file of results of all models, or else of the last one; None if there is neither"""
-        files = [self.folder / 'eval' / f'{name}{suffix}.{kind}' for suffix in ('', '-last')]
-        return next(filter(Path.exists, files), None)
+    def find(self, name):
+        """The JSON file of the results of all models, or else of the last one; those of the whole stream first. None if
+        there is neither"""
+        files = [self.folder / 'eval' / f'{name}{suffix}.json' for suffix in ('', '-last')]
+        files = [file for file in files if file.exists()]
+        complete = [file for file in files if not ended_early(json.loads(file.read_text('utf-8')))]
+        return next(iter(complete + files), None)
 
     def load(self, name):
-        """The results that `write` left: of all models, or else of the last one; those of the whole stream first. Or
-        None"""
-        files = [self.folder / 'eval' / f'{name}{suffix}.json' for suffix in ('', '-last')]
-        found = [json.loads(file.read_text('utf-8')) for file in files if file.exists()]
-        return next((results for results in found if not ended_early(results)), found[0] if found else None)
+        """The results that `write` left, or None"""
+        file = self.find(name)
+        return file and json.loads(file.read_text('utf-8'))
 
     def load_tensors(self, name):
-        """RUN/eval/NAME.pt, or None"""
-        file = self.find(name, 'pt')
-        return file and read_checkpoint(file)
+        """RUN/eval/NAME.pt of the same evaluation, or None"""
+        file = self.find(name)
+        file = file and file.with_suffix('.pt')
+        return read_checkpoint(file) if file and file.exists() else None
 
 
 def read_config(folder):

@@ -37,7 +37,7 @@ def candidates(groups):
 
 def probe_options(groups, name):
     """A line with the options that the linear heads of an evaluation were trained with."""
-    found = {run.load(name)['options'] or 'Table 6' for group in groups for run in group.runs}
+    found = {run.load(name).get('options', 'not recorded') or 'Table 6' for group in groups for run in group.runs}
     return f'Options of the linear heads: {"; ".join(sorted(found))}.\n'
 
 
@@ -112,7 +112,8 @@ def table_4(groups):
     rows = [[label, *cells(group, columns, row)] for label, group, row in by_method(chosen, paper)]
     metric = chosen[0].runs[0].load('classification')['metric']
     head = heading(4, f'Classification ({metric})', chosen, paper, 'selection')
-    return head + '\n' + probe_options(chosen, 'classification') + '\n' + markdown_table(['Method', 'seeds', 'A ↑', 'F ↓'], rows) + '\n'
+    head += '\n' + probe_options(chosen, 'classification')
+    return head + '\n' + markdown_table(['Method', 'seeds', 'A ↑', 'F ↓'], rows) + '\n'
 
 
 def table_8(groups):
@@ -123,7 +124,8 @@ def table_8(groups):
     paper = paper_numbers.rows_for(chosen, 'table_8')
     rows = [[label, *cells(group, [accuracy], row)] for label, group, row in by_method(chosen, paper)]
     head = heading(8, 'Event localization on AVE', chosen, paper, 'selection')
-    return head + '\n' + probe_options(chosen, 'ave') + '\n' + markdown_table(['Method', 'seeds', 'Acc ↑'], rows) + '\n'
+    head += '\n' + probe_options(chosen, 'ave')
+    return head + '\n' + markdown_table(['Method', 'seeds', 'Acc ↑'], rows) + '\n'
 
 
 # ---------------------------------------------------------------------- ablations: Tables 3, 9 and 10

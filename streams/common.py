@@ -76,7 +76,8 @@ class VideoClips(Dataset):
         """What `read` returns, with clip: its index, and bad: ''.
 
         If the clip has become unreadable since it was tested, the next one replaces it: every rank must get a full
-        batch, or DDP hangs. Then clip is the index of the replacement, and bad is 'name: reason'. Raises UserError."""
+        batch, or DDP hangs. Then clip is the index of the replacement, and bad is 'name: reason' of the clip at `index`.
+        Raises UserError."""
         index, seed = key
         skipped = []
         for step in range(len(self)):
@@ -199,7 +200,7 @@ def data_changes(was, now):
     if list(was) != list(now):
         return f'the tasks were {", ".join(was)}, now {", ".join(now)}'
     names = ', '.join(name for name in was if was[name] != now[name])
-    return f'there are other clips in {names}. Compare skipped.txt: a failing disk can hide a clip for a moment'
+    return f'there are other clips in {names}. Of files, compare skipped.txt: a failing disk can hide one for a moment'
 
 
 def reordered(stream, order):

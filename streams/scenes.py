@@ -81,7 +81,7 @@ def draw_track(kind, x, rng, area=1.0):
     start, end = rng.uniform(0, 1, 2)
     height = np.linspace(start, end, knots)
     levels = rng.choice([0.0, 0.55, 1.0], size=SECONDS * 2 + 1, p=[0.35, 0.25, 0.4])
-    levels[rng.integers(2, 6)] = 1.0            # at least half a second of full loudness near the middle
+    levels[rng.integers(2, 6)] = 1.0            # at least a quarter of a second of full loudness, near the middle
     return Track(kind, x, height, np.repeat(levels, 2)[:knots], RADIUS * area ** 0.5)
 
 

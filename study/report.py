@@ -31,8 +31,8 @@ from utils.markdown import markdown_table
 
 SELECTION_OF = {'lava': 'importance', 'frs': 'forget-robust', 'flava': 'both', 'excess': 'excess'}   # --selection
 STYLE_OF = SELECTION_OF | {name: name for name in ('random', 'mats', 'rank', 'rank-excess')}
-P_KINDS = {'on_v': 'frames, on the source', 'beside_v': 'frames, off it', 'on_a': 'sound, on the source',
-           'beside_a': 'sound, off it', **{kind: f'past pair: {kind}' for kind in PARTNERS}}
+P_KINDS = {'on_v': 'frames, on the source', 'beside_v': 'frames, off the source', 'on_a': 'sound, on the source',
+           'beside_a': 'sound, off the source', **{kind: f'past pair: {kind}' for kind in PARTNERS}}
 P_PAIRS = [('on_v', 'beside_v'), ('on_a', 'beside_a'), ('same class', 'other task'), ('same task', 'other task')]
 
 
@@ -89,7 +89,8 @@ def attention_tables(runs):
         rows.append([title(name), *(claims.difference(by_kind[a], by_kind[b], float) for a, b in P_PAIRS)])
     return '\n\n'.join([
         table('source patches selected, %, by the models of', runs, MAIN, columns),
-        table('P of Eq. 5, %', runs, names, {words: at_end('selection', 'P', kind, scale=100) for kind, words in P_KINDS.items()}),
+        table('P of Eq. 5, %', runs, names,
+              {words: at_end('selection', 'P', kind, scale=100) for kind, words in P_KINDS.items()}),
         markdown_table(['P, %, [95 % interval]', *(f'{P_KINDS[a]} − {P_KINDS[b]}' for a, b in P_PAIRS)], rows)])
 
 
@@ -148,8 +149,8 @@ def page(runs):
     hours = sum(record['seconds'] for record in records) / 3600
     commits, machines = (sorted({record[name] for record in records}) for name in ('commit', 'machine'))
     parts = ['# Claims, with the numbers behind them', 'Written by `python -m study.report`; do not edit.',
-             f'{len(records)} runs, {hours:.1f} hours of training (wall-clock; of resumed runs, the last call); commits {", ".join(commits)}; '
-             f'{", ".join(machines)}. Mean ± standard deviation over seeds. A and F are of R@10 in percent, the mean '
+             f'{len(records)} runs, {hours:.1f} hours of training (wall-clock; of resumed runs, the last call); commits '
+             f'{", ".join(commits)}; {", ".join(machines)}. Mean ± standard deviation over seeds. A and F are of R@10 in percent, the mean '
              'of both directions.',
              claims.RULE.strip()]
     for group, (words, _, names) in GROUPS.items():

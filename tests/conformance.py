@@ -63,7 +63,8 @@ def compute(golden, path, dtype):
         kept_v = torch.cat([given['visible_v'], given['target_v']], 1)
         masks = [Mask(places(kept, given[f'visible_{m}']), places(kept, given[f'target_{m}']))
                  for m, kept in (('a', kept_a), ('v', kept_v))]
-        losses = backbone(Patches(gather_rows(x_a, kept_a), gather_rows(x_v, kept_v), kept_a, kept_v), masks, config['tau'])
+        selected = Patches(gather_rows(x_a, kept_a), gather_rows(x_v, kept_v), kept_a, kept_v)
+        losses = backbone(selected, masks, config['tau'])
         out[f'{name}.loss_mae_a'], out[f'{name}.loss_mae_v'] = losses.mae_a.mean(), losses.mae_v.mean()
         out[f'{name}.loss_contrastive'] = losses.contrastive.mean()
         out[f'{name}.pooled_a'], out[f'{name}.pooled_v'] = losses.pooled_a, losses.pooled_v

@@ -31,7 +31,7 @@ def test_learns_and_replays(name, bf16):
     training does it: a weight that a pass without gradient casts must still get its gradient."""
     method = make('flava', selection=name) if name in WITHOUT_AVM else make(name)
     with torch.no_grad():
-        for weight in method.parameters():                 # no gradient may pass a layer that starts at zero
+        for weight in method.parameters():                 # a layer that starts at zero would block the gradient
             weight.add_(0.01 * torch.randn_like(weight))
     for seed in range(2):
         with torch.autocast(DEVICE.type, torch.bfloat16, enabled=bf16, cache_enabled=False):

@@ -105,7 +105,7 @@ def test_sound_and_picture_have_their_times(tmp_path, kind):
         samples, begin = decode_sound(clip, 'fltp', 'stereo', 48000)
     moments = [first + k / 2 for k in range(len(windows.frames))]
     assert frames_show(windows.frames[:-1], moments)
-    for audio, own, t in zip(windows.audio, windows.own, moments):
+    for audio, own, t in zip(windows.audio, windows.own_index, moments):
         middle = t + 1.5 - own                                   # of the window, four seconds long
         if first_sound + 2 <= middle <= last_sound - 2 and not silent(middle):
             assert abs(heard(audio)[200] + late - middle) < 0.15, middle

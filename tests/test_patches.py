@@ -5,8 +5,8 @@ import torch
 
 from config import Sizes, num_kept
 from one_step import batch, config
-from patches import (Patches, all_ids, concat_patches, gather_patches, gather_rows, normalize_frames, patchify, patchify_a,
-                     patchify_v, random_masking, random_masks, to_float)
+from patches import (Patches, all_ids, concat_patches, gather_patches, gather_rows, normalize_frames, patchify,
+                     patchify_a, patchify_v, random_masking, random_masks, to_float)
 
 
 def test_the_papers_numbers_of_patches():

@@ -36,9 +36,9 @@ def save_atomically(content, path):
         temporary.unlink(missing_ok=True)
         if isinstance(error.__context__, KeyboardInterrupt):
             raise error.__context__                    # torch also turns Ctrl-C during the write into a RuntimeError
-        reason = getattr(error, 'strerror', None) or f'is the disk full? ({str(error).splitlines()[0]})'
+        reason = getattr(error, 'strerror', None) or f'is the disk full? ({error})'.split('\n')[0]
         intact = f' {path} as it was before is intact.' if Path(path).exists() else ''
-        raise UserError(f'cannot write {path}: {reason}{intact}. Make room and repeat the command; train.py continues '
+        raise UserError(f'cannot write {path}: {reason}.{intact} Make room and repeat the command; train.py continues '
                         'with --resume.')
 
 

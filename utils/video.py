@@ -58,7 +58,7 @@ class Demuxed(NamedTuple):
 @contextmanager
 def open_clip(path, segment=None):
     """Context manager: the file as a Demuxed. segment: (start, seconds) of the clip in its video, see `time_range`. Any
-    OSError, ValueError, RuntimeError or MemoryError, here or in the body of the `with`, becomes a BadClip."""
+    error of PyAV, here or in the body of the `with`, becomes a BadClip: FFmpegError, OSError, ValueError, …"""
     path = os.path.abspath(path)   # or ffmpeg takes a name with a colon for a protocol
     if not os.path.isfile(path):
         raise TransientReadError('file missing')       # it existed when the folder was listed: the disk may be failing

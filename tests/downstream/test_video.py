@@ -76,7 +76,8 @@ def test_each_window_has_a_frame_at_its_moment(run, tmp_path, monkeypatch):
     monkeypatch.setattr(video, 'attend', attend)
     I_v = video.attend_windows(run.cfg, None, None, windows, 'cpu')
     frames = np.linspace(0, 1, run.cfg.num_patches_v).reshape(run.cfg.grid_v)
-    assert all(np.allclose(I, frames[own]) for I, own in zip(I_v, windows.own_index)) and I_v.min() == 0 and I_v.max() == 1
+    assert all(np.allclose(I, frames[index]) for I, index in zip(I_v, windows.own_index))
+    assert I_v.min() == 0 and I_v.max() == 1
 
 
 def test_maps_are_interpolated_between_windows():
