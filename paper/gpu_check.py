@@ -364,7 +364,7 @@ def speed_table(found, setting):
         medians[name] = median = statistics.median(speeds)
         ratio = f'{median / medians["der++"]:.2f}' if 'der++' in medians else '–'
         share = found['operations'][name] * median / found['matrix_rate']
-        outside = own.get('outside')
+        outside = own.get('outside', own.get('shares', {}).get('outside'))            # `shares`: in older reports
         rows.append([name, f'{median:.1f} ({min(speeds):.1f} … {max(speeds):.1f})', ratio, f'{own["peak_gb"]:.1f}',
                      f'{share:.1%}', '–' if outside is None else f'{outside:.0%}'])
     return markdown_table(['method', 'samples/s', '÷ DER++', 'peak GB', 'of matrix rate', 'outside the backbone'], rows)

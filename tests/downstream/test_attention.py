@@ -17,6 +17,7 @@ from selection import prune_probability
 from streams.scenes import truth
 from streams.shapes import Shapes, kinds
 from untrained import odd_model, only_last, options, shared_run  # noqa: F401
+from utils.checkpoint import read_checkpoint
 
 
 # ---------------------------------------------------------------------------------------- metrics
@@ -171,7 +172,7 @@ def test_localization_of_a_run(run):
     assert '| I_v: ROC-AUC | – | 0.' in localization.table(results, [0, 6])            # Multitask
 
     # the saved clips: first and last of each task
-    clips = run.load_tensors('localization')['clips']
+    clips = read_checkpoint(run.eval_path('localization', 'pt'))['clips']
     assert [clip['task'] for clip in clips] == [task for task in range(6) for _ in range(2)]
     assert all(x.untyped_storage().nbytes() == x.nbytes for clip in clips for x in clip.values() if torch.is_tensor(x))
     clip = clips[9]                                                    # the last one of task 4, as of the loop above
