@@ -96,6 +96,7 @@ class DERpp(Replay):
     ones."""
 
     def forward(self, batch):
+        """ℓ on current and replayed pairs + α ℓ^p → loss, log, as `Method.forward`"""
         current = self.select(patchify(batch, self.cfg.patch_size))
         past = self.sample(batch)
         replayed = self.select(patchify(past, self.cfg.patch_size)) if past else None
@@ -187,6 +188,7 @@ class MIR(Replay):
     would raise most."""
 
     def forward(self, batch):
+        """ℓ on the current pairs and on as many candidates, those of highest interference → loss, log"""
         cfg = self.cfg
         patches = patchify(batch, cfg.patch_size)
         candidates = self.sample(batch, factor=cfg.mir_candidates)
@@ -228,6 +230,7 @@ class GMED(Replay):
     on the current batch. The edits are written back to the memory (N28)."""
 
     def forward(self, batch):
+        """ℓ on the current pairs and on edited past pairs → loss, log"""
         cfg = self.cfg
         current = to_float(patchify(batch, cfg.patch_size), cfg.patch_size)
         patches = current
@@ -284,6 +287,7 @@ class CLSER(Replay):
         return self.stable
 
     def forward(self, batch):
+        """ℓ on current and replayed pairs + λ · the distance of replayed embeddings from the teacher's → loss, log"""
         cfg, B = self.cfg, len(batch['audio'])
         patches = patchify(batch, cfg.patch_size)
         past = self.sample(batch)
@@ -334,6 +338,7 @@ class LUMP(Replay):
     (N30)."""
 
     def forward(self, batch):
+        """ℓ(m · current + (1 − m) · past), with an m for each pair → loss, log"""
         cfg, B, p = self.cfg, len(batch['audio']), self.cfg.patch_size
         patches = to_float(patchify(batch, p), p)
         past = self.sample(batch)

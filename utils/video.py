@@ -21,7 +21,7 @@ from av.sidedata.sidedata import Type
 
 SAMPLE_RATE = 16000                                  # Hz, of every waveform
 WHOLE = 0, math.inf                                  # as a segment: all of a file, however long
-CLEARLY_LONGER = 5                                   # seconds: a file this much longer than its segment is whole
+CLEARLY_LONGER = 5                                   # seconds: a file this much longer than its segment is the whole video
 MINUTE = 60                                          # seconds: of longer files, the middle minute is read
 MAX_SECONDS = 600                                    # longest file that is read whole
 MAX_BYTES = 2 ** 28                                  # of a clip's packets
