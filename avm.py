@@ -73,7 +73,8 @@ def mean_as_released(V):
     """MeanPool of Eq. 11: "we average the values head-wise and token-wise".  V (B, H, n, d) → (B, D)
 
     The released module reshapes (B, H, n, d) to (B, n, H·d) without a transpose, and the released weights were trained
-    with it (N5). List the H·n rows of length d head by head: outputs g·d to (g+1)·d are the mean of rows g, g+H, g+2H …
+    with it (N5). So heads and tokens mix: with the H·n rows of length d in order, head by head, block g
+    of the output (d values) is the mean of rows g, g+H, g+2H, …
     """
     B, H, n, d = V.shape
     return V.reshape(B, n, H * d).mean(1)
@@ -91,8 +92,8 @@ def importance(p, beta):
 
 # ------------------------------------------------------------------------------- in a training step
 
-class JointTokens(NamedTuple):
-    """An unmasked pass without gradient through the backbone (N12)."""
+class UnmaskedTokens(NamedTuple):
+    """Tokens of all patches, unmasked, computed without gradient (N12)."""
     o_a: torch.Tensor            # B,M,D
     o_v: torch.Tensor            # B,N,D
     joint_a: torch.Tensor        # B,M,D   õ_a
@@ -100,8 +101,8 @@ class JointTokens(NamedTuple):
 
 
 class AVMOutput(NamedTuple):
-    """The AVM's attention on the tokens of an unmasked pass."""
-    tokens: JointTokens
+    """What the AVM computes from these tokens: importance scores, queries and keys."""
+    tokens: UnmaskedTokens
     importance_a: torch.Tensor   # B,M       I_a
     importance_v: torch.Tensor   # B,N       I_v
     q_a: torch.Tensor            # B,H,M,d
@@ -111,23 +112,23 @@ class AVMOutput(NamedTuple):
 
 
 @torch.no_grad()
-def joint_tokens(cfg, backbone, patches):
-    """E_a, E_v, E_f on Patches, none of them masked → JointTokens"""
+def unmasked_tokens(cfg, backbone, patches):
+    """E_a, E_v, E_f on Patches, none of them masked → UnmaskedTokens"""
     x = to_float(patches, cfg.patch_size)
     o_a, o_v = backbone.encode(*x)
-    return JointTokens(o_a, o_v, *backbone.fuse(o_a, o_v, x.ids_a, x.ids_v))
+    return UnmaskedTokens(o_a, o_v, *backbone.fuse(o_a, o_v, x.ids_a, x.ids_v))
 
 
 @torch.no_grad()
 def attend(cfg, backbone, avm, patches):
     """Eq. 2 and 3 for Patches → AVMOutput"""
-    tokens = joint_tokens(cfg, backbone, patches)
+    tokens = unmasked_tokens(cfg, backbone, patches)
     p = avm.project(tokens.joint_a, tokens.joint_v)
     return AVMOutput(tokens, *importance(p, cfg.beta), p.q_a, p.q_v, p.k_a, p.k_v)
 
 
 def matching_loss(backbone, avm, tokens, patches):
-    """L^avm of Eq. 11 → scalar. tokens: JointTokens of these patches. The gradient reaches the AVM alone.
+    """L^avm of Eq. 11 → scalar. tokens: UnmaskedTokens of these patches. The gradient reaches the AVM alone.
 
     Half of the batch keeps its own audio. The other half gets the audio of another pair. In a batch of one or two pairs,
     all keep their own audio (N12). Both terms of the cross-entropy count (N11).

@@ -134,7 +134,7 @@ class Config(Sizes):
 
     # Method
     method: str = option('flava', 'App. A; FLAVA is §4', choices=METHODS)
-    mask_ratio: float = option(0.8, '1 − this share of all patches is visible to the encoders; App. C, N7', over=0,
+    mask_ratio: float = option(0.8, 'share of all patches that is hidden from the encoders; App. C, N7', over=0,
                                under=1)
     lam: float = option(0.1, 'λ, weight of the contrastive loss ℓ^c; as released', min=0)
     tau: float = option(0.05, 'τ, temperature of Eq. 9; as released', over=0)
@@ -162,7 +162,7 @@ class Config(Sizes):
                                 applies_to='grid')
     scorer_every: int = option(4, 'student: the AVM scores, and teaches it, in one step of this many', min=1,
                                applies_to='student')
-    # Hyperparameters of the compared methods. N25: Table 5 is not readable there, so they are our choices.
+    # Hyperparameters of the compared methods. N25 marks those that cannot be read in Table 5: they are our choices.
     mir_candidates: int = option(5, 'MIR: candidates drawn from the memory, in batches', min=1, applies_to='mir')
     gmed_alpha: float = option(0.1, 'GMED: α, step size of the edit; N25', min=0, applies_to='gmed')
     gmed_beta: float = option(0.05, 'GMED: β, regularizer of the edit; N25', min=0, applies_to='gmed')
@@ -192,8 +192,8 @@ class Config(Sizes):
     pretrain_epochs: int = option(10, 'epochs of the initial pre-training; N36', min=1, max=10 ** 6,
                                   applies_to=PRETRAINING)
     pretrain_steps: int = option(-1, 'maximum number of steps of the initial pre-training; 0: none, -1: no maximum. '
-                                 'Small shapes start from weights/shapes_small.pt, unless a pre-training option is '
-                                 'given', min=-1)
+                                 'Small shapes start from weights/shapes_small.pt, unless --init, a pre-training '
+                                 'option or a model size is given', min=-1)
     pretrain_lr: float = option(1e-4, 'learning rate of the initial pre-training', over=0, applies_to=PRETRAINING)
     pretrain_batch_size: int = option(48, 'batch size of the initial pre-training', min=1, applies_to=PRETRAINING)
     pretrain_mask_ratio: float = option(0.8, 'mask ratio of the initial pre-training', over=0, under=1,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 import baselines
-from avm import attend, joint_tokens, matching_loss
+from avm import attend, matching_loss, unmasked_tokens
 from baselines import DERpp, Method
 from config import num_kept
 from memory import patch_capacity
@@ -27,13 +27,14 @@ class FLAVAStep(NamedTuple):
     patches: Patches         # all M and N patches of the current pairs
     scores: Scores           # I, P and q̂ of these patches
     past: dict               # the replayed pairs, as the memory returns them
-    current: Patches         # the selected κ_a and κ_v patches: x̂_a, x̂_v
+    selected: Patches        # their selected κ_a and κ_v patches: x̂_a, x̂_v
     losses: Losses
 
 
 class FLAVA(DERpp):
     """Trains on patches that are well aligned and unlikely to overwrite earlier knowledge. Replays past pairs with
-    their patches selected in the same way. From DER++ it has the memory and `replay_loss`."""
+    their patches selected in the same way. From DER++ it has the memory and `replay_loss`; `select_patches` replaces
+    DER++'s `select`."""
 
     def __init__(self, cfg, backbone, avm):
         super().__init__(cfg, backbone, avm)
@@ -49,22 +50,23 @@ class FLAVA(DERpp):
         cfg, B = self.cfg, len(batch['audio'])
         patches = patchify(batch, cfg.patch_size)
 
-        # sample past pairs; score all patches: importance I (§4.1), pruning probability P from past queries (§4.2)
+        # score all patches: importance I (§4.1), pruning probability P (§4.2), for which past pairs are sampled
         scores, past = self.score(batch, patches)
 
         # select patches (§4.3)
         ids_a, ids_v = select_patches(cfg, scores.I_a, scores.I_v, scores.P_a, scores.P_v)     # S̃_a, S̃_v
-        current = gather_patches(patches, ids_a, ids_v)                                        # x̂_a, x̂_v of Eq. 7
+        selected = gather_patches(patches, ids_a, ids_v)                                       # x̂_a, x̂_v of Eq. 7
 
         # learn from them and from replayed pairs, as DER++ does
         replayed = self.select_replayed(past) if past else None
-        loss, log, losses = self.replay_loss(current, past, replayed)                          # ℓ^r + λℓ^c + αℓ^p
-        loss, log['avm'] = loss + scores.loss, scores.loss.detach()                            # + L^avm, weight 1 (N11)
+        loss, log, losses = self.replay_loss(selected, past, replayed)                         # ℓ^r + λℓ^c + αℓ^p
+        loss = loss + sum(scores.losses.values())                                              # + L^avm, weight 1 (N11)
+        log |= {name: part.detach() for name, part in scores.losses.items()}
 
         # offer the current pairs to the memory
         self.memory.add(pooled_a=losses.pooled_a[:B], pooled_v=losses.pooled_v[:B], **scores.queries,
-                        **self.to_store(batch, current, scores))
-        return FLAVAStep(loss, log, patches, scores, past, current, losses)
+                        **self.to_store(batch, selected, scores))
+        return FLAVAStep(loss, log, patches, scores, past, selected, losses)
 
     def score(self, batch, patches):
         """→ Scores of the current pairs; the replayed pairs. `--scorer`: by the AVM, or cheaper (ours, `scorer.py`)"""
@@ -77,40 +79,40 @@ class FLAVA(DERpp):
     def score_by_avm(self, batch, patches):
         """§4.1 and 4.2 → Scores of the current pairs; the replayed pairs"""
         # localized alignment (§4.1): which patches does the other modality attend to?
-        attention, avm_loss = self.localize(patches)                           # I of Eq. 3; L^avm of Eq. 11
-        I_a, I_v = attention.importance_a, attention.importance_v
+        out, avm_loss = self.localize(patches)                           # I of Eq. 3; L^avm of Eq. 11
+        I_a, I_v = out.importance_a, out.importance_v
 
         # forget-robustness (§4.2): which of them does a past query attend to more than the current one?
         past = self.sample(batch)
-        kappa_a, kappa_v = self.num_selected(attention)
-        query_a = discriminative_query(I_a, attention.q_a, kappa_a)            # q̂_a, q̂_v of Eq. 4
-        query_v = discriminative_query(I_v, attention.q_v, kappa_v)
-        P_a, P_v = self.prune_probabilities(attention, query_a, query_v, past)
-        return Scores(I_a, I_v, P_a, P_v, dict(query_a=query_a, query_v=query_v), avm_loss), past
+        kappa_a, kappa_v = self.num_selected(out)
+        query_a = discriminative_query(I_a, out.q_a, kappa_a)            # q̂_a, q̂_v of Eq. 4
+        query_v = discriminative_query(I_v, out.q_v, kappa_v)
+        P_a, P_v = self.prune_probabilities(out, query_a, query_v, past)
+        return Scores(I_a, I_v, P_a, P_v, dict(query_a=query_a, query_v=query_v), dict(avm=avm_loss)), past
 
     def localize(self, patches):
         """§4.1, App. D → AVMOutput, L^avm"""
-        attention = attend(self.cfg, self.backbone, self.avm, patches)
-        return attention, matching_loss(self.backbone, self.avm, attention.tokens, patches)
+        out = attend(self.cfg, self.backbone, self.avm, patches)
+        return out, matching_loss(self.backbone, self.avm, out.tokens, patches)
 
-    def num_selected(self, attention):
+    def num_selected(self, out):
         """κ_a and κ_v of Eq. 4: shares ρ of the patches, which on a grid (`--scorer grid`) are fewer than M and N."""
-        return (num_kept(self.cfg.rho_a, attention.importance_a.shape[1]),
-                num_kept(self.cfg.rho_v, attention.importance_v.shape[1]))
+        return (num_kept(self.cfg.rho_a, out.importance_a.shape[1]),
+                num_kept(self.cfg.rho_v, out.importance_v.shape[1]))
 
-    def prune_probabilities(self, attention, query_a, query_v, past):
+    def prune_probabilities(self, out, query_a, query_v, past):
         """P_a (B, M), P_v (B, N) of Eq. 5. Each current pair is compared with one replayed pair: its audio patches with
         q̂ᵖ_v, its video patches with q̂ᵖ_a. With an empty memory, P = 0 (N17)."""
-        I_a, I_v = attention.importance_a, attention.importance_v
+        I_a, I_v = out.importance_a, out.importance_v
         if not past:
             return torch.zeros_like(I_a), torch.zeros_like(I_v)
-        kappa_a, kappa_v = self.num_selected(attention)
+        kappa_a, kappa_v = self.num_selected(out)
         partner = torch.arange(len(query_a), device=query_a.device) % len(past['query_a'])
         past_a, past_v = past['query_a'][partner].to(query_a.dtype), past['query_v'][partner].to(query_v.dtype)
-        return (prune_probability(I_a, attention.k_a, query_v, past_v, kappa_a),
-                prune_probability(I_v, attention.k_v, query_a, past_a, kappa_v))
+        return (prune_probability(I_a, out.k_a, query_v, past_v, kappa_a),
+                prune_probability(I_v, out.k_v, query_a, past_a, kappa_v))
 
-    def to_store(self, batch, current, scores):
+    def to_store(self, batch, selected, scores):
         """What the memory stores besides q̂ and c: the pair, with I and P as they are at this step (N23)."""
         return dict(audio=batch['audio'], video=batch['video'], importance_a=scores.I_a, importance_v=scores.I_v,
                     prune_a=scores.P_a, prune_v=scores.P_v)
@@ -129,8 +131,8 @@ class FLAVAPlus(FLAVA):
     def memory_pairs(self):
         return patch_capacity(self.cfg.memory_size, self.cfg, self.cfg.kappa_a, self.cfg.kappa_v)
 
-    def to_store(self, batch, current, scores):
-        return dict(patches_a=current.x_a, patches_v=current.x_v, ids_a=current.ids_a, ids_v=current.ids_v)
+    def to_store(self, batch, selected, scores):
+        return dict(patches_a=selected.x_a, patches_v=selected.x_v, ids_a=selected.ids_a, ids_v=selected.ids_v)
 
     def select_replayed(self, past):
         return Patches(past['patches_a'], past['patches_v'], past['ids_a'], past['ids_v'])
@@ -145,7 +147,7 @@ class InitialPretraining(Method):
 
     def forward(self, batch):
         patches = patchify(batch, self.cfg.patch_size)
-        tokens = joint_tokens(self.cfg, self.backbone, patches)
+        tokens = unmasked_tokens(self.cfg, self.backbone, patches)
         avm_loss = matching_loss(self.backbone, self.avm, tokens, patches)
         losses = run_backbone(self.cfg, self.backbone, patches)
         return self.total_loss(losses) + avm_loss, log_dict(losses, avm=avm_loss)
@@ -156,11 +158,11 @@ METHODS = {   # --method, in Table 1's order
     'gmed': baselines.GMED, 'cls-er': baselines.CLSER, 'lump': baselines.LUMP, 'flava': FLAVA, 'flava+': FLAVAPlus,
     'multitask': baselines.Finetune,                   # on all tasks at once (`train.py`)
 }
-WITHOUT_AVM = {'random': baselines.Random, 'mats': baselines.MATS}     # --selection of Table 3, in place of FLAVA
+TABLE_3 = {'random': baselines.Random, 'mats': baselines.MATS}     # --selection that trains these in place of FLAVA
 
 
 def build_method(cfg, backbone, avm):
     """The method that the options name."""
-    if cfg.selection in WITHOUT_AVM:                   # with --method flava alone (config.py)
-        return WITHOUT_AVM[cfg.selection](cfg, backbone, avm)
+    if cfg.selection in TABLE_3:                       # with --method flava alone (config.py)
+        return TABLE_3[cfg.selection](cfg, backbone, avm)
     return METHODS[cfg.method](cfg, backbone, avm)

@@ -95,10 +95,10 @@ class Memory:
         pinned CPU memory. Raises UserError if the machine has too little memory."""
         needed = sum(self.capacity * math.prod(shape) * dtype.itemsize for shape, dtype in kinds.values())
         on_gpu = device.type == 'cuda' and needed <= torch.cuda.get_device_properties(device).total_memory / 4
-        needed_here, available = needed * int(os.environ.get('LOCAL_WORLD_SIZE', 1)), psutil.virtual_memory().total
-        if not on_gpu and needed_here > available:
+        needed_here, installed = needed * int(os.environ.get('LOCAL_WORLD_SIZE', 1)), psutil.virtual_memory().total
+        if not on_gpu and needed_here > installed:
             raise UserError(f'--memory-size: the memory takes {needed_here / 1e9:.1f} GB, and this machine has '
-                            f'{available / 1e9:.1f} GB')
+                            f'{installed / 1e9:.1f} GB')
         where = dict(device=device) if on_gpu else dict(pin_memory=device.type == 'cuda')
         self.rows = {name: torch.empty(self.capacity, *shape, dtype=dtype, **where)
                      for name, (shape, dtype) in kinds.items()}
@@ -118,13 +118,14 @@ class Memory:
 
 
 def reservoir_slots(seen, capacity, B):
-    """Reservoir update for the next B pairs: keep each with probability capacity / seen, in a random slot.
+    """Reservoir update for the next B pairs: keep pair n with probability min(1, capacity / (n + 1)), in a random slot.
+    n counts from 0 all pairs of the stream; `seen` of them came before.
 
     → slots, kept: two lists of equal length; pair kept[i] of the batch goes into slot slots[i]
     """
-    number = torch.arange(seen, seen + B)                              # of each pair, counted from 0
-    slot = (torch.rand(B, dtype=torch.float64) * (number + 1)).long()  # uniform over 0 … number
-    slot = torch.where(number < capacity, number, slot)                # every pair is kept until the memory is full
+    n = torch.arange(seen, seen + B)
+    slot = (torch.rand(B, dtype=torch.float64) * (n + 1)).long()       # uniform over 0 … n
+    slot = torch.where(n < capacity, n, slot)                          # every pair is kept until the memory is full
     pair_in_slot = {}
     for pair, s in enumerate(slot.tolist()):
         if s < capacity:
@@ -176,7 +177,7 @@ def reshard(states, rank, world_size, capacity):
     share = min(capacity, stored // world_size)
     mine = torch.randperm(stored, generator=torch.Generator().manual_seed(seen))[rank::world_size][:share]
     rows = {name: torch.cat([state['rows'][name] for state in states])[mine] for name in states[0]['rows']}
-    # full: of seen / world_size pairs, the share is kept. With a larger capacity, later pairs would be kept more often
+    # full: the share is the new capacity. With more slots, later pairs would be over-represented
     if seen > stored:
         return dict(capacity=max(1, share), seen=seen // world_size, rows=rows)
     return dict(capacity=capacity, seen=share, rows=rows)

@@ -128,8 +128,8 @@ class Losses(NamedTuple):
 
 
 class AudioVideoMAE(nn.Module):
-    """E_a, E_v, E_f and D of App. C (N1). sizes: a Sizes or Config. It contains no task, memory or selection logic. A
-    dictionary of options, as in config.json, is accepted too."""
+    """E_a, E_v, E_f and D of App. C (N1). No task, memory or selection logic.
+    sizes: a Sizes, a Config, or a dictionary of options, as in config.json"""
 
     def __init__(self, sizes):
         super().__init__()
@@ -165,7 +165,7 @@ class AudioVideoMAE(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def position_embeddings(self, dim):
-        """{'a': (1, M, dim), 'v': (1, N, dim)}. Every frame of a video has the same position embeddings."""
+        """{'a': (1, M, dim), 'v': (1, N, dim)}. All frames of a video start with the same ones."""
         frames, rows, columns = self.sizes.grid_v
         return nn.ParameterDict({'a': nn.Parameter(sincos_2d(dim, *self.sizes.grid_a)),
                                  'v': nn.Parameter(sincos_2d(dim, rows, columns).repeat(1, frames, 1))})
@@ -243,7 +243,7 @@ class AudioVideoMAE(nn.Module):
     def decode(self, joint, ids_keep, ids_mask, modality):
         """D(õ) of one modality: predict the masked patches.
 
-        joint (B, n, D) at positions ids_keep (B, n); ids_mask (B, m) → (B, m, values of a patch).
+        joint (B, visible, D) at positions ids_keep (B, visible); ids_mask (B, masked) → (B, masked, values of a patch)
         The decoder sees visible and masked patches only, and no patches that are not selected (N7).
         """
         visible = self.decoder_embed(self.norm['joint'](joint))
@@ -257,8 +257,7 @@ class AudioVideoMAE(nn.Module):
     def checkpointed(self, function, *inputs):
         """function(*inputs), with activation checkpointing if it is on: keep only the inputs for the backward pass, and
         recompute the rest there. Nothing inside is random. The fusion runs twice on the same tokens, once per loss:
-        checkpointing it saves a quarter of the activations of encoders and fusion, for a twenty-fifth of the
-        operations."""
+        recomputing it saves a quarter of the activations of encoders and fusion, for 4 % more operations."""
         if not self.activation_checkpointing:
             return function(*inputs)
         return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)

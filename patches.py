@@ -87,8 +87,8 @@ def concat_patches(current, past):
 # ------------------------------------------------------------------------- Eq. 8: random masking
 
 def random_masking(ids, num_visible):
-    """ids (B, κ): positions of the selected patches → Mask of num_visible visible and κ − num_visible masked patches.
-    Every subset is equally likely (N6)."""
+    """ids (B, κ) of the selected patches, for their shape alone → Mask of num_visible visible and κ − num_visible masked
+    patches. Every subset is equally likely (N6)."""
     order = torch.rand(ids.shape, device=ids.device).argsort(1)
     return Mask(order[:, :num_visible], order[:, num_visible:])
 
@@ -116,7 +116,7 @@ def normalize_frames(frames):
 def to_float(patches, p):
     """Patches with x_v in uint8 → x_v in float32, normalized. Frames stay uint8 in batches and in the memory, a quarter
     of the bytes, until here."""
-    if patches.x_v.dtype != torch.uint8:
+    if patches.x_v.dtype != torch.uint8:               # GMED edits and LUMP mixes clips in float32
         return patches
     mean, std = (x.repeat(p * p) for x in image_statistics(patches.x_v.device))    # the channel is innermost
     return patches._replace(x_v=patches.x_v.float().div_(255).sub_(mean).div_(std))

@@ -1,7 +1,8 @@
 """Cheap scoring (ours): importance scores of all patches, without the AVM on all patches (`--scorer`).
 
 In:  a FLAVA method, a batch, and its Patches.
-Out: Scores of all patches, as `FLAVA.score_by_avm` computes them, approximately; and the replayed pairs.
+Out: Scores of all patches, as `FLAVA.score_by_avm` computes them, approximately; and the replayed pairs, which each
+     scorer samples, because P needs their q̂.
 
 The pass that scores all patches is a third of FLAVA's operations (results/details-cost.md). App. K names this pass as
 the limitation of the method. Two ways to spend less:
@@ -10,7 +11,7 @@ the limitation of the method. Two ways to spend less:
     student   a narrow network predicts I from the patch embeddings; every k-th step (`--scorer-every`) the AVM scores
               and teaches it
 
-In training the encoders see a fifth of the patches at a time, so a sparse grid is like their usual input. The student
+In training the encoders see a part of the patches at a time (a fifth, as in the paper), so a sparse grid is like their usual input. The student
 has no queries and keys, so it is for selections without P.
 
 On a grid of m patches, κ of Eq. 4 is ⌊ρ·m⌋. A patch beside one with P > 0 gets an interpolated P. The interpolated I
@@ -65,9 +66,9 @@ def axis_positions(length, stride, device):
 
 def grid_ids(grid, rows, columns):
     """grid (..., rows, columns) in patches → positions of those rows and columns, in all frames: (n,)"""
-    *frames, num_rows, num_columns = grid
-    frames = torch.arange(math.prod(frames), device=rows.device)       # T,r,c below
-    return ((frames[:, None, None] * num_rows + rows[:, None]) * num_columns + columns).flatten()
+    num_rows, num_columns = grid[-2:]
+    frames = torch.arange(math.prod(grid[:-2]), device=rows.device)    # T; 1 for audio
+    return ((frames[:, None, None] * num_rows + rows[:, None]) * num_columns + columns).flatten()      # T,r,c, flat
 
 
 def interpolate(x, grid, rows, columns):
@@ -95,16 +96,19 @@ def linear_weights(length, positions):
 def score_by_student(method, batch, patches):
     """The student predicts I; P = 0. Every k-th step the AVM scores and learns, and teaches the student.
     → Scores; the replayed pairs"""
-    step = method.memory.seen // len(patches.x_a)      # within a task, it grows by 1 a step: each adds a batch
+    # the memory counts the pairs seen so far, also after a resume; each step adds a batch
+    step = method.memory.seen // len(patches.x_a)
     if step % method.cfg.scorer_every == 0:
-        attention, avm_loss = method.localize(patches)
-        I_a, I_v = attention.importance_a, attention.importance_v
-        loss = avm_loss + distillation_loss(*method.student(method.backbone, patches), I_a, I_v)
+        out, avm_loss = method.localize(patches)
+        I_a, I_v = out.importance_a, out.importance_v
+        student_loss = distillation_loss(*method.student(method.backbone, patches), I_a, I_v)
     else:
         with torch.no_grad():
             log_a, log_v = method.student(method.backbone, patches)
-        I_a, I_v, loss = log_a.exp(), log_v.exp(), log_a.new_zeros(())
-    scores = Scores(I_a, I_v, torch.zeros_like(I_a), torch.zeros_like(I_v), queries={}, loss=loss)
+        I_a, I_v = log_a.exp(), log_v.exp()
+        avm_loss = student_loss = log_a.new_zeros(())
+    scores = Scores(I_a, I_v, torch.zeros_like(I_a), torch.zeros_like(I_v), queries={},
+                    losses=dict(avm=avm_loss, student=student_loss))
     return scores, method.sample(batch)
 
 

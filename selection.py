@@ -29,7 +29,7 @@ class Scores(NamedTuple):
     P_a: torch.Tensor        # B,M     pruning probability, Eq. 5
     P_v: torch.Tensor        # B,N
     queries: dict            # {query_a, query_v}: q̂_a, q̂_v (B, H, d) of Eq. 4, for the memory; {} with a student
-    loss: torch.Tensor       # what trains the scorer: L^avm of Eq. 11; with a student, its loss too
+    losses: dict             # what trains the scorer: {avm: L^avm of Eq. 11}; with a student, also {student: its loss}
 
 
 # --------------------------------------------------------------- Eq. 4, 5: the pruning probability
@@ -111,9 +111,10 @@ def select_audio(weight, P, kappa, grid, chunk):
         2. draw an order of chunks, by the mean weight of each
         3. count the unpruned patches of the chunks, in the order drawn, until κ are reached. All chunks but the last
            one counted are complete: each of their unpruned patches is taken
-        4. the last chunk counted has a surplus: drop it from its tail; drop it from its head if of its two neighbours
-           in time only the next is complete (N20)
-        5. take κ patches: unpruned before pruned (N19), by the chunk's index in the order drawn, by index in the chunk
+        4. the last chunk counted has a surplus: drop it from its tail; drop it from its head if the next chunk in time is
+           complete and the previous one is not (N20)
+        5. sort the patches: unpruned before pruned (N19), then by the order of chunks, then by index in the chunk. Take
+           the first κ
     """
     B, M = weight.shape
     time, freq = grid
@@ -140,7 +141,7 @@ def select_audio(weight, P, kappa, grid, chunk):
     index_in_chunk = torch.arange(size, device=weight.device).expand(B, num_chunks, size)
     index_in_chunk = torch.where(drop_head[:, :, None], size - 1 - index_in_chunk, index_in_chunk)
 
-    # 5. one integer per patch sorts them: pruned last, then by the order of chunks, then by index in the chunk
+    # 5. sort by one integer per patch
     key = pruned * M + (draw_index[:, :, None] * size + index_in_chunk).reshape(B, M)
     return key.argsort(1)[:, :kappa]
 
@@ -149,7 +150,7 @@ def select_audio(weight, P, kappa, grid, chunk):
 
 def select_patches(cfg, I_a, I_v, P_a, P_v):
     """I_a, P_a (B, M) and I_v, P_v (B, N) → S̃_a (B, κ_a) by Algorithm 2, S̃_v (B, κ_v) by Eq. 6"""
-    weight_a, P_a, weight_v, P_v = draw_weights(cfg, I_a, I_v, P_a, P_v)
+    weight_a, weight_v, P_a, P_v = sampling_weights(cfg, I_a, I_v, P_a, P_v)
     if cfg.audio_selection == 'frequency':             # Fig. 10 b
         ids_a = select_audio_by_frequency(weight_a, P_a, cfg.kappa_a, cfg.grid_a)
     elif cfg.audio_selection == 'none':                # Fig. 10 b: no chunks, as for video
@@ -159,8 +160,8 @@ def select_patches(cfg, I_a, I_v, P_a, P_v):
     return ids_a, select_video(weight_v, P_v, cfg.kappa_v)
 
 
-def draw_weights(cfg, I_a, I_v, P_a, P_v):
-    """`--selection` → weight_a, P_a (B, M), weight_v, P_v (B, N), to draw by and to prune by
+def sampling_weights(cfg, I_a, I_v, P_a, P_v):
+    """`--selection` → weight_a (B, M), weight_v (B, N), to draw by; P_a (B, M), P_v (B, N), to prune by
 
         both            I and P: FLAVA                     excess          I and the excess of P: ours
         importance      I, no pruning: LAVA (Table 3)      rank            video by rank of I, no pruning: ours
@@ -178,7 +179,7 @@ def draw_weights(cfg, I_a, I_v, P_a, P_v):
         P_a, P_v = torch.zeros_like(P_a), torch.zeros_like(P_v)
     if cfg.selection in ('excess', 'rank-excess'):
         P_a, P_v = excess(P_a), excess(P_v)
-    return weight_a, P_a, weight_v, P_v
+    return weight_a, weight_v, P_a, P_v
 
 
 def excess(P):

@@ -7,7 +7,7 @@
 In:  options; `--help` lists them.
 Out: a run's folder. `--resume` continues it after any interruption, on a CPU to the same results bit for bit.
 
-    config.json     the options                 log.jsonl    loss, samples/s, memory
+    config.json     the options                 log.jsonl    loss, samples/s, peak memory
     results.json    acc[t][i], A and F          table.md     the same as a table
     models/t.pt     the model after t tasks     last.pt      the checkpoint
     figures/        pictures                    eval/        results of eval.py
@@ -55,6 +55,7 @@ def train_stream(run, stream, checkpoint):
         run.save_model(0)
         run.save()
     while run.task < len(tasks):
+        # `steps` limits Multitask alone; a seed per task, other than that of the initial pre-training
         name, clips, steps = tasks[run.task]
         batches = make_batches(len(clips), cfg.batch_size, cfg.epochs, steps, cfg.seed * 1000 + 1 + run.task)
         if run.step < len(batches):
@@ -69,11 +70,11 @@ def train_stream(run, stream, checkpoint):
 
 def train_task(run, clips, batches, title):
     """The steps of one task, or of the initial pre-training, from run.step on."""
-    cfg, method = run.cfg, run.method                  # in several processes, `method` also averages the gradients
+    cfg, model = run.cfg, run.method                   # in several processes, DDP wraps it
     if dist.is_initialized():
         # with a student, most steps leave the AVM without a gradient
-        method = DistributedDataParallel(method, broadcast_buffers=False,
-                                         find_unused_parameters=cfg.scorer == 'student')
+        model = DistributedDataParallel(model, broadcast_buffers=False,
+                                        find_unused_parameters=cfg.scorer == 'student')
     loader = Loader(clips, dataclasses.replace(batches, start_step=run.step), count_workers(cfg.dataset, cfg.workers),
                     pin=run.device.type == 'cuda')
     with Progress(run, title, batches) as progress:
@@ -84,7 +85,7 @@ def train_task(run, clips, batches, title):
             # forward, backward, optimizer
             run.optimizer.zero_grad(set_to_none=True)
             with autocast(run.device, cfg.precision):
-                loss, log = method(batch)              # `flava.py`, `baselines.py`
+                loss, log = model(batch)               # `flava.py`, `baselines.py`
             loss.backward()
             run.optimizer.step()
             run.method.after_step()

@@ -132,18 +132,18 @@ def weights_of(draw, cfg, I, mixture):
 @contextlib.contextmanager
 def patched(module, args, cfg, datasets):
     """Within, a module that calls attend, prune_probability and select_patches gets the variant."""
-    def draw_weights(cfg, I_a, I_v, P_a, P_v):
+    def sampling_weights(cfg, I_a, I_v, P_a, P_v):
         prune = {'printed': torch.clone, 'excess': excess, 'none': torch.zeros_like}[args.pruning]
-        return (weights_of(args.draw_a, cfg, I_a, args.mixture), prune(P_a),
-                weights_of(args.draw_v, cfg, I_v, args.mixture), prune(P_v))
+        return (weights_of(args.draw_a, cfg, I_a, args.mixture), weights_of(args.draw_v, cfg, I_v, args.mixture),
+                prune(P_a), prune(P_v))
 
     with contextlib.ExitStack() as stack:
         if args.of:
             stack.enter_context(patch.object(module, 'attend', Oracle(cfg, datasets, args.of, args.odds)))
         if args.prune == 'all':
             stack.enter_context(patch.object(module, 'prune_probability', prune_among_all))
-        if args.draw_v:                                # select_patches looks draw_weights up in its own module
-            stack.enter_context(patch.object(selection, 'draw_weights', draw_weights))
+        if args.draw_v:                                # select_patches looks sampling_weights up in its own module
+            stack.enter_context(patch.object(selection, 'sampling_weights', sampling_weights))
         yield
 
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from avm import AVM, JointTokens, attend, importance, joint_tokens, matching_loss, mu
+from avm import AVM, UnmaskedTokens, attend, importance, unmasked_tokens, matching_loss, mu
 from model import AudioVideoMAE
 from one_step import batch, config
 from patches import patchify, to_float
@@ -75,7 +75,7 @@ def test_half_of_the_batch_is_mismatched_and_never_with_its_own_audio(B):
         return seen['logit']
     backbone = SimpleNamespace(fuse=lambda o_a, o_v, *ids: (o_a, o_v), checkpointed=lambda function, *x: function(*x))
     avm = SimpleNamespace(match=match)
-    loss = matching_loss(backbone, avm, JointTokens(*[tokens] * 4), patches)
+    loss = matching_loss(backbone, avm, UnmaskedTokens(*[tokens] * 4), patches)
     assert seen['mismatched'].sum() == (B // 2 if B > 2 else 0)
     p = seen['logit'].sigmoid()                            # Eq. 11
     torch.testing.assert_close(loss, -torch.where(seen['mismatched'], 1 - p, p).log().mean())
@@ -83,6 +83,6 @@ def test_half_of_the_batch_is_mismatched_and_never_with_its_own_audio(B):
 
 def test_the_gradient_of_matching_reaches_the_avm_alone(sizes):
     backbone, avm, patches = AudioVideoMAE(sizes), AVM(24, 6), patchify(batch(0), 8)
-    matching_loss(backbone, avm, joint_tokens(config(), backbone, patches), patches).backward()
+    matching_loss(backbone, avm, unmasked_tokens(config(), backbone, patches), patches).backward()
     assert all(p.grad is None for p in backbone.parameters())
     assert all(p.grad is not None for p in avm.parameters())

@@ -9,7 +9,7 @@ import selection
 from config import AUDIO_SELECTIONS, SELECTIONS
 from conftest import DEVICE
 from one_step import config
-from selection import (discriminative_query, draw_weights, prune_probability, rank_weights, select_audio,
+from selection import (discriminative_query, sampling_weights, prune_probability, rank_weights, select_audio,
                        select_motion, select_patches, select_random, select_video)
 
 
@@ -144,12 +144,12 @@ def test_weights_and_pruning_of_each_selection():
     by_rank = torch.tensor([[16.0 if sorted(row, reverse=True).index(x) < 6 else 1.0 for x in row]
                             for row in I_v.tolist()])
     excess_a, excess_v = (2 * P_a - 1).clamp(min=0), (2 * P_v - 1).clamp(min=0)
-    expected = {'both': (I_a, P_a, I_v, P_v), 'importance': (I_a, none, I_v, none),
-                'forget-robust': (ones, P_a, ones, P_v), 'excess': (I_a, excess_a, I_v, excess_v),
-                'rank': (I_a, none, by_rank, none), 'rank-excess': (I_a, excess_a, by_rank, excess_v)}
+    expected = {'both': (I_a, I_v, P_a, P_v), 'importance': (I_a, I_v, none, none),
+                'forget-robust': (ones, ones, P_a, P_v), 'excess': (I_a, I_v, excess_a, excess_v),
+                'rank': (I_a, by_rank, none, none), 'rank-excess': (I_a, by_rank, excess_a, excess_v)}
     assert set(expected) <= set(SELECTIONS)                # a fork may have more
     for name, tensors in expected.items():
-        for got, tensor in zip(draw_weights(config(selection=name), I_a, I_v, P_a, P_v), tensors):
+        for got, tensor in zip(sampling_weights(config(selection=name), I_a, I_v, P_a, P_v), tensors):
             assert torch.equal(got, tensor), name
     assert torch.equal(rank_weights(I_v[:, :5], 0.01, 4.0).sum(1), torch.full((4,), 8.0))      # at least one patch
 

@@ -72,7 +72,7 @@ def test_what_is_shown_is_what_the_step_computes(made):
                     ('contrastive', step.losses.contrastive), ('pooled_v', step.losses.pooled_v),
                     ('drift', step.log['penalty']), ('avm_loss', step.log['avm']), ('loss', step.loss)):
         assert torch.allclose(names[name], x, rtol=1e-4, atol=1e-6), name
-    for name, x in (('ids_a', step.current.ids_a), ('ids_v', step.current.ids_v), ('selected_v', step.current.x_v)):
+    for name, x in (('ids_a', step.selected.ids_a), ('ids_v', step.selected.ids_v), ('selected_v', step.selected.x_v)):
         assert torch.equal(names[name], x), name
     assert torch.equal(names['ids_v'][0], names['drawn_v'])
     # chunks of the clip, in the order in which they are drawn, give their unpruned patches until there are κ_a
