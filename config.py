@@ -247,7 +247,8 @@ PRESETS = {   # what --size changes
     'small': dict(SIZES['small'], lr=1e-3, batch_size=16, mask_ratio=0.7, lam=1.0, tau=0.1, chunk=2,
                   pretrain_lr=2e-3, pretrain_batch_size=64, pretrain_mask_ratio=0.5),
 }
-# The benchmark: small shapes. It was chosen with Finetune and Multitask alone (results/README.md).
+# The benchmark: small shapes. It was chosen with Finetune and Multitask alone
+# (results/details-benchmark.md).
 BENCHMARK = dict(epochs=4, memory_size=160, clips_per_task=500, min_silent=1, max_silent=1, test_clips=300,
                  candidate_sets=5, pretrain_epochs=40)
 DATASET_PRESETS = {   # what differs from VGGSound (§5.2, Table 6)

@@ -226,7 +226,7 @@ def make_parser():
     add('--video', type=Path, metavar='FILE',
         help='localization: a video to read, of at most ten minutes; it is written into RUN/eval with the attention of '
              'each model')
-    add('--out', type=Path, help='the video to write; default RUN/eval/NAME.mp4')
+    add('--out', type=Path, help='the video to write; default RUN/eval/localization-FILE.mp4')
     add('--finetune', action='store_true', help='classification, ave: train the backbone too')
     add('--clips', type=number(int, min=1), help='classification, ave: maximum number of training clips per task')
     add('--epochs', type=number(int, min=1), help='classification, ave: default 15 (Table 6)')
@@ -234,7 +234,7 @@ def make_parser():
     add('--lr', type=number(float, over=0), help='classification, ave: default 5e-4, AVE 1e-3 (Table 6)')
     add('--seed', type=number(int, min=0, max=2 ** 32 - 1), default=0, help='seed of the heads')
     add('--workers', type=number(int, min=-1, max=1000), default=-1,
-        help='data loader processes; -1: one per available core')
+        help='data loader processes; -1: one per available core but one, none for shapes')
     add('--device', default='', help='cuda or cpu; default: cuda if available')
     return parser
 

@@ -4,15 +4,15 @@ In:  a FLAVA method, a batch, and its Patches.
 Out: Scores of all patches, as `FLAVA.score_by_avm` computes them, approximately; and the replayed pairs, which each
      scorer samples, because P needs their q̂.
 
-The pass that scores all patches is a third of FLAVA's operations (results/details-cost.md). App. K names this pass as
+The pass that scores all patches is three tenths of FLAVA's operations (results/details-cost.md). App. K names this pass as
 the limitation of the method. Two ways to spend less:
 
     grid      the AVM scores every k-th patch along each side (`--scorer-stride`); I and P are interpolated in between
     student   a narrow network predicts I from the patch embeddings; every k-th step (`--scorer-every`) the AVM scores
               and teaches it
 
-In training the encoders see a part of the patches at a time (a fifth, as in the paper), so a sparse grid is like their usual input. The student
-has no queries and keys, so it is for selections without P.
+In training the encoders see a part of the patches at a time (a fifth in the paper), so a sparse grid is like their usual
+input. The student has no queries and keys, so it is for selections without P.
 
 On a grid of m patches, κ of Eq. 4 is ⌊ρ·m⌋. A patch beside one with P > 0 gets an interpolated P. The interpolated I
 does not sum to 1; drawing by weight does not need that.

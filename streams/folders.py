@@ -1,6 +1,6 @@
 """Your own videos: a folder per class → a stream of tasks (ours).
 
-In:  DIR/train/CLASS/* and DIR/test/CLASS/*; or DIR/CLASS/*, of which every fifth clip is for testing.
+In:  DIR/train/CLASS/* and DIR/test/CLASS/*; or DIR/CLASS/*, of which a fifth of each class is for testing.
 Out: a Clip for each video; a Stream. A class is a task, or a file class,task groups classes.
 """
 import hashlib

@@ -70,7 +70,7 @@ class Shapes(torch.utils.data.Dataset):
 @contextlib.contextmanager
 def single_thread():
     """Several threads add in another order: the last bit of a clip would depend on their number. Training amplifies
-    that bit to points of R@10 (results/README.md)."""
+    that bit to points of R@10 (results/details-benchmark.md)."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -125,7 +125,8 @@ def log(runs):
     records = sorted((record for by_seed in runs.values() for record in by_seed.values()), key=lambda r: r['ended'])
     rows = [[record['ended'], f'{record["name"]}-{record["seed"]}', f'`{record["options"]}`', record['commit'],
              record['machine'], record['seconds'], text((A(record), None))] for record in records]
-    return markdown_table(['ended', 'run', 'options', 'commit', 'machine', 'seconds', 'R@10 A'], rows) + '\n'
+    table = markdown_table(['ended', 'run', 'options', 'commit', 'machine', 'seconds', 'R@10 A'], rows)
+    return f'# All runs, in the order in which they ended\n\nWritten by `python -m study.report`; do not edit.\n\n{table}\n'
 
 
 def agreement_table(runs):
