@@ -73,8 +73,8 @@ def mean_as_released(V):
     """MeanPool of Eq. 11: "we average the values head-wise and token-wise".  V (B, H, n, d) → (B, D)
 
     The released module reshapes (B, H, n, d) to (B, n, H·d) without a transpose, and the released weights were trained
-    with it (N5). So heads and tokens mix: with the H·n rows of length d in order, head by head, block g
-    of the output (d values) is the mean of rows g, g+H, g+2H, …
+    with it (N5). So heads and tokens mix: with the H·n rows of length d in order, head by head, block g of the output
+    (d values) is the mean of rows g, g+H, g+2H, …
     """
     B, H, n, d = V.shape
     return V.reshape(B, n, H * d).mean(1)

@@ -79,13 +79,13 @@ class FLAVA(DERpp):
     def score_by_avm(self, batch, patches):
         """§4.1 and 4.2 → Scores of the current pairs; the replayed pairs"""
         # localized alignment (§4.1): which patches does the other modality attend to?
-        out, avm_loss = self.localize(patches)                           # I of Eq. 3; L^avm of Eq. 11
+        out, avm_loss = self.localize(patches)                                 # I of Eq. 3; L^avm of Eq. 11
         I_a, I_v = out.importance_a, out.importance_v
 
         # forget-robustness (§4.2): which of them does a past query attend to more than the current one?
         past = self.sample(batch)
         kappa_a, kappa_v = self.num_selected(out)
-        query_a = discriminative_query(I_a, out.q_a, kappa_a)            # q̂_a, q̂_v of Eq. 4
+        query_a = discriminative_query(I_a, out.q_a, kappa_a)                  # q̂_a, q̂_v of Eq. 4
         query_v = discriminative_query(I_v, out.q_v, kappa_v)
         P_a, P_v = self.prune_probabilities(out, query_a, query_v, past)
         return Scores(I_a, I_v, P_a, P_v, dict(query_a=query_a, query_v=query_v), dict(avm=avm_loss)), past
@@ -97,8 +97,7 @@ class FLAVA(DERpp):
 
     def num_selected(self, out):
         """κ_a and κ_v of Eq. 4: shares ρ of the patches, which on a grid (`--scorer grid`) are fewer than M and N."""
-        return (num_kept(self.cfg.rho_a, out.importance_a.shape[1]),
-                num_kept(self.cfg.rho_v, out.importance_v.shape[1]))
+        return num_kept(self.cfg.rho_a, out.importance_a.shape[1]), num_kept(self.cfg.rho_v, out.importance_v.shape[1])
 
     def prune_probabilities(self, out, query_a, query_v, past):
         """P_a (B, M), P_v (B, N) of Eq. 5. Each current pair is compared with one replayed pair: its audio patches with

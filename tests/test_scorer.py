@@ -112,6 +112,7 @@ def test_the_avm_scores_and_learns_every_third_step(name, monkeypatch):
         assert len(attended) == number // 3 + 1
         for module in (method.avm, method.student):
             assert all((p.grad is not None) == scored for p in module.parameters())
+        assert (step.log['avm'] > 0) == (step.log['student'] > 0) == scored
         assert not step.scores.P_a.any() and 'query_a' not in method.memory.rows
         if not scored:
             log_a, log_v = method.student(method.backbone, all_patches(method, number))
