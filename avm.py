@@ -30,7 +30,7 @@ class Projections(NamedTuple):
 def mu(q, k, beta):
     """μ(q, k; β) of Eq. 2, before the Softmax: q (..., n, d), k (..., m, d) → logits (..., n, m)
 
-    The printed "/β*√d" divides by both: a small β sharpens the attention (N13).
+    The printed "/β*√d" is read as dividing by both: a small β sharpens the attention (N13).
     """
     return q @ k.transpose(-1, -2) / (beta * k.shape[-1] ** 0.5)
 
@@ -61,10 +61,10 @@ class AVM(nn.Module):
 
     def match(self, joint_a, joint_v):
         """Eq. 10 and 11: the logit (B,), before the sigmoid, that each audio belongs to its video."""
-        p = self.project(joint_a, joint_v)
+        proj = self.project(joint_a, joint_v)
         # softmax(μ(q, k; β=1)) v is plain attention: video queries weigh audio values, and the reverse
-        attended_a = F.scaled_dot_product_attention(p.q_v, p.k_a, p.v_a)   # V_a: B,H,N,d
-        attended_v = F.scaled_dot_product_attention(p.q_a, p.k_v, p.v_v)   # V_v: B,H,M,d
+        attended_a = F.scaled_dot_product_attention(proj.q_v, proj.k_a, proj.v_a)      # V_a: B,H,N,d
+        attended_v = F.scaled_dot_product_attention(proj.q_a, proj.k_v, proj.v_v)      # V_v: B,H,M,d
         pooled = torch.cat([mean_as_released(attended_a), mean_as_released(attended_v)], -1)         # B,2D
         return self.fc(pooled).squeeze(-1)
 
@@ -80,13 +80,13 @@ def mean_as_released(V):
     return V.reshape(B, n, H * d).mean(1)
 
 
-def importance(p, beta):
+def importance(proj, beta):
     """Eq. 2 and 3: how much the other modality attends to each patch, the mean over heads and queries.
 
-    p: Projections → I_a (B, M), I_v (B, N); each sums to 1 over its patches.
+    proj: Projections → I_a (B, M), I_v (B, N); each sums to 1 over its patches.
     """
-    I_a = mu(p.q_v, p.k_a, beta).softmax(-1).mean((1, 2))   # A_a: B,H,N,M
-    I_v = mu(p.q_a, p.k_v, beta).softmax(-1).mean((1, 2))   # A_v: B,H,M,N
+    I_a = mu(proj.q_v, proj.k_a, beta).softmax(-1).mean((1, 2))       # A_a: B,H,N,M
+    I_v = mu(proj.q_a, proj.k_v, beta).softmax(-1).mean((1, 2))       # A_v: B,H,M,N
     return I_a, I_v
 
 
@@ -103,8 +103,8 @@ class UnmaskedTokens(NamedTuple):
 class AVMOutput(NamedTuple):
     """What the AVM computes from these tokens: importance scores, queries and keys."""
     tokens: UnmaskedTokens
-    importance_a: torch.Tensor   # B,M       I_a
-    importance_v: torch.Tensor   # B,N       I_v
+    I_a: torch.Tensor            # B,M
+    I_v: torch.Tensor            # B,N
     q_a: torch.Tensor            # B,H,M,d
     q_v: torch.Tensor            # B,H,N,d
     k_a: torch.Tensor            # B,H,M,d
@@ -121,10 +121,10 @@ def unmasked_tokens(cfg, backbone, patches):
 
 @torch.no_grad()
 def attend(cfg, backbone, avm, patches):
-    """Eq. 2 and 3 for Patches → AVMOutput"""
+    """Backbone and AVM on all of these Patches, without gradient: Eq. 2 and 3 → AVMOutput"""
     tokens = unmasked_tokens(cfg, backbone, patches)
-    p = avm.project(tokens.joint_a, tokens.joint_v)
-    return AVMOutput(tokens, *importance(p, cfg.beta), p.q_a, p.q_v, p.k_a, p.k_v)
+    proj = avm.project(tokens.joint_a, tokens.joint_v)
+    return AVMOutput(tokens, *importance(proj, cfg.beta), proj.q_a, proj.q_v, proj.k_a, proj.k_v)
 
 
 def matching_loss(backbone, avm, tokens, patches):

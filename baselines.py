@@ -25,7 +25,8 @@ from utils.distributed import get_world_size
 
 
 class Method(nn.Module):
-    """Base class: how a batch becomes a loss. backbone: the model in training; avm: its AVM, for FLAVA alone."""
+    """Base class: how a batch becomes a loss. backbone: the model in training; avm: its AVM, which most
+    methods do not use."""
 
     memory = None
 
@@ -39,7 +40,7 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def total_loss(self, losses):
-        """ℓ^r + λℓ^c, the mean over pairs"""
+        """ℓ^r + λℓ^c, the mean over pairs; some methods add terms of their own"""
         return loss_per_pair(self.cfg, losses).mean()
 
     def after_step(self):
@@ -100,7 +101,7 @@ class DERpp(Replay):
         current = self.select(patchify(batch, self.cfg.patch_size))
         past = self.sample(batch)
         replayed = self.select(patchify(past, self.cfg.patch_size)) if past else None
-        loss, log, losses = self.replay_loss(current, past, replayed)
+        loss, log, losses = self.replay_loss(current, replayed, past)
         B = len(batch['audio'])
         self.memory.add(audio=batch['audio'], video=batch['video'],
                         pooled_a=losses.pooled_a[:B], pooled_v=losses.pooled_v[:B])
@@ -110,8 +111,9 @@ class DERpp(Replay):
         """Patches of whole clips → the patches to learn from: all of them. Random and MATS override it."""
         return patches
 
-    def replay_loss(self, current, past, replayed):
-        """ℓ^r + λℓ^c of current and replayed Patches in one batch, + α ℓ^p of the replayed ones → loss, log, Losses"""
+    def replay_loss(self, current, replayed, past):
+        """ℓ^r + λℓ^c of current and replayed Patches in one batch, + α ℓ^p of the replayed ones → loss, log, Losses.
+        past: what the memory stores of the replayed pairs, with their embeddings; {} at the first step"""
         patches = concat_patches(current, replayed) if past else current
         losses = run_backbone(self.cfg, self.backbone, patches)
         loss, log = self.total_loss(losses), log_dict(losses)
@@ -126,9 +128,8 @@ class Random(DERpp):
     """Table 3, "Random": DER++ on κ_a and κ_v random patches, drawn anew at each replay."""
 
     def select(self, patches):
-        cfg, device = self.cfg, patches.ids_a.device
-        return gather_patches(patches, select_random(patches.ids_a.shape, cfg.kappa_a, device),
-                              select_random(patches.ids_v.shape, cfg.kappa_v, device))
+        cfg = self.cfg
+        return gather_patches(patches, select_random(patches.ids_a, cfg.kappa_a), select_random(patches.ids_v, cfg.kappa_v))
 
 
 class MATS(DERpp):
@@ -136,11 +137,10 @@ class MATS(DERpp):
     (N21)."""
 
     def select(self, patches):
-        cfg, device = self.cfg, patches.ids_a.device
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):   # bf16 is too coarse for small motions
+        cfg = self.cfg
+        with torch.no_grad(), no_autocast(patches.ids_a.device):           # bf16 is too coarse for small motions
             v = self.backbone.patch_embed['v'](to_float(patches, cfg.patch_size).x_v)              # B,N,D
-        return gather_patches(patches, select_random(patches.ids_a.shape, cfg.kappa_a, device),
-                              select_motion(v, cfg.kappa_v, cfg.grid_v))
+        return gather_patches(patches, select_random(patches.ids_a, cfg.kappa_a), select_motion(v, cfg.kappa_v, cfg.grid_v))
 
 
 # ---------------------------------------------------------------------- MIR, GMED: a virtual step
@@ -151,7 +151,7 @@ def isolated_rng(device):
 
 
 def no_autocast(device):
-    """A context in float32: a virtual step changes weights by less than bf16 resolves."""
+    """A context in float32: bf16 is too coarse for what a virtual step changes."""
     return torch.autocast(device.type, enabled=False)
 
 
@@ -190,36 +190,37 @@ class MIR(Replay):
     def forward(self, batch):
         """ℓ on the current pairs and on as many candidates, those of highest interference → loss, log"""
         cfg = self.cfg
-        patches = patchify(batch, cfg.patch_size)
-        candidates = self.sample(batch, factor=cfg.mir_candidates)
-        if candidates:
-            candidates = patchify(candidates, cfg.patch_size)
-            interference = self.interference(patches, candidates)
+        patches = current = patchify(batch, cfg.patch_size)
+        past = self.sample(batch, factor=cfg.mir_candidates)
+        if past:
+            candidates = patchify(past, cfg.patch_size)
+            interference = self.interference(current, candidates)
             most = interference.topk(min(len(batch['audio']), len(interference))).indices
-            patches = concat_patches(patches, Patches(*(x[most] for x in candidates)))
+            patches = concat_patches(current, Patches(*(x[most] for x in candidates)))
         losses = run_backbone(cfg, self.backbone, patches)
         self.memory.add(audio=batch['audio'], video=batch['video'])
         return self.total_loss(losses), log_dict(losses)
 
     @torch.no_grad()
-    def interference(self, patches, candidates):
-        """ℓ(x; θᵛ) − ℓ(x; θ) of each candidate, (n,), both under the same mask. patches, candidates: of whole clips"""
+    def interference(self, current, candidates):
+        """ℓ(x; θᵛ) − ℓ(x; θ) of each candidate, (n,), both under the same mask. current, candidates: Patches of clips"""
         cfg = self.cfg
         device = candidates.x_a.device
         with isolated_rng(device), no_autocast(device):
-            gradient = batch_gradient(cfg, self.backbone, patches)
+            gradient = batch_gradient(cfg, self.backbone, current)
             masks = random_masks(cfg, candidates)
             before = loss_per_pair(cfg, run_backbone(cfg, self.backbone, candidates, masks))
             with virtual_step(self.backbone, gradient, cfg.lr):
                 return loss_per_pair(cfg, run_backbone(cfg, self.backbone, candidates, masks)) - before
 
 
-# Bounds of normalized log mel energies: silence is float32's epsilon in fbank; about 13 is a full-scale wave.
+# Bounds of normalized log mel energies: silence is float32's epsilon in fbank; 13 is above any full-scale
+# wave.
 MIN_AUDIO = (math.log(torch.finfo(torch.float32).eps) - AUDIO_MEAN) / AUDIO_STD
 MAX_AUDIO = (13 - AUDIO_MEAN) / AUDIO_STD
 
 
-def frame_bounds(p, device):
+def patch_bounds(p, device):
     """Bounds of a patch's normalized pixels: two tensors (p·p·3,), the channel innermost"""
     mean, std = image_statistics(device)
     return (-mean / std).repeat(p * p), ((1 - mean) / std).repeat(p * p)
@@ -232,8 +233,7 @@ class GMED(Replay):
     def forward(self, batch):
         """ℓ on the current pairs and on edited past pairs → loss, log"""
         cfg = self.cfg
-        current = to_float(patchify(batch, cfg.patch_size), cfg.patch_size)
-        patches = current
+        patches = current = to_float(patchify(batch, cfg.patch_size), cfg.patch_size)
         past = self.sample(batch)
         if past:
             x_a, x_v = past['edited_a'], past['edited_v']
@@ -244,22 +244,22 @@ class GMED(Replay):
         self.memory.add(edited_a=current.x_a, edited_v=current.x_v)        # not edited yet
         return self.total_loss(losses), log_dict(losses)
 
-    def edit(self, patches, replayed):
+    def edit(self, current, replayed):
         """x ← γx + α ∇ₓ[(ℓ(x; θᵛ) − ℓ(x; θ)) − βℓ(x; θ)], clipped to the values that a clip can have
 
-        patches: the current pairs; replayed: past ones, x_a (n, M, p·p), x_v (n, N, p·p·3) float32 → like replayed
+        current, replayed: Patches of clips in float32 → Patches like replayed
         """
         cfg = self.cfg
         device = replayed.x_a.device
         with isolated_rng(device), no_autocast(device):
-            gradient = batch_gradient(cfg, self.backbone, patches)
+            gradient = batch_gradient(cfg, self.backbone, current)
             masks = random_masks(cfg, replayed)
             before_a, before_v = self.input_gradient(replayed, masks)
             with virtual_step(self.backbone, gradient, cfg.lr):
                 after_a, after_v = self.input_gradient(replayed, masks)
         x_a = cfg.gmed_gamma * replayed.x_a + cfg.gmed_alpha * (after_a - (1 + cfg.gmed_beta) * before_a)
         x_v = cfg.gmed_gamma * replayed.x_v + cfg.gmed_alpha * (after_v - (1 + cfg.gmed_beta) * before_v)
-        low, high = frame_bounds(cfg.patch_size, x_v.device)
+        low, high = patch_bounds(cfg.patch_size, x_v.device)
         return replayed._replace(x_a=x_a.clamp(MIN_AUDIO, MAX_AUDIO), x_v=torch.maximum(torch.minimum(x_v, high), low))
 
     @torch.enable_grad()
@@ -343,11 +343,11 @@ class LUMP(Replay):
         patches = to_float(patchify(batch, p), p)
         past = self.sample(batch)
         if past:
-            past = to_float(patchify(past, p), p)
-            partner = torch.arange(B, device=past.x_a.device) % len(past.x_a)
-            m = to_device(self.mixing_ratio(B).to(past.x_a.dtype), past.x_a.device)[:, None, None]
-            patches = patches._replace(x_a=m * patches.x_a + (1 - m) * past.x_a[partner],
-                                       x_v=m * patches.x_v + (1 - m) * past.x_v[partner])
+            replayed = to_float(patchify(past, p), p)
+            partner = torch.arange(B, device=replayed.x_a.device) % len(replayed.x_a)
+            m = to_device(self.mixing_ratio(B).to(replayed.x_a.dtype), replayed.x_a.device)[:, None, None]
+            patches = patches._replace(x_a=m * patches.x_a + (1 - m) * replayed.x_a[partner],
+                                       x_v=m * patches.x_v + (1 - m) * replayed.x_v[partner])
         losses = run_backbone(cfg, self.backbone, patches)
         self.memory.add(audio=batch['audio'], video=batch['video'])
         return self.total_loss(losses), log_dict(losses)

@@ -96,7 +96,7 @@ class Sizes:
 # ------------------------------------------------------------------------------------- all options
 
 FILES, REPLAY, PRETRAINING = 'video files', 'methods with a memory', 'initial pre-training'     # values of applies_to
-SELECTING, SCORING = 'flava, flava+, random, mats', 'flava, flava+'
+SELECTING, SCORING = 'flava, flava+, random, mats', 'flava, flava+'     # those that select patches; that score them
 
 
 @dataclass
@@ -107,7 +107,8 @@ class Config(Sizes):
     data: str = option('', 'folder of the clips (streams/README.md); default data/DATASET', applies_to=FILES)
     tasks: str = option('', 'CSV file with the columns class,task; default: the paper\'s tasks (App. B); with '
                         'folders, each class', applies_to=FILES)
-    order: str = option('', 'order of the tasks: names separated by commas, or "shuffled" for Table 7')
+    order: str = option('', 'order of the tasks: names separated by commas, or "shuffled" for Table 7 '
+                        '(there with --batch-size 36)')
     retrieval_list: str = option('', 'JSON list of retrieval clips in CAV-MAE\'s format; default: the whole test split',
                                  applies_to=FILES)
     pretrain_data: str = option('', 'second dataset for the initial pre-training (App. B): AudioSet\'s folder for '
@@ -148,7 +149,8 @@ class Config(Sizes):
     rho_v: float = option(0.5, 'ρ_v, share of video patches that is selected; Table 9', over=0, max=1,
                           applies_to=SELECTING)
     chunk: int = option(4, 'L_c of Algorithm 2, in audio patches along time; §4.3', min=1, applies_to=SCORING)
-    selection: str = option('both', 'how patches are selected; Table 3; excess, rank and rank-excess are ours',
+    selection: str = option('both', 'how patches are selected; both: by I and P; importance: LAVA, forget-robust: FRS of '
+                            'Table 3; excess, rank and rank-excess are ours',
                             choices=SELECTIONS, applies_to=SELECTING)
     rank_share: float = option(0.125, 'rank, rank-excess: share of the video patches with the higher weight', over=0,
                                under=1, applies_to='rank, rank-excess')
@@ -213,15 +215,20 @@ class Config(Sizes):
     device: str = option('', 'cuda or cpu; default: cuda if available')
     precision: str = option('auto', 'auto: bf16 autocast on GPUs that support it, else fp32; bf16 on a CPU is faster '
                             'if it has AVX512-BF16 or AMX', choices=PRECISIONS)
-    activation_checkpointing: int = option(-1, 'activation checkpointing of the fusion, less memory for more time; 1: '
-                                           'on, 0: off, -1: on GPUs only', min=-1, max=1)
+    activation_checkpointing: int = option(-1, 'activation checkpointing of the fusion and the AVM, less memory for more '
+                                           'time; 1: on, 0: off, -1: on GPUs only', min=-1, max=1)
     compile: int = option(0, '1: compile the transformer blocks with torch.compile', min=0, max=1)
 
     def __post_init__(self):
         check_ranges(self)
         check_sizes(self)
-        check_selection(self)
+        check_combinations(self)
         check_masks(self)
+
+    @property
+    def scores_patches(self):
+        """Whether this is FLAVA or FLAVA+, and not DER++ on other patches (`--selection random` or `mats`)"""
+        return self.method in ('flava', 'flava+') and self.selection not in ('random', 'mats')
 
     @property
     def kappa_a(self):
@@ -255,7 +262,7 @@ DATASET_PRESETS = {   # what differs from VGGSound (§5.2, Table 6)
     'audioset': dict(batch_size=36, epochs=15, memory_size=5000),
 }
 PRETRAINED = Path(__file__).parent / 'weights' / 'shapes_small.pt'   # initial pre-training on shapes: weights/README.md
-RUNTIME_FIELDS = {   # may change when a run is resumed; results depend on them by rounding at most
+RUNTIME_FIELDS = {   # may change when a run is resumed: rounding changes, and with `device` the random numbers
     'workers', 'keep_models', 'save_every', 'log_every', 'tensorboard', 'device', 'activation_checkpointing', 'compile',
     'out', 'cache', 'max_bad'}
 PATH_FIELDS = {'data', 'pretrain_data', 'tasks', 'retrieval_list'}   # may change too: the clips are compared instead
@@ -316,12 +323,12 @@ def check_sizes(cfg):
             raise UserError(f'--{heads.replace("_", "-")} {getattr(cfg, heads)} does not divide the dimension {dim}')
 
 
-def check_selection(cfg):
-    """Selections belong to FLAVA; options of shapes must fit each other. Raises UserError."""
+def check_combinations(cfg):
+    """Selections and scorers belong to FLAVA; options of shapes must fit each other. Raises UserError."""
     needed = ('flava',) if cfg.selection in ('random', 'mats') else ('flava', 'flava+')
     if cfg.selection != 'both' and cfg.method not in needed:
         raise UserError(f'--selection {cfg.selection} needs --method {" or ".join(needed)}')
-    if cfg.scorer != 'full' and (cfg.method not in ('flava', 'flava+') or cfg.selection in ('random', 'mats')):
+    if cfg.scorer != 'full' and not cfg.scores_patches:
         raise UserError(f'--scorer {cfg.scorer} needs --method flava or flava+, and a selection by importance')
     if cfg.scorer == 'student' and cfg.selection not in ('importance', 'rank'):
         raise UserError('--scorer student needs --selection rank or importance: it has no queries and keys for P, '
@@ -345,7 +352,7 @@ def check_masks(cfg):
                                 'at least one must be visible and one masked')
     if cfg.method not in ('flava', 'flava+'):
         return
-    if cfg.audio_selection == 'time' and cfg.grid_a[0] % cfg.chunk:
+    if cfg.scores_patches and cfg.audio_selection == 'time' and cfg.grid_a[0] % cfg.chunk:
         raise UserError(f'--chunk {cfg.chunk} must divide the {cfg.grid_a[0]} time steps of audio patches')
     for name, rho, n in (('a', cfg.rho_a, cfg.num_patches_a), ('v', cfg.rho_v, cfg.num_patches_v)):
         if num_kept(rho, n) <= num_kept(1 - cfg.mask_ratio, n):

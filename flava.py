@@ -50,8 +50,10 @@ class FLAVA(DERpp):
         cfg, B = self.cfg, len(batch['audio'])
         patches = patchify(batch, cfg.patch_size)
 
-        # score all patches: importance I (§4.1), pruning probability P (§4.2), for which past pairs are sampled
-        scores, past = self.score(batch, patches)
+        past = self.sample(batch)                                                              # from the memory
+
+        # score all patches: importance I (§4.1), and pruning probability P against the past queries (§4.2)
+        scores = self.score(patches, past)
 
         # select patches (§4.3)
         ids_a, ids_v = select_patches(cfg, scores.I_a, scores.I_v, scores.P_a, scores.P_v)     # S̃_a, S̃_v
@@ -59,7 +61,7 @@ class FLAVA(DERpp):
 
         # learn from them and from replayed pairs, as DER++ does
         replayed = self.select_replayed(past) if past else None
-        loss, log, losses = self.replay_loss(selected, past, replayed)                         # ℓ^r + λℓ^c + αℓ^p
+        loss, log, losses = self.replay_loss(selected, replayed, past)                         # ℓ^r + λℓ^c + αℓ^p
         loss = loss + sum(scores.losses.values())                                              # + L^avm, weight 1 (N11)
         log |= {name: part.detach() for name, part in scores.losses.items()}
 
@@ -68,27 +70,25 @@ class FLAVA(DERpp):
                         **self.to_store(batch, selected, scores))
         return FLAVAStep(loss, log, patches, scores, past, selected, losses)
 
-    def score(self, batch, patches):
-        """→ Scores of the current pairs; the replayed pairs. `--scorer`: by the AVM, or cheaper (ours, `scorer.py`)"""
+    def score(self, patches, past):
+        """Patches of the current pairs, the replayed pairs → Scores. `--scorer`: by the AVM, or cheaper (ours)"""
         if self.cfg.scorer == 'grid':
-            return score_on_grid(self, batch, patches)
+            return score_on_grid(self, patches, past)
         if self.cfg.scorer == 'student':
-            return score_by_student(self, batch, patches)
-        return self.score_by_avm(batch, patches)
+            return score_by_student(self, patches)
+        return self.score_by_avm(patches, past)
 
-    def score_by_avm(self, batch, patches):
-        """§4.1 and 4.2 → Scores of the current pairs; the replayed pairs"""
+    def score_by_avm(self, patches, past):
+        """§4.1 and 4.2: patches of the current pairs, the replayed pairs → Scores"""
         # localized alignment (§4.1): which patches does the other modality attend to?
         out, avm_loss = self.localize(patches)                                 # I of Eq. 3; L^avm of Eq. 11
-        I_a, I_v = out.importance_a, out.importance_v
 
         # forget-robustness (§4.2): which of them does a past query attend to more than the current one?
-        past = self.sample(batch)
         kappa_a, kappa_v = self.num_selected(out)
-        query_a = discriminative_query(I_a, out.q_a, kappa_a)                  # q̂_a, q̂_v of Eq. 4
-        query_v = discriminative_query(I_v, out.q_v, kappa_v)
+        query_a = discriminative_query(out.I_a, out.q_a, kappa_a)              # q̂_a, q̂_v of Eq. 4
+        query_v = discriminative_query(out.I_v, out.q_v, kappa_v)
         P_a, P_v = self.prune_probabilities(out, query_a, query_v, past)
-        return Scores(I_a, I_v, P_a, P_v, dict(query_a=query_a, query_v=query_v), dict(avm=avm_loss)), past
+        return Scores(out.I_a, out.I_v, P_a, P_v, dict(query_a=query_a, query_v=query_v), dict(avm=avm_loss))
 
     def localize(self, patches):
         """§4.1, App. D → AVMOutput, L^avm"""
@@ -97,19 +97,18 @@ class FLAVA(DERpp):
 
     def num_selected(self, out):
         """κ_a and κ_v of Eq. 4: shares ρ of the patches, which on a grid (`--scorer grid`) are fewer than M and N."""
-        return num_kept(self.cfg.rho_a, out.importance_a.shape[1]), num_kept(self.cfg.rho_v, out.importance_v.shape[1])
+        return num_kept(self.cfg.rho_a, out.I_a.shape[1]), num_kept(self.cfg.rho_v, out.I_v.shape[1])
 
     def prune_probabilities(self, out, query_a, query_v, past):
         """P_a (B, M), P_v (B, N) of Eq. 5. Each current pair is compared with one replayed pair: its audio patches with
         q̂ᵖ_v, its video patches with q̂ᵖ_a. With an empty memory, P = 0 (N17)."""
-        I_a, I_v = out.importance_a, out.importance_v
         if not past:
-            return torch.zeros_like(I_a), torch.zeros_like(I_v)
+            return torch.zeros_like(out.I_a), torch.zeros_like(out.I_v)
         kappa_a, kappa_v = self.num_selected(out)
         partner = torch.arange(len(query_a), device=query_a.device) % len(past['query_a'])
         past_a, past_v = past['query_a'][partner].to(query_a.dtype), past['query_v'][partner].to(query_v.dtype)
-        return (prune_probability(I_a, out.k_a, query_v, past_v, kappa_a),
-                prune_probability(I_v, out.k_v, query_a, past_a, kappa_v))
+        return (prune_probability(out.I_a, out.k_a, query_v, past_v, kappa_a),
+                prune_probability(out.I_v, out.k_v, query_a, past_a, kappa_v))
 
     def to_store(self, batch, selected, scores):
         """What the memory stores besides q̂ and c: the pair, with I and P as they are at this step (N23)."""
@@ -157,11 +156,11 @@ METHODS = {   # --method, in Table 1's order
     'gmed': baselines.GMED, 'cls-er': baselines.CLSER, 'lump': baselines.LUMP, 'flava': FLAVA, 'flava+': FLAVAPlus,
     'multitask': baselines.Finetune,                   # on all tasks at once (`train.py`)
 }
-TABLE_3 = {'random': baselines.Random, 'mats': baselines.MATS}     # --selection that trains these in place of FLAVA
+SELECTION_BASELINES = {'random': baselines.Random, 'mats': baselines.MATS}     # --selection of Table 3: not FLAVA, DER++
 
 
 def build_method(cfg, backbone, avm):
     """The method that the options name."""
-    if cfg.selection in TABLE_3:                       # with --method flava alone (config.py)
-        return TABLE_3[cfg.selection](cfg, backbone, avm)
+    if cfg.selection in SELECTION_BASELINES:           # config.py: only with --method flava
+        return SELECTION_BASELINES[cfg.selection](cfg, backbone, avm)
     return METHODS[cfg.method](cfg, backbone, avm)

@@ -108,7 +108,7 @@ class FlavaModel(torch.nn.Module):
     def importance(self, batch):
         """A batch from `read` → I_a (n, M), I_v (n, N) of Eq. 3: how important each patch is; each row sums to 1"""
         out = attend(self.cfg, self.backbone, self.avm, patchify(batch, self.cfg.patch_size))
-        return out.importance_a.float().cpu(), out.importance_v.float().cpu()
+        return out.I_a.float().cpu(), out.I_v.float().cpu()
 
     def draw(self, files):
         """Videos with sound → a matplotlib figure: where the model looks in the frames and in the sound"""

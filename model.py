@@ -165,7 +165,7 @@ class AudioVideoMAE(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def position_embeddings(self, dim):
-        """{'a': (1, M, dim), 'v': (1, N, dim)}. All frames of a video start with the same ones."""
+        """{'a': (1, M, dim), 'v': (1, N, dim)}. All frames of a video are initialized alike."""
         frames, rows, columns = self.sizes.grid_v
         return nn.ParameterDict({'a': nn.Parameter(sincos_2d(dim, *self.sizes.grid_a)),
                                  'v': nn.Parameter(sincos_2d(dim, rows, columns).repeat(1, frames, 1))})
@@ -175,14 +175,14 @@ class AudioVideoMAE(nn.Module):
         return super().load_state_dict(backbone_weights(state_dict), *args, **kwargs)
 
     def forward(self, patches, masks, tau):
-        """Eq. 8 and 9 on the selected patches.
+        """Eq. 8 and 9 on the patches that a method learns from.
 
         patches  Patches of κ_a and κ_v patches, in float32
         masks    a Mask of audio and a Mask of video, into these patches
         tau      τ, temperature of Eq. 9
         returns  Losses
         """
-        # a Mask has indices into the selected patches; ids are positions in the clip
+        # a Mask has indices into these patches; ids are positions in the clip
         mask_a, mask_v = masks
         ids_keep_a, ids_mask_a = patches.ids_a.gather(1, mask_a.keep), patches.ids_a.gather(1, mask_a.masked)
         ids_keep_v, ids_mask_v = patches.ids_v.gather(1, mask_v.keep), patches.ids_v.gather(1, mask_v.masked)
@@ -257,7 +257,8 @@ class AudioVideoMAE(nn.Module):
     def checkpointed(self, function, *inputs):
         """function(*inputs), with activation checkpointing if it is on: keep only the inputs for the backward pass, and
         recompute the rest there. Nothing inside is random. The fusion runs twice on the same tokens, once per loss:
-        recomputing it saves a quarter of the activations of encoders and fusion, for 4 % more operations."""
+        recomputing it saves a quarter of the activations of encoders and fusion, for 4 % more operations. The AVM's
+        classifier is recomputed too (`avm.py`)."""
         if not self.activation_checkpointing:
             return function(*inputs)
         return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
@@ -309,7 +310,7 @@ def contrastive_loss(c_a, c_v, tau):
     return (audio_to_video + video_to_audio) / 2
 
 
-# --------------------------------------------------------------------------- one training pass
+# ---------------------------------------------------------------- one training pass; compile, count
 
 def run_backbone(cfg, backbone, patches, masks=None):
     """Patches → Losses. masks: a Mask of audio and a Mask of video; None: new random ones"""

@@ -10,6 +10,7 @@ Shapes, in all files:
     D     embedding dimension                     H, d     attention heads, and dimension of a head: D = H·d
     t, f  spectrogram frames and mel bins         M, N     audio and video patches of a whole clip
     T     video frames of H × W pixels            κ_a, κ_v selected audio and video patches
+As in the paper, H is also the height of a frame, D the decoder, and T the number of tasks.
 
 Tour: stops 2, 12 and 13 of docs/tour/README.md. N1, N2, … are notes of docs/paper-notes.md.
 """
@@ -32,7 +33,7 @@ class Patches(NamedTuple):
 
 
 class Mask(NamedTuple):
-    """A random mask of one modality, as indices into the selected patches."""
+    """A random mask of one modality, as indices into the patches that a method learns from."""
     keep: torch.Tensor     # B,n           visible to the encoders
     masked: torch.Tensor   # B,κ−n         the decoder predicts them
 
@@ -110,7 +111,7 @@ def image_statistics(device):
 def normalize_frames(frames):
     """frames (..., 3, H, W) uint8 → float32, normalized"""
     mean, std = (x.view(3, 1, 1) for x in image_statistics(frames.device))
-    return frames.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)
+    return (frames.float() / 255 - mean) / std
 
 
 def to_float(patches, p):

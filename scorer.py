@@ -1,13 +1,12 @@
 """Cheap scoring (ours): importance scores of all patches, without the AVM on all patches (`--scorer`).
 
-In:  a FLAVA method, a batch, and its Patches.
-Out: Scores of all patches, as `FLAVA.score_by_avm` computes them, approximately; and the replayed pairs, which each
-     scorer samples, because P needs their q̂.
+In:  a FLAVA method, Patches of the current pairs, and the replayed pairs.
+Out: Scores of all patches, as `FLAVA.score_by_avm` computes them, approximately.
 
 The pass that scores all patches is three tenths of FLAVA's operations (results/details-cost.md). App. K names this pass as
 the limitation of the method. Two ways to spend less:
 
-    grid      the AVM scores every k-th patch along each side (`--scorer-stride`); I and P are interpolated in between
+    grid      the AVM scores every s-th patch along each side (`--scorer-stride`); I and P are interpolated in between
     student   a narrow network predicts I from the patch embeddings; every k-th step (`--scorer-every`) the AVM scores
               and teaches it
 
@@ -30,12 +29,12 @@ from selection import Scores
 
 # ---------------------------------------------------------------------------------------- the grid
 
-def score_on_grid(method, batch, patches):
-    """FLAVA's I, P and L^avm on the patches of a grid → Scores, interpolated to all patches; the replayed pairs"""
+def score_on_grid(method, patches, past):
+    """FLAVA's I, P and L^avm on the patches of a grid → Scores, interpolated to all patches"""
     grid = Grid(method.cfg, patches.ids_a.device)
-    scores, past = method.score_by_avm(batch, grid.subset(patches))
+    scores = method.score_by_avm(grid.subset(patches), past)
     (I_a, I_v), (P_a, P_v) = grid.fill(scores.I_a, scores.I_v), grid.fill(scores.P_a, scores.P_v)
-    return scores._replace(I_a=I_a, I_v=I_v, P_a=P_a, P_v=P_v), past
+    return scores._replace(I_a=I_a, I_v=I_v, P_a=P_a, P_v=P_v)
 
 
 class Grid:
@@ -93,23 +92,19 @@ def linear_weights(length, positions):
 
 # ------------------------------------------------------------------------------------- the student
 
-def score_by_student(method, batch, patches):
-    """The student predicts I; P = 0. Every k-th step the AVM scores and learns, and teaches the student.
-    → Scores; the replayed pairs"""
+def score_by_student(method, patches):
+    """The student predicts I; P = 0. Every k-th step the AVM scores and learns, and teaches the student.  → Scores"""
     # the memory counts the pairs seen so far, also after a resume; each step adds a batch
     step = method.memory.seen // len(patches.x_a)
     if step % method.cfg.scorer_every == 0:
         out, avm_loss = method.localize(patches)
-        I_a, I_v = out.importance_a, out.importance_v
-        student_loss = distillation_loss(*method.student(method.backbone, patches), I_a, I_v)
+        I_a, I_v = out.I_a, out.I_v
+        losses = dict(avm=avm_loss, student=distillation_loss(*method.student(method.backbone, patches), I_a, I_v))
     else:
         with torch.no_grad():
             log_a, log_v = method.student(method.backbone, patches)
-        I_a, I_v = log_a.exp(), log_v.exp()
-        avm_loss = student_loss = log_a.new_zeros(())
-    scores = Scores(I_a, I_v, torch.zeros_like(I_a), torch.zeros_like(I_v), queries={},
-                    losses=dict(avm=avm_loss, student=student_loss))
-    return scores, method.sample(batch)
+        I_a, I_v, losses = log_a.exp(), log_v.exp(), {}
+    return Scores(I_a, I_v, torch.zeros_like(I_a), torch.zeros_like(I_v), queries={}, losses=losses)
 
 
 class Student(nn.Module):

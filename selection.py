@@ -29,7 +29,7 @@ class Scores(NamedTuple):
     P_a: torch.Tensor        # B,M     pruning probability, Eq. 5
     P_v: torch.Tensor        # B,N
     queries: dict            # {query_a, query_v}: q̂_a, q̂_v (B, H, d) of Eq. 4, for the memory; {} with a student
-    losses: dict             # what trains the scorer: {avm: L^avm of Eq. 11}; with a student, also {student: its loss}
+    losses: dict             # what trains the scorer: {avm: L^avm of Eq. 11}; a student has its own, in some steps
 
 
 # --------------------------------------------------------------- Eq. 4, 5: the pruning probability
@@ -206,7 +206,7 @@ def select_audio_by_frequency(weight, P, kappa, grid):
     """Fig. 10 b, "Frequency": Algorithm 2 with chunks of one frequency row over all time (N21).  → S̃_a (B, κ)"""
     time, freq = grid
     by_frequency = select_audio(transpose_grid(weight, grid), transpose_grid(P, grid), kappa, (freq, time), chunk=1)
-    return by_frequency % time * freq + by_frequency // time           # back to time-major positions
+    return (by_frequency % time) * freq + by_frequency // time         # back to time-major positions
 
 
 def transpose_grid(x, grid):
@@ -214,9 +214,9 @@ def transpose_grid(x, grid):
     return x.unflatten(1, grid).transpose(1, 2).flatten(1)
 
 
-def select_random(shape, kappa, device):
-    """Table 3, "Random": shape (B, n) → (B, κ) distinct positions, every subset equally likely"""
-    return torch.rand(shape, device=device).argsort(1)[:, :kappa]
+def select_random(ids, kappa):
+    """Table 3, "Random": ids (B, n) of all patches → (B, κ) distinct positions, every subset equally likely"""
+    return torch.rand(ids.shape, device=ids.device).argsort(1)[:, :kappa]
 
 
 def select_motion(v, kappa, grid):

@@ -55,8 +55,8 @@ def train_stream(run, stream, checkpoint):
         run.save_model(0)
         run.save()
     while run.task < len(tasks):
-        # `steps` limits Multitask alone; a seed per task, other than that of the initial pre-training
         name, clips, steps = tasks[run.task]
+        # a seed per task, other than that of the initial pre-training
         batches = make_batches(len(clips), cfg.batch_size, cfg.epochs, steps, cfg.seed * 1000 + 1 + run.task)
         if run.step < len(batches):
             train_task(run, clips, batches, f'task {run.task + 1}/{len(tasks)} {name}')
@@ -213,8 +213,7 @@ def check_batch_sizes(cfg):
     """Every rank must get an equal share, and the AVM at least 3 pairs: with fewer, none is mismatched. Raises
     UserError."""
     world_size = get_world_size()
-    stream_has_avm = cfg.method in ('flava', 'flava+') and cfg.selection not in ('random', 'mats')
-    for flag, size, has_avm in (('--batch-size', cfg.batch_size, stream_has_avm),
+    for flag, size, has_avm in (('--batch-size', cfg.batch_size, cfg.scores_patches),
                                 ('--pretrain-batch-size', cfg.pretrain_batch_size, cfg.pretrain_steps != 0)):
         least = 3 * world_size if has_avm else world_size
         if size % world_size or size < least:

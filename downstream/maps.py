@@ -43,7 +43,7 @@ def compute_maps(cfg, backbone, avm, batch):
     a, v = backbone.unimodal_tokens(out.tokens.o_a, out.tokens.o_v, patches.ids_a, patches.ids_v)     # B,M,D and B,N,D
     c_a, c_v = a.mean(1, keepdim=True), v.mean(1, keepdim=True)                          # B,1,D
     cosine_a, cosine_v = F.cosine_similarity(a, c_v, dim=-1), F.cosine_similarity(v, c_a, dim=-1)
-    return Maps(*(x.float().cpu() for x in (out.importance_a, out.importance_v, cosine_a, cosine_v)))
+    return Maps(*(x.float().cpu() for x in (out.I_a, out.I_v, cosine_a, cosine_v)))
 
 
 def to_device(batch, device):

@@ -76,9 +76,9 @@ def with_selection(cfg, name):
 def attend_batch(cfg, model, batch):
     """→ I_a (B, M), I_v (B, N), k_a (B, H, M, d), k_v, and q̂_a, q̂_v (B, H, d) of Eq. 4, on the CPU"""
     out = attend(cfg, *model, patchify(batch, cfg.patch_size))
-    query_a = discriminative_query(out.importance_a, out.q_a, cfg.kappa_a)
-    query_v = discriminative_query(out.importance_v, out.q_v, cfg.kappa_v)
-    tensors = out.importance_a, out.importance_v, out.k_a, out.k_v, query_a, query_v
+    query_a = discriminative_query(out.I_a, out.q_a, cfg.kappa_a)
+    query_v = discriminative_query(out.I_v, out.q_v, cfg.kappa_v)
+    tensors = out.I_a, out.I_v, out.k_a, out.k_v, query_a, query_v
     return tuple(x.float().cpu() for x in tensors)
 
 

@@ -108,5 +108,5 @@ def attend_swapped(cfg, backbone, avm, batch):
     own = attend(cfg, backbone, avm, patchify(batch, cfg.patch_size))
     other_audio = attend(cfg, backbone, avm, patchify(batch | {'audio': batch['other_audio']}, cfg.patch_size))
     other_video = attend(cfg, backbone, avm, patchify(batch | {'video': batch['other_video']}, cfg.patch_size))
-    maps = own.importance_a, own.importance_v, other_video.importance_a, other_audio.importance_v
+    maps = own.I_a, own.I_v, other_video.I_a, other_audio.I_v
     return tuple(x.float().cpu() for x in maps)

@@ -95,7 +95,7 @@ def attend_windows(cfg, backbone, avm, windows, device):
     maps = []
     for audio, ids, index in zip(windows.audio, windows.ids, windows.own_index):
         batch = dict(audio=audio[None].to(device), video=windows.frames[ids][None].to(device))
-        I_v = attend(cfg, backbone, avm, patchify(batch, cfg.patch_size)).importance_v
+        I_v = attend(cfg, backbone, avm, patchify(batch, cfg.patch_size)).I_v
         maps.append(I_v[0].float().cpu().reshape(cfg.grid_v)[index])
     maps = torch.stack(maps)
     return ((maps - maps.min()) / (maps.max() - maps.min() + 1e-12)).numpy()

@@ -31,7 +31,7 @@ def scorer_agreement(run, scorer):
         patches = patchify(to_device(batch, run.device), run.cfg.patch_size)
         cheap = student_importance(student, model[0], patches) if student else grid_importance(run.cfg, *model, patches)
         full = attend(run.cfg, *model, patches)
-        return tuple(x.cpu() for x in (full.importance_a, cheap[0], full.importance_v, cheap[1]))
+        return tuple(x.cpu() for x in (full.I_a, cheap[0], full.I_v, cheap[1]))
 
     with torch.random.fork_rng([]):
         torch.manual_seed(0)                                                  # the offsets of the grid
@@ -62,7 +62,7 @@ def grid_importance(cfg, backbone, avm, patches):
     """Patches of whole clips → I_a (B, M), I_v (B, N), interpolated"""
     grid = Grid(cfg, patches.ids_a.device)
     attention = attend(cfg, backbone, avm, grid.subset(patches))
-    return grid.fill(attention.importance_a, attention.importance_v)
+    return grid.fill(attention.I_a, attention.I_v)
 
 
 def top_eighth_mask(I):

@@ -79,15 +79,15 @@ def patch_key(position, x):
 # ------------------------------------------------------------------------------- I is replaced: --of
 
 def marked_patches(scene, cfg, of):
-    """A scene → {'importance_a': (M,), 'importance_v': (N,)} bool: the patches that --of marks; empty for `top`"""
+    """A scene → {'I_a': (M,), 'I_v': (N,)} bool: the patches that --of marks; empty for `top`"""
     source_a, source_v = truth(scene, cfg)
     left_out = torch.from_numpy(np.random.default_rng([scene.seed, 3]).random(len(source_v)) < 0.36)
-    return {'frames': dict(importance_v=source_v), 'sound': dict(importance_a=source_a),
-            'both': dict(importance_a=source_a, importance_v=source_v),
-            'objects': dict(importance_v=source_v | silent_objects(scene, cfg)),
-            'moments': dict(importance_a=frame_moments(cfg)),
-            'seen': dict(importance_a=frame_moments(cfg), importance_v=source_v),
-            'part': dict(importance_v=source_v & ~left_out), 'top': {}}[of]
+    return {'frames': dict(I_v=source_v), 'sound': dict(I_a=source_a),
+            'both': dict(I_a=source_a, I_v=source_v),
+            'objects': dict(I_v=source_v | silent_objects(scene, cfg)),
+            'moments': dict(I_a=frame_moments(cfg)),
+            'seen': dict(I_a=frame_moments(cfg), I_v=source_v),
+            'part': dict(I_v=source_v & ~left_out), 'top': {}}[of]
 
 
 def oracle_importance(weights):
@@ -106,12 +106,12 @@ class Oracle:
     def __call__(self, cfg, backbone, matching, patches):
         out = attend(cfg, backbone, matching, patches)
         if self.of == 'top':
-            weights = {'importance_v': rank_weights(out.importance_v.cpu(), 1 / 8, self.odds)}
+            weights = {'I_v': rank_weights(out.I_v.cpu(), 1 / 8, self.odds)}
         else:
             marked = [self.marked[clip] for clip in self.clips.find(patches)]
             weights = {name: torch.where(torch.stack([clip[name] for clip in marked]), self.odds, 1.0)
                        for name in marked[0]}
-        return out._replace(**{name: oracle_importance(w).to(out.importance_a) for name, w in weights.items()})
+        return out._replace(**{name: oracle_importance(w).to(out.I_a) for name, w in weights.items()})
 
 
 # ------------------------------------------------------------- P of all patches, and other weights

@@ -48,13 +48,13 @@ class PartialPool:
     def scores(self, audio, video, out):
         """What patches are kept by: (B, M), (B, N). out: AVMOutput of the clips' own pairs"""
         if self.partner == 'own':
-            return out.importance_a, out.importance_v
+            return out.I_a, out.I_v
         if self.partner == 'random':
-            return torch.rand_like(out.importance_a), torch.rand_like(out.importance_v)
+            return torch.rand_like(out.I_a), torch.rand_like(out.I_v)
         # audio i with video i − 1: I_a of audio i, and I_v of video i − 1
         swapped = attend(self.cfg, self.backbone, self.avm,
                          patchify(dict(audio=audio, video=video.roll(1, 0)), self.cfg.patch_size))
-        return swapped.importance_a, swapped.importance_v.roll(-1, 0)
+        return swapped.I_a, swapped.I_v.roll(-1, 0)
 
 
 def retrieval_by_share(run, partner='own'):

@@ -61,7 +61,7 @@ def test_attend_is_an_unmasked_pass_without_gradient(sizes):
     expected = o_a, o_v, joint_a, joint_v, *importance(p, 0.3), p.q_a, p.q_v, p.k_a, p.k_v
     for got, other in zip((*out.tokens, *out[1:]), expected, strict=True):
         assert torch.equal(got, other) and not got.requires_grad
-    assert out.q_a.shape == out.k_a.shape == (4, 6, 48, 4) and out.importance_v.shape == (4, 48)
+    assert out.q_a.shape == out.k_a.shape == (4, 6, 48, 4) and out.I_v.shape == (4, 48)
 
 
 @pytest.mark.parametrize('B', [1, 2, 3, 4, 9])

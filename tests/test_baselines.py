@@ -10,7 +10,7 @@ import baselines
 from baselines import MAX_AUDIO, MIN_AUDIO, batch_gradient, virtual_step
 from config import METHODS
 from conftest import DEVICE
-from flava import TABLE_3
+from flava import SELECTION_BASELINES
 from model import loss_per_pair
 from one_step import B, all_patches, batch, loss_each, losses_of, make, record_calls, rows_of
 from patches import IMAGE_MEAN, IMAGE_STD, Mask, Patches, concat_patches, gather_patches, to_float
@@ -25,11 +25,11 @@ def vector(parameters):
 # ----------------------------------------------------------------------------- all of them
 
 @pytest.mark.parametrize('bf16', [False, True])
-@pytest.mark.parametrize('name', [*(name for name in METHODS if name != 'multitask'), *TABLE_3])
+@pytest.mark.parametrize('name', [*(name for name in METHODS if name != 'multitask'), *SELECTION_BASELINES])
 def test_learns_and_replays(name, bf16):
     """Two batches: a finite loss, a gradient for every trained weight, the memory filled; under bf16 autocast too, as
     training does it: a weight that a pass without gradient casts must still get its gradient."""
-    method = make('flava', selection=name) if name in TABLE_3 else make(name)
+    method = make('flava', selection=name) if name in SELECTION_BASELINES else make(name)
     with torch.no_grad():
         for weight in method.parameters():                 # a layer that starts at zero would block the gradient
             weight.add_(0.01 * torch.randn_like(weight))
@@ -255,7 +255,7 @@ def test_mixing_ratios_are_beta():
 
 # ----------------------------------------------------------------------------------- ablations
 
-@pytest.mark.parametrize('selection', TABLE_3)
+@pytest.mark.parametrize('selection', SELECTION_BASELINES)
 def test_selections_without_avm(selection, monkeypatch):
     """DER++ on half of the patches, current and replayed; random audio patches."""
     method = make('flava', selection=selection)

@@ -7,7 +7,7 @@ import torch
 
 import config
 from config import BENCHMARK, PATH_FIELDS, RUNTIME_FIELDS, STREAM_FIELDS, Config, Sizes, UserError
-from flava import METHODS, TABLE_3
+from flava import METHODS, SELECTION_BASELINES
 from streams import catalogue
 from utils.checkpoint import config_changes, with_older_defaults
 from utils.cli import flag_name, parse, unused_flags
@@ -52,7 +52,7 @@ def test_committed_weights_are_for_their_own_sizes_only():
 
 def test_names_in_the_config_exist_and_numbers_have_a_lower_bound():
     assert tuple(catalogue.DATASETS) == config.DATASETS and tuple(METHODS) == config.METHODS
-    known = {*METHODS, *TABLE_3, *config.SELECTIONS, *config.SCORERS, *config.DATASETS, config.FILES, config.REPLAY,
+    known = {*METHODS, *SELECTION_BASELINES, *config.SELECTIONS, *config.SCORERS, *config.DATASETS, config.FILES, config.REPLAY,
              config.PRETRAINING}
     for name, field in FIELDS.items():
         assert set(field.metadata['applies_to'].split(', ')) <= known | {''}, name

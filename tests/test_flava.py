@@ -29,8 +29,8 @@ def test_initial_pretraining_trains_the_avm(fixed_masks, fixed_matching_loss):
 def queries(method, out):
     """q̂_a, q̂_v of Eq. 4"""
     cfg = method.cfg
-    return (discriminative_query(out.importance_a, out.q_a, cfg.kappa_a),
-            discriminative_query(out.importance_v, out.q_v, cfg.kappa_v))
+    return (discriminative_query(out.I_a, out.q_a, cfg.kappa_a),
+            discriminative_query(out.I_v, out.q_v, cfg.kappa_v))
 
 
 @pytest.mark.parametrize('name', ['flava', 'flava+'])
@@ -51,19 +51,19 @@ def test_a_step_is_algorithm_1(name, fixed_masks, fixed_matching_loss, monkeypat
     for m, query in zip('av', queries(method, out)):
         torch.testing.assert_close(stored[f'query_{m}'][:B].float(), query, rtol=2e-3, atol=1e-3)
     if name == 'flava':
-        torch.testing.assert_close(stored['importance_a'][:B], out.importance_a)
-        torch.testing.assert_close(stored['importance_v'][:B], out.importance_v)
+        torch.testing.assert_close(stored['importance_a'][:B], out.I_a)
+        torch.testing.assert_close(stored['importance_v'][:B], out.I_v)
         assert not stored['prune_a'][:B].any() and not stored['prune_v'][:B].any()
 
     # Eq. 5: the other modality's query, now and past
     out = attend(cfg, method.backbone, method.avm, all_patches(method, 1))
     query_a, query_v = queries(method, out)
     past_a, past_v = (stored[f'query_{m}'][slots].float() for m in 'av')
-    P_a = prune_probability(out.importance_a, out.k_a, query_v, past_v, cfg.kappa_a)
-    P_v = prune_probability(out.importance_v, out.k_v, query_a, past_a, cfg.kappa_v)
+    P_a = prune_probability(out.I_a, out.k_a, query_v, past_v, cfg.kappa_a)
+    P_v = prune_probability(out.I_v, out.k_v, query_a, past_a, cfg.kappa_v)
     assert P_a.max() > 0.1 and not torch.allclose(P_a[P_a > 0], torch.tensor(0.5), atol=1e-4)
     ((_, *given), now), replays = selected[0], selected[1:]
-    expected = out.importance_a, out.importance_v, P_a, P_v, P_v, query_v
+    expected = out.I_a, out.I_v, P_a, P_v, P_v, query_v
     for got, other in zip((*given, step.scores.P_v, step.scores.queries['query_v']), expected, strict=True):
         torch.testing.assert_close(got, other, rtol=1e-4, atol=1e-6)
 
@@ -101,7 +101,7 @@ def test_each_current_pair_meets_one_replayed_pair():
     P_a, P_v = method.prune_probabilities(out, query_a, query_v, past)
     for i, partner in enumerate((0, 1, 2, 0)):
         one = slice(i, i + 1)
-        for P, I, k, query, past_query in ((P_a, out.importance_a, out.k_a, query_v, past['query_v']),
-                                           (P_v, out.importance_v, out.k_v, query_a, past['query_a'])):
+        for P, I, k, query, past_query in ((P_a, out.I_a, out.k_a, query_v, past['query_v']),
+                                           (P_v, out.I_v, out.k_v, query_a, past['query_a'])):
             expected = prune_probability(I[one], k[one], query[one], past_query[partner:partner + 1], I.shape[1] // 2)
             torch.testing.assert_close(P[one], expected)

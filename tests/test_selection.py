@@ -182,7 +182,7 @@ def test_audio_chunks_along_frequency_or_none(name):
 
 
 def test_random_selection_is_a_uniform_subset():
-    ids = select_random((4000, 10), 3, DEVICE)
+    ids = select_random(torch.zeros(4000, 10), 3)
     assert ids.shape == (4000, 3)
     assert (frequency(ids, 10).diagonal() - 0.3).abs().max() < 4.5 * math.sqrt(0.3 * 0.7 / 4000)
 

@@ -69,7 +69,8 @@ class Parser(argparse.ArgumentParser):
 def make_parser():
     """The parser of train.py: an option for each field of Config."""
     parser = Parser(prog='train.py', usage='python train.py [--OPTION VALUE ...] [--resume]',
-                    description='Train on a stream of audio-video tasks (Algorithm 1).')
+                    description='Train on a stream of audio-video tasks (Algorithm 1).',
+                    epilog='N1, N2, … are notes of docs/paper-notes.md.')
     group = None
     for field in dataclasses.fields(Config):
         if field.name in GROUPS:

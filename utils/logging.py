@@ -111,7 +111,7 @@ class Progress:
                         disable=None if get_rank() == 0 else True)
         self.log_time, self.samples, self.save_time = time.perf_counter(), 0, time.monotonic()
         self.start_time, self.start_step, self.print_time = self.log_time, self.run.step, self.log_time
-        self.losses = []                               # of the steps since the last line of log.jsonl
+        self.logs = []                                 # of the steps since the last line of log.jsonl
         self.run.stop.active = True
         return self
 
@@ -123,13 +123,14 @@ class Progress:
         """After a step of so many pairs on this rank: log it, now and then."""
         run = self.run
         self.samples += pairs * get_world_size()
-        self.losses.append(loss.detach())
+        self.logs.append(dict(mean_loss=loss.detach(), **log))
         if run.step % run.cfg.log_every == 0 or run.step == self.total:
-            self.write_log(loss, log)                  # .item() is a host-device sync, so only here
+            self.write_log(loss)                       # .item() is a host-device sync, so only here
         self.bar.update()
 
-    def write_log(self, loss, log):
-        """A line of log.jsonl. Raises UserError on all ranks if the loss of one is not finite."""
+    def write_log(self, loss):
+        """A line of log.jsonl: `loss` is of this step; its parts are means over the steps since the last line that have
+        them. Raises UserError on all ranks if the loss of one rank is not finite."""
         run, loss = self.run, loss.item()
         for value in all_gather_object(loss):
             if not math.isfinite(value):
@@ -137,10 +138,11 @@ class Progress:
                                 f'The last checkpoint is {run.out / "last.pt"}')
         seconds = time.perf_counter() - self.log_time
         speed, waited = self.samples / seconds, sum(self.waits) / seconds
-        mean_loss = torch.stack(self.losses).mean().item()
+        means = {name: torch.stack([log[name] for log in self.logs if name in log]).mean().item()
+                 for name in dict.fromkeys(name for log in self.logs for name in log)}
         self.log_time, self.samples = time.perf_counter(), 0
         self.waits.clear()
-        self.losses.clear()
+        self.logs.clear()
         if get_rank() > 0:
             return
 
@@ -148,8 +150,7 @@ class Progress:
         entry = dict(
             time=datetime.now().isoformat(timespec='seconds'), phase=run.phase, task=run.task, task_name=self.name,
             step=run.step, global_step=run.global_step, epoch=1 + (run.step - 1) // self.steps_per_epoch,
-            lr=run.optimizer.param_groups[0]['lr'], loss=loss, mean_loss=mean_loss,
-            **{name: value.item() for name, value in log.items()}, samples_per_s=round(speed, 2),
+            lr=run.optimizer.param_groups[0]['lr'], loss=loss, **means, samples_per_s=round(speed, 2),
             waited=round(waited, 3), memory_gb=round(peak_memory(run.device), 3))
         with (run.out / 'log.jsonl').open('a', encoding='utf-8') as file:
             file.write(json.dumps(entry) + '\n')
@@ -161,7 +162,7 @@ class Progress:
 
         # the progress bar or, without a terminal, a line now and then
         waiting = f', {waited:.0%} waiting for data' if waited >= 0.01 else ''
-        state = f'loss {mean_loss:.3f}, {speed:.1f} samples/s{waiting}, all tasks: {self.time_left()} left'
+        state = f'loss {means["mean_loss"]:.3f}, {speed:.1f} samples/s{waiting}, all tasks: {self.time_left()} left'
         self.bar.set_postfix_str(state)
         if self.bar.disable and (run.step == self.total or self.log_time - self.print_time >= PRINT_EVERY):
             print_rank0(f'{self.title}: step {run.step}/{self.total}, {state}')

@@ -88,7 +88,7 @@ def test_cosine_maps_equal_the_slow_reference():
                 slow = (tokens[b, n] @ c[b] / tokens[b, n].norm() / c[b].norm()).item()
                 assert math.isclose(cosine[b, n].item(), slow, abs_tol=1e-5)
     out = attend(cfg, backbone, avm, patchify(batch, cfg.patch_size))
-    assert torch.equal(m.I_a, out.importance_a) and torch.equal(m.I_v, out.importance_v)
+    assert torch.equal(m.I_a, out.I_a) and torch.equal(m.I_v, out.I_v)
 
 
 def test_swapped_maps_are_those_of_the_swapped_pair():
@@ -101,8 +101,8 @@ def test_swapped_maps_are_those_of_the_swapped_pair():
             return attend(cfg, backbone, avm, patchify(clip, cfg.patch_size))
 
         own = pair('audio', 'video')
-        expected = (own.importance_a, own.importance_v, pair('audio', 'other_video').importance_a,
-                    pair('other_audio', 'video').importance_v)
+        expected = (own.I_a, own.I_v, pair('audio', 'other_video').I_a,
+                    pair('other_audio', 'video').I_v)
         for I, slow in zip(swapped, expected):
             torch.testing.assert_close(I[b:b + 1], slow)
 
@@ -200,7 +200,7 @@ def test_spurious_attention_of_a_run(run):
         other = run.stream.test[clip['other_task']][0, 0]
         batch = dict(audio=other['audio'][None], video=clip['frames'][None])
         out = attend(run.cfg, backbone, avm, patchify(batch, run.cfg.patch_size))
-        torch.testing.assert_close(clip['I_v_other'][None], out.importance_v)
+        torch.testing.assert_close(clip['I_v_other'][None], out.I_v)
 
     run.stream = run.stream._replace(test=run.stream.test[:1])
     with pytest.raises(UserError, match='two tasks'):

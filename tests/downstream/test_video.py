@@ -71,7 +71,7 @@ def test_each_window_has_a_frame_at_its_moment(run, tmp_path, monkeypatch):
         assert ids[own] == k and all(b - a == 2 for a, b in zip(ids, ids[1:]))
 
     def attend(cfg, backbone, avm, patches):
-        return SimpleNamespace(importance_v=torch.arange(cfg.num_patches_v).float()[None])
+        return SimpleNamespace(I_v=torch.arange(cfg.num_patches_v).float()[None])
 
     monkeypatch.setattr(video, 'attend', attend)
     I_v = video.attend_windows(run.cfg, None, None, windows, 'cpu')

@@ -44,9 +44,9 @@ def test_each_clip_gets_its_own_source(setting, of):
     sources = [source_of_clip(train[task], cfg, clip) for task, clip in clips]
     replaced = {'frames': 'v', 'sound': 'a', 'both': 'av'}[of]
     for modality, x in enumerate('av'):
-        I = getattr(out, f'importance_{x}')
+        I = getattr(out, f'I_{x}')
         if x not in replaced:
-            assert torch.equal(I, getattr(plain, f'importance_{x}'))
+            assert torch.equal(I, getattr(plain, f'I_{x}'))
             continue
         assert torch.allclose(I.sum(1), torch.ones(3))
         for row, source in zip(I, [source[modality] for source in sources]):
@@ -60,17 +60,17 @@ def test_what_each_name_marks(setting):
         scene = train[1].scene(index)
         _, source_v = source_of_clip(train[1], cfg, index)
         marked = {of: oracle.marked_patches(scene, cfg, of) for of in oracle.MARKS}
-        assert marked['objects']['importance_v'].equal(source_v | silent_objects(scene, cfg))
-        assert marked['moments']['importance_a'].equal(frame_moments(cfg))
-        assert marked['seen'].keys() == {'importance_a', 'importance_v'}
-        part = marked['part']['importance_v']
+        assert marked['objects']['I_v'].equal(source_v | silent_objects(scene, cfg))
+        assert marked['moments']['I_a'].equal(frame_moments(cfg))
+        assert marked['seen'].keys() == {'I_a', 'I_v'}
+        part = marked['part']['I_v']
         assert (source_v | ~part).all() and 0 < part.sum() < source_v.sum()
-        assert part.equal(oracle.marked_patches(scene, cfg, 'part')['importance_v'])
+        assert part.equal(oracle.marked_patches(scene, cfg, 'part')['I_v'])
 
     patches = patchify(batch_of(train, [(2, 3), (2, 6)]), cfg.patch_size)
     assert oracle.ClipIndex(cfg, [train[2], train[2]]).find(patches) == [None, None]         # two clips with one patch
     out, plain = oracle.Oracle(cfg, train, 'top', 50)(cfg, *networks, patches), avm.attend(cfg, *networks, patches)
-    for I, own in zip(out.importance_v, plain.importance_v):
+    for I, own in zip(out.I_v, plain.I_v):
         top = I > 10 * I.median()
         assert top.sum() == len(own) // 8 and own[top].min() >= own[~top].max()
 
@@ -177,8 +177,8 @@ def test_pooling_keeps_the_patches_of_highest_importance(setting):
             own, after, before = attend(i, i), attend((i + 1) % 3, i), attend(i, (i - 1) % 3)
             patches = patchify(dict(audio=audio[[i]], video=video[[i]]), cfg.patch_size)
             tokens = backbone.unimodal_tokens(own.tokens.o_a, own.tokens.o_v, patches.ids_a, patches.ids_v)
-            for k, (x, of_own, of_other) in enumerate(zip(tokens, (own.importance_a, own.importance_v),
-                                                          (before.importance_a, after.importance_v))):
+            for k, (x, of_own, of_other) in enumerate(zip(tokens, (own.I_a, own.I_v),
+                                                          (before.I_a, after.I_v))):
                 for I, found in ((of_own, half), (of_other, half_by_other)):
                     pooled = x[0, I[0].argsort()[x.shape[1] // 2:]].mean(0)
                     assert torch.allclose(found[k][i], pooled / pooled.norm(), atol=1e-4)
