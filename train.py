@@ -36,7 +36,7 @@ from streams.catalogue import open_stream
 from streams.common import ConcatClips, check_batches, data_changes, describe
 from streams.loading import Loader, count_workers, timed
 from utils.checkpoint import (StopRequest, config_changes, rank_checkpoint, rank_state, read_checkpoint, remove_old,
-                              restore_rank_state, run_lock, save_atomically, write_text)
+                              remove_temporary_files, restore_rank_state, run_lock, save_atomically, write_text)
 from utils.cli import cli_errors, parse, unused_flags
 from utils.distributed import (autocast, barrier, broadcast_object, cleanup, get_rank, get_world_size,
                                init_distributed, print_rank0, uses_checkpointing)
@@ -316,8 +316,7 @@ class Run:
         """Write config.json, and remove what a killed run left behind."""
         self.out.mkdir(parents=True, exist_ok=True)
         if get_rank() == 0:
-            for file in self.out.rglob('*.tmp'):
-                file.unlink()
+            remove_temporary_files(self.out, self.out / 'models', self.out / 'eval')
             write_text(self.out / 'config.json', json.dumps(dataclasses.asdict(self.cfg), indent=1))
             write_text(self.out / 'data.json', json.dumps(self.data, indent=1))
             truncate_log(self.out / 'log.jsonl', checkpoint['global_step'] if checkpoint else 0)
@@ -380,8 +379,8 @@ def write_results(run, stream):
     results |= dict(method=run.cfg.method, clips_left_out=len(skipped), left_out=skipped[:NAMED])
     run.skipped.write(run.out)
     table = evaluation.results_table(run.cfg.method, results)
-    write_text(run.out / 'results.json', json.dumps(results, indent=1))
     write_text(run.out / 'table.md', table + '\n')
+    write_text(run.out / 'results.json', json.dumps(results, indent=1))         # last: a run with it has all
     print(f'\n{table}\n\nin percent; {results["candidates"]} candidates, so chance is R@10 '
           f'{results["chance"]["R@10"]:.1f} %')
     for path in draw(run.out, run.method.eval_model, run.avm, stream, run.cfg, run.device):

@@ -1,1 +1,2 @@
-"""Evaluations of a finished run (§5, App. E, G, J). Each one is a module with `evaluate` and `report`."""
+"""Evaluations of a finished run (§5, App. E, G, J). Each one is a module with `evaluate` and `report`; the other modules
+are shared."""

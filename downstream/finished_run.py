@@ -70,7 +70,7 @@ class FinishedRun:
 
     def model_files(self):
         """The files of all models, in order. Raises UserError if there are none."""
-        files = sorted((self.folder / 'models').glob('*.pt'), key=lambda file: int(file.stem))
+        files = sorted((self.folder / 'models').glob('[0-9]*.pt'), key=lambda file: int(file.stem))
         if not files:
             raise UserError(f'{self.folder / "models"} holds no models: the run has not finished its first step')
         return files

@@ -96,7 +96,7 @@ def plot_maps(cfg, rows, columns_v, columns_a, title):
             show_frames(axis, cfg, clip['frames'], clip[name], clip['truth_v'])
         for axis, (_, name) in zip(sound_axes[1:], columns_a):
             show_sound(axis, cfg, clip['audio'], clip[name], clip['truth_a'])
-        frame_axes[0].set_ylabel(label, fontsize=9)
+        frame_axes[0].set_ylabel(label, fontsize=9, parse_math=False)      # a name may have a $
     titles = [('frames', ''), *columns_v, ('sound: time →, frequency ↑', ''), *columns_a]
     for axis, (name, _) in zip(axes[0], titles):
         axis.set_title(name, fontsize=9)
@@ -145,12 +145,12 @@ def plot_over_stream(axis, matrix, tasks, after, chance=None):
         learned = after.index(task) if task in after else len(after) - 1
         style = task_style(i)
         axis.plot(range(learned + 1), line[:learned + 1], ':', alpha=0.5, color=style['color'])
-        axis.plot(range(learned, len(line)), line[learned:], label=task, markersize=5, **style)
+        axis.plot(range(learned, len(line)), line[learned:], label=task.replace('$', r'\$'), markersize=5, **style)
         if task in after or after[-1] == 'all tasks':
             axis.plot(learned, line[learned], markersize=10, **style)
     if chance is not None:
         axis.axhline(chance, color='gray', linestyle='--', linewidth=1, label='chance')
-    axis.set_xticks(range(len(after)), after, rotation=30, ha='right')
+    axis.set_xticks(range(len(after)), after, rotation=30, ha='right', parse_math=False)
     axis.set_xlabel('after learning')
     axis.grid(alpha=0.25)
 

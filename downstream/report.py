@@ -8,6 +8,7 @@ import dataclasses
 import json
 import shlex
 from pathlib import Path
+from urllib.parse import quote
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -133,9 +134,9 @@ def page_text(folder, cfg):
             if file.suffix == '.md':
                 parts += [f'### {file.stem}', unfinished(file), file.read_text('utf-8').strip()]
             if file.suffix == '.mp4':
-                parts += [f'[{file.name}]({name}/{file.name}): a video with I_v over its frames, and with sound.']
+                parts += [f'[{file.name}]({name}/{quote(file.name)}): a video with I_v over its frames, and with sound.']
             if file.suffix == '.png':
-                parts += [f'![{file.stem}]({name}/{file.name})', CAPTIONS.get(file.stem.split('-')[0], '')]
+                parts += [f'![{file.stem}]({name}/{quote(file.name)})', CAPTIONS.get(file.stem.split('-')[0], '')]
     return '\n\n'.join(filter(None, parts)) + '\n'
 
 

@@ -175,7 +175,7 @@ def report(run, results):
         for i, (name, matrix) in enumerate(results[f'selected_{x}'].items()):
             axis.plot(np.array([mean(row) for row in matrix], float), label=name, **task_style(i))
         axis.axhline(chance[f'selected_{x}'], color='gray', linestyle='--', linewidth=1, label='chance')
-        axis.set_xticks(range(len(results['after'])), results['after'], rotation=30)
+        axis.set_xticks(range(len(results['after'])), results['after'], rotation=30, parse_math=False)
         axis.set(title=title, xlabel='after learning')
         axis.grid(alpha=0.25)
     axes[0].set_ylabel('source patches selected, %')

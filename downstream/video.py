@@ -7,7 +7,6 @@ Out: an mp4 file (H.264, AAC) with the clip's own frames and sound. It shows the
 A model sees T frames, one second apart. So it gets one window every half second, with a frame at just this moment; maps
 in between are interpolated. The colours of a map go from its minimum to its maximum over the whole clip.
 """
-import os
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +22,7 @@ from avm import attend
 from config import UserError
 from data import audio_around, centre_crop
 from patches import patchify
+from utils.checkpoint import atomic_file, check_writable
 from utils.video import WHOLE, BadClip, decode_audio, decode_frames, decode_sound, display_size, frames_at, open_clip
 from utils.video import upright
 
@@ -37,7 +37,7 @@ def make(run, file, out):
     """Write the video of a file, as the models of a FinishedRun see it, to out. Raises UserError."""
     if Path(out).suffix != '.mp4':
         raise UserError(f'--out {out}: the video is an mp4 file, so its name must end in .mp4')
-    partial = Path(f'{out}.{os.getpid()}.tmp')
+    check_writable(Path(out).parent, '--out')
     try:
         with open_clip(file, WHOLE) as clip:
             windows = read_windows(clip, run.cfg)
@@ -45,13 +45,10 @@ def make(run, file, out):
         for _, name, model in run.models():
             titles.append('I_v, initial' if name == 'initial' else f'I_v, after {name}')
             maps.append(attend_windows(run.cfg, *run.load_model(model), windows, run.device))
-        with open_clip(file, WHOLE) as clip:
+        with atomic_file(out) as partial, open_clip(file, WHOLE) as clip:
             write(clip, titles, maps, partial)
-        os.replace(partial, out)
     except BadClip as error:
         raise UserError(f'{Path(file).name}: {error}')
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 # ----------------------------------------------------------------------------------------- windows

@@ -1,1 +1,2 @@
-"""What is learned from (App. B): streams of tasks, of VGGSound, AudioSet, AVE and the built-in shapes."""
+"""What is learned from (App. B): streams of tasks, of VGGSound, AudioSet, your own
+videos and the built-in shapes; and AVE's clips for event localization."""

@@ -57,7 +57,7 @@ def read_audioset(folder, tables):
 
 def train_tables(folder):
     """Names of the lists of training clips in the folder: balanced, unbalanced, or both"""
-    return sorted(path.name for path in Path(folder).glob('*train_segments.csv')) or [BALANCED]
+    return sorted(path.name for path in Path(folder).glob('[!.]*train_segments.csv')) or [BALANCED]
 
 
 def read_mids(folder):

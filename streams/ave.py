@@ -40,6 +40,8 @@ def read_ave(folder):
         lines = rows(path, delimiter='&', quoting=csv.QUOTE_NONE)
         return [(line, row) for line, row in lines if row != COLUMNS]
 
+    for line, row in read(table):
+        require(len(row) == 5, table, line, f'{len(row)} columns, not 5 ({"&".join(COLUMNS)})')
     classes = sorted({row[0] for _, row in read(table)})
     clips, notes = {}, []
     for split, path in files.items():

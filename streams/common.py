@@ -87,7 +87,7 @@ class VideoClips(Dataset):
             try:
                 return dict(self.read(clip, generator), clip=used, bad=skipped[0] if skipped else '')
             except BadClip as error:
-                skipped.append(f'{os.path.basename(clip.path)}: {error}')
+                skipped.append(f'{short_name(clip.path)}: {error}')
         raise UserError(f'None of the {len(self)} clips can be read any more:\n  ' + '\n  '.join(skipped[:5]))
 
     def read(self, clip, generator):
@@ -270,11 +270,17 @@ def filter_clips(folder, clips, cfg, workers):
 def check_share(reasons, max_bad, what):
     """{path of a clip: why it is bad, or None} → 'name: reason' of each bad one. Raises UserError if their share is
     above max_bad: some clips are always bad, but many point to a mistake."""
-    bad = [f'{os.path.basename(path)}: {reason}' for path, reason in reasons.items() if reason]
+    bad = [f'{short_name(path)}: {reason}' for path, reason in reasons.items() if reason]
     if len(bad) > max_bad * len(reasons):
         raise UserError(f'{len(bad)} of {len(reasons)} clips ({len(bad) / len(reasons):.0%}) {what}, more than '
                         f'--max-bad {max_bad:g} allows. The first of them:\n  ' + '\n  '.join(bad[:5]))
     return bad
+
+
+def short_name(path):
+    """A clip's name in messages, with the folders that tell it from others: CLASS/FILE, train/CLASS/FILE or video/FILE"""
+    parts = Path(path).parts
+    return '/'.join(parts[-3:] if parts[-3:][0] in ('train', 'test') else parts[-2:])
 
 
 def file_stat(path):

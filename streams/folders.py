@@ -4,6 +4,8 @@ In:  DIR/train/CLASS/* and DIR/test/CLASS/*; or DIR/CLASS/*, of which a fifth of
 Out: a Clip for each video; a Stream. A class is a task, or a file class,task groups classes.
 """
 import hashlib
+import os
+import unicodedata
 from pathlib import Path
 
 from config import UserError
@@ -45,8 +47,12 @@ def videos_by_class(folder):
 
 
 def choose_test(files):
-    """The fifth of a class's files whose names have the lowest hashes, and at least one: the same on every machine."""
-    by_hash = sorted(files, key=lambda file: hashlib.sha256(file.name.encode()).digest())
+    """A fifth of a class's files, and at least one: those whose names have the lowest hashes, the same on every machine."""
+
+    def name_hash(file):
+        name = unicodedata.normalize('NFC', file.name)         # macOS stores accents as characters of their own
+        return hashlib.sha256(os.fsencode(name)).digest()      # a name may not be UTF-8
+    by_hash = sorted(files, key=name_hash)
     return set(by_hash[:max(1, len(files) // 5)])
 
 

@@ -6,6 +6,7 @@ Out: another folder with the same lists and names. A clip is a Matroska file of 
 
     python data.py prepare --data DIR --out SMALL
 """
+import contextlib
 import io
 import math
 import os
@@ -22,7 +23,7 @@ from streams.ave import read_ave
 from streams.common import DECODER_CRASH, check_share, progress_bar
 from streams.loading import count_workers, run_jobs
 from streams.vggsound import read_vggsound
-from utils.checkpoint import check_writable
+from utils.checkpoint import atomic_file, check_writable
 from utils.cli import Parser, number
 from utils.video import (SAMPLE_RATE, TOLERANCE, BadClip, decode_audio, display_size, frames_at, is_upright, open_clip,
                          upright)
@@ -55,7 +56,7 @@ def frame_grid(start, end):
 
     The grid is centred on the middle of the clip: `read_clip` takes its frames at half seconds from there in
     evaluation, and finds the same ones. Of a clip shorter than its window it takes them from the start, and holds the
-    last frame."""
+    last frame. The window is that of the paper's size: four seconds."""
     span = end - start
     n = max(2, 2 * round(span * FPS / 2))                          # even: as many before the middle as after it
     if span >= Sizes().num_frames:
@@ -128,7 +129,7 @@ def list_clips(folder):
     if (folder / 'vggsound.csv').is_file():
         clips = read_vggsound(folder)
     elif (folder / MIDS).is_file():
-        clips = read_audioset(folder, sorted(path.name for path in folder.glob('*_segments.csv')) or [BALANCED])
+        clips = read_audioset(folder, sorted(path.name for path in folder.glob('[!.]*_segments.csv')) or [BALANCED])
     elif (folder / 'Annotations.txt').is_file():
         events, _, notes = read_ave(folder)
         clips = [event for part in events.values() for event in part]
@@ -148,9 +149,8 @@ def prepare_clip(source, segment, target):
         content = small_clip(source, segment)
     except BadClip as error:
         return str(error)
-    temporary = Path(f'{target}.{os.getpid()}.tmp')            # two calls may write into one folder
-    temporary.write_bytes(content)
-    os.replace(temporary, target)
+    with atomic_file(target) as temporary:                     # two calls may write into one folder
+        temporary.write_bytes(content)
 
 
 def prepare(data, out, workers=-1, max_bad=0.1):
@@ -171,8 +171,9 @@ def prepare(data, out, workers=-1, max_bad=0.1):
 
     # copy the lists, and prepare these clips
     for path in data.iterdir():
-        if path.suffix in ('.csv', '.txt', '.json'):
-            shutil.copyfile(path, out / path.name)
+        if path.suffix in ('.csv', '.txt', '.json') and path.is_file():
+            with contextlib.suppress(shutil.SameFileError):        # a link to this list
+                shutil.copyfile(path, out / path.name)
     results = run_jobs(prepare_clip, jobs, count_workers('clips', workers), DECODER_CRASH)
     for (path, _, _), reason in zip(jobs, progress_bar(results, 'preparing clips', len(jobs))):
         reasons[path] = reason

@@ -8,7 +8,6 @@ Out: a Stream of six tasks of three classes each; the other 18 classes are the i
 """
 import contextlib
 import hashlib
-import os
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from streams import scenes
 from streams.common import Stream
 from streams.scenes import draw_scene, kinds, render
 from streams.shapes_files import write_vggsound
-from utils.checkpoint import check_writable
+from utils.checkpoint import atomic_file, check_writable
 from utils.cli import Parser, cli_errors, number
 from utils.distributed import print_once
 
@@ -113,12 +112,8 @@ def open_cache(shapes):
 
 def create_file(path, size):
     """A file of zeros, created atomically. They are written now: writing to a map cannot report a full disk."""
-    temporary = Path(f'{path}.{os.getpid()}.tmp')
-    try:
+    with atomic_file(path) as temporary:
         temporary.write_bytes(bytes(size))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 # ---------------------------------------------------------------------------------------- the stream

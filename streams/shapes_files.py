@@ -4,6 +4,7 @@ In:  the built-in stream (`shapes.py`) and its scenes (`scenes.py`).
 Out: a folder of mp4 files, vggsound.csv and tasks.csv.
 """
 import csv
+import shlex
 from fractions import Fraction
 
 import av
@@ -47,7 +48,8 @@ def write_vggsound(out, stream, size):
     write_rows(out / 'vggsound.csv', rows)
     tasks = [(label, name) for name, labels in zip(stream.names, stream.classes) for label in labels]
     write_rows(out / 'tasks.csv', [('class', 'task'), *tasks])
-    return f'python train.py --dataset vggsound --data {out} --tasks {out}/tasks.csv --size small'
+    return shlex.join(['python', 'train.py', '--dataset', 'vggsound', '--data', str(out), '--tasks', f'{out}/tasks.csv',
+                       '--size', 'small'])
 
 
 def write_rows(path, rows):

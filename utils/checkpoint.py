@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import tempfile
+import uuid
 import zipfile
 from pathlib import Path
 
@@ -23,17 +24,34 @@ from utils.distributed import all_gather_object, get_rank, get_world_size
 
 # --------------------------------------------------------------------------------- atomic files
 
+@contextlib.contextmanager
+def atomic_file(path):
+    """Context manager: the path of a temporary file beside `path`. At the end it replaces `path`; after an error it is
+    removed. Its name is random, because runs on several machines may share a disk."""
+    temporary = Path(f'{path}.{uuid.uuid4().hex}.tmp')
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_temporary_files(*folders):
+    """Delete what a killed process has left of `atomic_file` in these folders."""
+    for folder in folders:
+        for file in Path(folder).glob('*.tmp'):
+            if re.search(r'\.[0-9a-f]+\.tmp$', file.name):
+                file.unlink(missing_ok=True)
+
+
 def save_atomically(content, path):
     """torch.save to a temporary file, then rename. Raises UserError if the disk is full."""
-    temporary = Path(f'{path}.{os.getpid()}.tmp')
     try:
-        with open(temporary, 'wb') as file:
+        with atomic_file(path) as temporary, open(temporary, 'wb') as file:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
     except (OSError, RuntimeError) as error:           # torch raises RuntimeError if a write fails
-        temporary.unlink(missing_ok=True)
         if isinstance(error.__context__, KeyboardInterrupt):
             raise error.__context__                    # torch also turns Ctrl-C during the write into a RuntimeError
         reason = getattr(error, 'strerror', None) or f'is the disk full? ({error})'.split('\n')[0]
@@ -44,12 +62,8 @@ def save_atomically(content, path):
 
 def write_text(path, text):
     """A text file in UTF-8, atomically."""
-    temporary = Path(f'{path}.{os.getpid()}.tmp')
-    try:
-        temporary.write_text(text, encoding='utf-8')
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)              # after an error
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding='utf-8', errors='backslashreplace')        # file names may not be UTF-8
 
 
 def read_checkpoint(path):
@@ -138,7 +152,7 @@ def run_lock(out, cache):
 
 @contextlib.contextmanager
 def folder_lock(folder):
-    """Raises UserError if another process has the lock. A run that never starts leaves no folder."""
+    """Raises UserError if another process has the lock. A run that never starts leaves no lock, and no empty folder."""
     lock = FileLock(folder / '.lock', timeout=0)
     try:
         lock.acquire()
@@ -149,16 +163,18 @@ def folder_lock(folder):
     try:
         yield
     finally:
-        lock.release()
-        if not (folder / 'config.json').exists():
+        started = (folder / 'config.json').exists()
+        if not started:                                # before the release, or it could be the lock of the next run
             (folder / '.lock').unlink(missing_ok=True)
+        lock.release()
+        if not started:
             with contextlib.suppress(OSError):
                 folder.rmdir()
 
 
 class StopRequest:
-    """Set by the first SIGINT or SIGTERM while training: stop after this step. `active`: whether a step is running;
-    outside of training a signal interrupts at once."""
+    """Set by the first SIGINT or SIGTERM while training: stop after this step. `active`: whether the training
+    loop runs; outside of it a signal interrupts at once."""
 
     def __init__(self):
         self.requested, self.active = False, False

@@ -8,7 +8,8 @@ def format_number(value, digits):
 
 def markdown_table(header, rows):
     """header: a list of cells; rows: lists of cells, of any type → Markdown"""
-    return '\n'.join('| ' + ' | '.join(map(str, row)) + ' |' for row in (header, ['---'] * len(header), *rows))
+    rows = [[str(cell).replace('|', r'\|') for cell in row] for row in (header, ['---'] * len(header), *rows)]
+    return '\n'.join('| ' + ' | '.join(row) + ' |' for row in rows)
 
 
 def table_over_stream(matrix, results, digits):

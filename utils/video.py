@@ -69,7 +69,7 @@ def open_clip(path, segment=None):
         with av.open(path, metadata_errors='replace') as container:   # titles are not always UTF-8
             action = 'decoded: damaged or truncated'
             yield _demux(container, segment)
-    except (av.FFmpegError, OSError, EOFError, ValueError, RuntimeError, MemoryError) as error:   # PyAV raises them all
+    except (av.FFmpegError, OSError, EOFError, ValueError, OverflowError, RuntimeError, MemoryError) as error:     # PyAV
         kind = TransientReadError if isinstance(error, MemoryError) or not readable(path) else BadClip
         raise kind(f'cannot be {action} ({getattr(error, "strerror", None) or type(error).__name__})') from error
 
@@ -130,8 +130,8 @@ def announced_lengths(container, video, audio):
 
 def time_range(container, lengths, segment):
     """The (first, last) second to read of a file; None: all of it. Of a file that is clearly longer than its segment,
-    read the segment. Of another file longer than a minute, read the middle minute: it has no segment, or ends
-    before it."""
+    read the segment. Of another file longer than a minute, read the middle minute: it has no segment, or its
+    segment lies past its end."""
     if not lengths or segment == WHOLE:
         return None
     first, length = (container.start_time or 0) / av.time_base, max(lengths)

@@ -97,7 +97,7 @@ def test_clips_and_their_labels(tmp_path):
     sets, classes = ave(folder, options(folder, max_bad=0.5), 0)
     assert classes == ['Bark', 'Violin, fiddle'] and list(sets) == ['train', 'test']
     assert [d.augment for d in sets.values()] == [True, False] and sets['train'].labels == [('Bark',), (classes[1],)]
-    assert sets['train'].bad == [] and len(sets['test']) == 1 and sets['test'].bad[0].startswith('b2.mp4: cannot be')
+    assert sets['train'].bad == [] and len(sets['test']) == 1 and sets['test'].bad[0].startswith('AVE/b2.mp4: cannot be')
 
     item = sets['train'][0, 4]
     assert item['target'].tolist() == [0, 0, 0, 1, 1, 0, 0, 0, 0, 0] and item['target'].dtype == torch.int64
@@ -105,4 +105,4 @@ def test_clips_and_their_labels(tmp_path):
     assert all(torch.equal(item[key], value) for key, value in zip(('audio', 'video', 'audio_start'), read))
     (folder / 'AVE' / 'b_1.mp4').unlink()
     item = sets['train'][0, 4]
-    assert item['target'].tolist() == [2] * 10 and item['clip'] == 1 and item['bad'] == 'b_1.mp4: file missing'
+    assert item['target'].tolist() == [2] * 10 and item['clip'] == 1 and item['bad'] == 'AVE/b_1.mp4: file missing'

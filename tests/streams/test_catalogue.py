@@ -121,7 +121,7 @@ def test_pretrain_data(both, tmp_path, monkeypatch):
     options_of['cache'] = str(tmp_path / 'other')
     with pytest.raises(UserError, match=r'1 of 3 clips \(33%\) in .*audioset'):
         open_stream(options(**options_of), 0)
-    assert open_stream(options(max_bad=0.5, **options_of), 0).bad == ['ahail0_000000.mp4: silent audio']
+    assert open_stream(options(max_bad=0.5, **options_of), 0).bad == ['video/ahail0_000000.mp4: silent audio']
     stream = open_stream(options(pretrain_steps=0, **options_of), 0)
     assert stream.bad == [] and len(stream.pretrain) == 0
 

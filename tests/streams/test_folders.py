@@ -1,6 +1,8 @@
 """streams/folders.py: videos in a folder per class as a stream of tasks, and a whole run on them."""
 import json
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -8,7 +10,7 @@ from clips import make
 from config import UserError
 from folders import names_of, options
 from running import TINY
-from streams.folders import folders, read_folders
+from streams.folders import choose_test, folders, read_folders
 
 
 @pytest.fixture(scope='module')
@@ -40,6 +42,10 @@ def test_one_level_is_split_by_a_fixed_hash(tmp_path, video):
     assert stream.names == ['cat', 'dog'] and stream.notes == ['task one is left out: it has no training clips']
     assert names_of(stream.test[1]) == ['7.mp4', '8.mp4'] and len(stream.train[1]) == 10     # the same everywhere
     assert [len(d) for d in (stream.test[0], stream.train[0])] == [1, 1]
+    composed, decomposed = (choose_test([Path(f'{letter}{number}.mp4') for number in range(10)])
+                            for letter in ('\u00e9', 'e\u0301'))      # é on Linux and on macOS
+    assert [sorted(path.name[-5] for path in files) for files in (composed, decomposed)] == [['3', '6']] * 2
+    assert len(choose_test([Path(os.fsdecode(b'caf\xe9.mp4'))])) == 1                        # not UTF-8
 
 
 def test_tasks_group_classes(tmp_path, video):

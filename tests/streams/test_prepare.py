@@ -134,6 +134,8 @@ def test_a_second_call_prepares_what_is_missing(folder, out, monkeypatch):
     assert len(done) == len(set(done)) == 9 and len(first) == 9 + 2
     (out / 'video' / 'sea1_000001.mkv').unlink()
     (out / 'vggsound.csv').unlink()
+    (out / 'vggsound.csv').symlink_to(folder / 'vggsound.csv')
+    (folder / 'broken.txt').symlink_to('nothing')
     assert '9 of 9 clips are prepared, 0 are left out' in prepare(folder, out, workers=0)
     assert [Path(path).name for path in done[9:]] == ['sea1_000001.mp4'] and content(out) == first
     prepare(folder, out.parent / 'whole', workers=2)
