@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from config import UserError
 from patches import normalize_frames
-from streams.common import tasks_in_order
+from streams.common import batches_by_task
 from utils.checkpoint import check_writable
 from utils.cli import Parser, cli_errors, flag_name, number, one_of
 from utils.distributed import all_gather_object, autocast
@@ -33,7 +33,7 @@ def embed_clips(backbones, datasets, device, batch_size, workers, precision='aut
     """
     mine, skipped = [], []
     with tqdm(total=sum(map(len, datasets)), desc='evaluating', unit='clip', leave=False, disable=None) as bar:
-        for task, batch in tasks_in_order(datasets, batch_size, workers, skipped):
+        for task, batch in batches_by_task(datasets, batch_size, workers, skipped):
             audio, video = batch['audio'].to(device), normalize_frames(batch['video'].to(device))
             with autocast(device, precision):
                 pairs = [[c.float().cpu() for c in backbone.embed(audio, video)] for backbone in backbones]
@@ -167,7 +167,7 @@ def evaluate(run, args):
     models = [model for model in models if model[0] > 0] or models     # acc starts after the first task
     rows = []
     for group in group_models(run, models):
-        embeddings, task_of, skipped = embed_clips([run.load_model(file)[0] for _, _, file in group], run.stream.test,
+        embeddings, task_of, skipped = embed_clips([run.load_model(file)[0] for _, _, file in group], run.stream.retrieval,
                                                    run.device, run.cfg.batch_size, run.workers,
                                                    run.cfg.precision)
         rows += [retrieval(c_a, c_v, task_of, len(run.stream.names), run.device, run.cfg.candidate_sets)

@@ -349,7 +349,7 @@ def load_checkpoint(cfg, resume):
 def evaluate_retrieval(run, stream):
     """Retrieval with the clips of all tasks as candidates → a row of results. Each rank embeds its share of them."""
     cfg, workers = run.cfg, count_workers(run.cfg.dataset, run.cfg.workers)
-    embeddings, task_of, skipped = evaluation.embed_clips([run.method.eval_model], stream.test, run.device,
+    embeddings, task_of, skipped = evaluation.embed_clips([run.method.eval_model], stream.retrieval, run.device,
                                                           cfg.batch_size, workers, cfg.precision)
     if get_rank() == 0:
         run.skipped.add(skipped)

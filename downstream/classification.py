@@ -31,7 +31,7 @@ def evaluate(run, args):
     stream, models = run.stream, [model for model in run.models() if model[0] > 0]
     if not models:
         raise UserError(f'{run.folder}: no task has been learned yet')
-    labels = [names for dataset in (*stream.train, *stream.evaluate) for names in dataset.labels]
+    labels = [names for dataset in (*stream.train, *stream.test) for names in dataset.labels]
     multi_label = run.cfg.dataset == 'audioset' or any(len(names) != 1 for names in labels)
 
     # Frozen backbones share each decoded clip. A fine-tuned one needs the memory for itself.
@@ -93,8 +93,8 @@ def probe_models(run, models, multi_label, args):
     train_probes(probes, map(prepare, loader), len(keys), schedule, loss_fn)
 
     # test
-    outputs, bad = predict(run, probes, stream.evaluate, schedule.batch_size, 'clip')
-    targets = [multi_hot(dataset.labels, classes) for dataset in stream.evaluate]
+    outputs, bad = predict(run, probes, stream.test, schedule.batch_size, 'clip')
+    targets = [multi_hot(dataset.labels, classes) for dataset in stream.test]
     return [[task_scores(logits, own[clip], multi_label) for (logits, clip), own in zip(row, targets)]
             for row in outputs], bad
 

@@ -160,7 +160,7 @@ def config_from(saved, file):
 
 # ------------------------------------------------------------------- where an evaluation ends
 
-def last_model(results):
+def last_task(results):
     """results of an evaluation → the task that its last model has just learned"""
     after = results.get('after', [])
     return after[-1] if isinstance(after, list) and after else after
@@ -168,4 +168,4 @@ def last_model(results):
 
 def ended_early(results):
     """Whether an evaluation ends before the last task, because the run had not finished."""
-    return last_model(results) in ['initial', *results.get('tasks', [])][:-1]
+    return last_task(results) in ['initial', *results.get('tasks', [])][:-1]

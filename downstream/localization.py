@@ -23,7 +23,7 @@ def evaluate(run, args):
               tasks and after
     RUN/eval/localization.pt   the first and the last clip of each task, with the maps of all models
     """
-    models, tests = run.models(), run.stream.test
+    models, tests = run.models(), run.stream.retrieval
     results = {'tasks': list(run.stream.names), 'after': [name for _, name, _ in models]}
     save_atomically(dict(results, clips=clips_with_maps(run)), run.eval_path('localization', 'pt'))
     source = [sources(dataset, run.cfg) for dataset in tests]
@@ -48,7 +48,7 @@ def evaluate(run, args):
 
 def clips_with_maps(run):
     """The first and the last clip of each task, as `read_clips` returns them, and each map, (models, patches)"""
-    tests = run.stream.test
+    tests = run.stream.retrieval
     places = [(task, index) for task, dataset in enumerate(tests) for index in sorted({0, len(dataset) - 1})]
     clips = read_clips(tests, run.cfg, places)
     batch = make_batch(clips, run.device)

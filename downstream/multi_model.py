@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 from config import UserError
-from streams.common import tasks_in_order
+from streams.common import batches_by_task
 
 
 def group_models(run, models):
@@ -47,7 +47,7 @@ def run_loaded(run, models, datasets, batch_size, fn, title):
     """`run_models` for models in memory, of any type: fn gets them as they are."""
     outputs, bad = [[[] for _ in datasets] for _ in models], []
     with tqdm(total=sum(map(len, datasets)), desc=title, unit='clip', leave=False, disable=None) as bar:
-        for task, batch in tasks_in_order(datasets, batch_size, run.workers, bad):
+        for task, batch in batches_by_task(datasets, batch_size, run.workers, bad):
             for model, output in zip(models, outputs):
                 output[task].append(fn(model, task, batch))
             bar.update(len(batch['clip']))

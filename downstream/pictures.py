@@ -111,8 +111,8 @@ def plot_attention(backbone, avm, stream, cfg, device):
 
     A method without selection does not train its AVM. It shows the AVM of the initial pre-training.
     """
-    tasks = torch.linspace(0, len(stream.test) - 1, min(4, len(stream.test))).round().int().tolist()
-    clips = read_clips(stream.test, cfg, [(task, 0) for task in tasks])
+    tasks = torch.linspace(0, len(stream.retrieval) - 1, min(4, len(stream.retrieval))).round().int().tolist()
+    clips = read_clips(stream.retrieval, cfg, [(task, 0) for task in tasks])
     add_maps(clips, compute_maps(cfg, backbone, avm, make_batch(clips, device))._asdict())
     rows = [(stream.names[clip['task']], clip) for clip in clips]
     return plot_maps(cfg, rows, [('$I_v$', 'I_v')], [('$I_a$', 'I_a')], 'Importance scores of the AVM (Eq. 3)')

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.ticker import LogLocator
 
 from config import PRETRAINED, Config, preset
-from downstream.finished_run import ended_early, last_model, read_config
+from downstream.finished_run import ended_early, last_task, read_config
 from downstream.pictures import BESIDE, save_figure, task_style
 from utils.checkpoint import write_text
 from utils.cli import flag_name
@@ -144,7 +144,7 @@ def unfinished(file):
     """eval/NAME.md → a sentence if the evaluation ends before the last task; else ''"""
     path = file.with_suffix('.json')
     results = json.loads(path.read_text('utf-8')) if path.exists() else {}
-    return f'This evaluation ends after {last_model(results)}, before the last task.' if ended_early(results) else ''
+    return f'This evaluation ends after {last_task(results)}, before the last task.' if ended_early(results) else ''
 
 
 def changed_options(cfg):

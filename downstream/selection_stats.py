@@ -37,7 +37,7 @@ def evaluate(run, args):
               [model][task]}, P: {on_v, beside_v, on_a, beside_a, and each of PARTNERS: [model][task]}}. Percent; P is
               in [0, 1]. A model that has learned no task has no past and is left out
     """
-    cfg, tests = run.cfg, run.stream.test
+    cfg, tests = run.cfg, run.stream.retrieval
     source = [sources(dataset, cfg) for dataset in tests]
     if source[0][0] is None:
         model = run.models()[-1]
@@ -86,7 +86,7 @@ def clips_with_selection(run, model):
     """The first clip of each task, as `read_clips` returns them, with I, P and FLAVA's selection. Its past pair is the
     first clip of the task before; or of the last task."""
     cfg = with_selection(run.cfg, 'both')
-    clips = read_clips(run.stream.test, cfg, [(task, 0) for task in range(len(run.stream.test))])
+    clips = read_clips(run.stream.retrieval, cfg, [(task, 0) for task in range(len(run.stream.retrieval))])
     I_a, I_v, k_a, k_v, query_a, query_v = attend_batch(cfg, run.load_model(model[2]), make_batch(clips, run.device))
     P_a = prune_probability(I_a, k_a, query_v, query_v.roll(1, 0), cfg.kappa_a)
     P_v = prune_probability(I_v, k_v, query_a, query_a.roll(1, 0), cfg.kappa_v)

@@ -24,7 +24,7 @@ def evaluate(run, args):
               tasks and after
     RUN/eval/spurious.pt   the first clip of each task, with its maps
     """
-    tests, model = run.stream.test, run.models()[-1]
+    tests, model = run.stream.retrieval, run.models()[-1]
     if len(tests) < 2:
         raise UserError('spurious attention compares clips of two tasks, and this stream has one')
     pairs = [SwappedPairs(tests, task) for task in range(len(tests))]

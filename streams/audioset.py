@@ -71,7 +71,7 @@ def audioset(cfg, workers, pretrain=()):
     labels of their task. pretrain: VGGSound's clips; its training clips are the initial pre-training set."""
     clips = read_audioset(cfg.data, [*train_tables(cfg.data), TESTED])
     tasks = read_tasks(cfg.tasks or TASKS / 'audioset.csv', set(read_mids(cfg.data).values()))
-    listed, notes = read_retrieval_list(cfg.retrieval_list, clips)
+    retrieval_paths, notes = read_retrieval_list(cfg.retrieval_list, clips)
 
     # keep the clips of exactly one task
     of_one_task, of_several = [], 0
@@ -87,4 +87,4 @@ def audioset(cfg, workers, pretrain=()):
     # no test clip may return by way of VGGSound: both are YouTube videos
     tested = {clip.name for clip in clips if clip.split == 'test'}
     pretrain = [clip for clip in pretrain if clip.split == 'train' and clip.name not in tested]
-    return make_stream(cfg, workers, of_one_task, tasks, pretrain, listed, notes)
+    return make_stream(cfg, workers, of_one_task, tasks, pretrain, retrieval_paths, notes)

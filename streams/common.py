@@ -34,10 +34,10 @@ class Stream(NamedTuple):
     names: list         # of the tasks, in order
     pretrain: Dataset   # initial pre-training set: training clips of the classes that are in no task
     train: list         # a Dataset per task
-    test: list          # a Dataset per task, not augmented: its retrieval clips
+    retrieval: list     # a Dataset per task, not augmented: its retrieval clips
     bad: list           # 'name: reason' of each clip left out
     notes: list         # sentences to print for the user
-    evaluate: list      # a Dataset per task, not augmented: the whole test split, for classification
+    test: list          # a Dataset per task, not augmented: the whole test split, for classification
     classes: list       # per task, the names of its classes
     pretrain_digest: str = ''    # of the clips that are listed for the initial pre-training
 
@@ -50,7 +50,7 @@ class Clip(NamedTuple):
     start: float = 0.0  # second of the YouTube video
     split: str = ''     # train or test
     seconds: float = 0  # length of its segment; 0: unknown
-    size: int = 0       # bytes, of a clip that was tested
+    size: int = 0       # bytes, of a clip that was checked
     event: tuple = ()   # AVE: (first second, end) of its event
 
     @property
@@ -75,7 +75,7 @@ class VideoClips(Dataset):
     def __getitem__(self, key):
         """What `read` returns, with clip: its index, and bad: ''.
 
-        If the clip has become unreadable since it was tested, the next one replaces it: every rank must get a full
+        If the clip has become unreadable since it was checked, the next one replaces it: every rank must get a full
         batch, or DDP hangs. Then clip is the index of the replacement, and bad is 'name: reason' of the clip at `index`.
         Raises UserError."""
         index, seed = key
@@ -111,7 +111,7 @@ class ConcatClips(torch.utils.data.ConcatDataset):
         return dict(item, clip=start + item['clip'])
 
 
-def tasks_in_order(datasets, batch_size, workers, bad):
+def batches_by_task(datasets, batch_size, workers, bad):
     """Iterate over the clips of all tasks, each once and in order: pairs of a task's number and a batch {audio
     (B, t, f), video (B, T, 3, S, S), clip (B,), …} on the CPU. Under torchrun, each rank gets its share of the batches.
 
@@ -138,18 +138,18 @@ def tasks_in_order(datasets, batch_size, workers, bad):
 
 # ------------------------------------------------------------------------------- clips as tasks
 
-def make_stream(cfg, workers, clips, tasks, pretrain=(), listed=None, notes=()):
-    """Test the clips and divide them into tasks → Stream. A task without training or test clips is left out, with a
+def make_stream(cfg, workers, clips, tasks, pretrain=(), retrieval_paths=None, notes=()):
+    """Check the clips and divide them into tasks → Stream. A task without training or test clips is left out, with a
     note. Raises UserError.
 
     clips     of the folder cfg.data; those whose first label is in no task are the initial pre-training set
     tasks     {class: task}, in the order of the tasks
-    pretrain  clips of the folder cfg.pretrain_data, for the initial pre-training, too
-    listed    paths of the retrieval clips; None: the whole test split
+    pretrain  clips of the folder cfg.pretrain_data, which join the initial pre-training set
+    retrieval_paths  of the retrieval clips; None: the whole test split
     """
-    if cfg.pretrain_steps == 0:                                # no initial pre-training: its clips are not tested
+    if cfg.pretrain_steps == 0:                                # no initial pre-training: its clips are not checked
         clips, pretrain = [clip for clip in clips if clip.labels[0] in tasks], ()
-    # digest the clips before the test: a transient read error must not change the name of the cached pre-training
+    # digest the clips before the check: a transient read error must not change the name of the cached pre-training
     of_pretraining = [clip for clip in clips if clip.labels[0] not in tasks] + list(pretrain)
     digest = clips_digest(clip._replace(size=file_size(clip.path)) for clip in of_pretraining)
     clips, bad = filter_clips(cfg.data, clips, cfg, workers)
@@ -163,7 +163,7 @@ def make_stream(cfg, workers, clips, tasks, pretrain=(), listed=None, notes=()):
         of_task = [clip for clip in clips if tasks.get(clip.labels[0]) == name]
         train = [clip for clip in of_task if clip.split == 'train']
         test = [clip for clip in of_task if clip.split == 'test']
-        retrieval = [clip for clip in test if listed is None or clip.path in listed]
+        retrieval = [clip for clip in test if retrieval_paths is None or clip.path in retrieval_paths]
         missing = [kind for kind, found in (('training', train), ('test', test), ('retrieval', retrieval)) if not found]
         if missing:
             stream.notes.append(f'task {name} is left out: it has no {missing[0]} clips')
@@ -171,8 +171,8 @@ def make_stream(cfg, workers, clips, tasks, pretrain=(), listed=None, notes=()):
         stream.names.append(name)
         stream.classes.append([label for label, task in tasks.items() if task == name])
         stream.train.append(VideoClips(train, cfg, True, cfg.max_roll))
-        stream.test.append(VideoClips(retrieval, cfg, False))
-        stream.evaluate.append(VideoClips(test, cfg, False))
+        stream.retrieval.append(VideoClips(retrieval, cfg, False))
+        stream.test.append(VideoClips(test, cfg, False))
     if not stream.names:
         raise UserError(f'no task has both training and test clips in {cfg.data}: ' + '; '.join(stream.notes))
     return stream
@@ -188,7 +188,7 @@ def describe(stream):
     """What a run is trained and evaluated on → {name of a task: digest of its clips}, in order. Built-in clips follow
     from the options, so their digest is ''."""
     described = {}
-    for name, *datasets in zip(stream.names, stream.train, stream.test, stream.evaluate):
+    for name, *datasets in zip(stream.names, stream.train, stream.retrieval, stream.test):
         described[name] = clips_digest(clip for dataset in datasets for clip in getattr(dataset, 'clips', ()))
     return described
 
@@ -221,7 +221,7 @@ def reordered(stream, order):
     if sorted(new_order) != sorted(names):
         raise UserError(f'--order {order}: name each task once: {",".join(names)}')
     moved = {part: [getattr(stream, part)[names.index(name)] for name in new_order]
-             for part in ('names', 'train', 'test', 'evaluate', 'classes')}
+             for part in ('names', 'train', 'retrieval', 'test', 'classes')}
     return stream._replace(**moved)
 
 
@@ -242,13 +242,13 @@ def check_batches(cfg, stream):
                 print_once(f'{option} {size}: {name} has only {number} training clips, so its batches are smaller')
 
 
-# ---------------------------------------------------------------------------- testing the clips
+# --------------------------------------------------------------------------- checking the clips
 
 def filter_clips(folder, clips, cfg, workers):
-    """Test the clips of a folder → the usable ones; 'name: reason' of each other one. Raises UserError.
+    """Check the clips of a folder → the usable ones; 'name: reason' of each other one. Raises UserError.
 
     cfg      its `max_bad` is the share of clips that may be unusable; results are stored in its folder `cache`
-    workers  processes that test the clips; 0: this one
+    workers  processes that check the clips; 0: this one
     """
     # missing files are known before any worker starts
     stats = {clip.path: file_stat(clip.path) for clip in clips}
@@ -305,20 +305,20 @@ def check_same_on_all_ranks(folder, clips):
 
 
 def _scan(jobs, workers, cache):
-    """check_clip on {(path, segment): key of its result} → {path: why it is bad, or None}. Each rank tests its share.
+    """check_clip on {(path, segment): key of its result} → {path: why it is bad, or None}. Each rank checks its share.
     cache: JSON file of the permanent results, {key: reason}"""
     known = _read_cache(cache)
 
-    # rank 0's cache decides for all ranks what is left to test
+    # rank 0's cache decides for all ranks what is left to check
     jobs, keys = list(jobs), list(jobs.values())
-    reasons = broadcast_object([known.get(key, 'untested') for key in keys])
-    todo = [n for n, reason in enumerate(reasons) if reason == 'untested'][get_rank()::get_world_size()]
+    reasons = broadcast_object([known.get(key, 'unchecked') for key in keys])
+    todo = [n for n, reason in enumerate(reasons) if reason == 'unchecked'][get_rank()::get_world_size()]
 
-    # test this rank's share; after an interruption, what rank 0 has found is kept
+    # check this rank's share; after an interruption, what rank 0 has found is kept
     found, saved = {}, time.monotonic()
     results = run_jobs(check_clip, [jobs[n] for n in todo], workers, (DECODER_CRASH, False))
     try:
-        for n, result in zip(todo, progress_bar(results, 'testing clips', len(todo))):
+        for n, result in zip(todo, progress_bar(results, 'checking clips', len(todo))):
             found[n] = result
             if time.monotonic() - saved > SAVE_EVERY:
                 _save_cache(cache, known, keys, found)
@@ -361,4 +361,4 @@ def _save_cache(cache, known, keys, found):
         Path(cache).parent.mkdir(parents=True, exist_ok=True)
         write_text(cache, json.dumps(known, separators=(',\n', ': ')))
     except OSError as error:
-        print_once(f'{cache} cannot be written ({error.strerror}): the clips will be tested again next time')
+        print_once(f'{cache} cannot be written ({error.strerror}): the clips will be checked again next time')

@@ -62,6 +62,6 @@ def folders(cfg, workers):
     clips = read_folders(cfg.data)
     classes = list(dict.fromkeys(clip.labels[0] for clip in clips))
     tasks = read_tasks(cfg.tasks, set(classes)) if cfg.tasks else {name: name for name in sorted(classes)}
-    listed, notes = read_retrieval_list(cfg.retrieval_list, clips)
+    retrieval_paths, notes = read_retrieval_list(cfg.retrieval_list, clips)
     used = [clip for clip in clips if clip.labels[0] in tasks or clip.split == 'train']
-    return make_stream(cfg, workers, used, tasks, listed=listed, notes=notes)
+    return make_stream(cfg, workers, used, tasks, retrieval_paths=retrieval_paths, notes=notes)

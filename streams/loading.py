@@ -22,7 +22,7 @@ from config import UserError
 from utils.distributed import get_rank, print_once
 
 MAX_WORKERS = 32        # each may take a gigabyte, and prepared clips need only a few
-TIMEOUT = 300           # seconds, for a batch to arrive and for a clip to be tested or prepared
+TIMEOUT = 300           # seconds, for a batch to arrive and for a clip to be checked or prepared
 START_TIMEOUT = 30      # seconds, for a worker to start
 CHUNK = 10_000          # jobs that are queued at once
 
@@ -54,7 +54,8 @@ def signals_blocked(*signals):
 
 
 def start_worker(number=0):
-    """Run at the start of each worker. It ends when its parent ends, or when the parent itself sends SIGTERM."""
+    """Run at the start of each worker. It ends when its parent ends. Where SIGTERM is blocked, only the parent's own
+    one ends it."""
     torch.set_num_threads(1)
     parent = multiprocessing.parent_process().pid                  # os.getppid() is another one if it has ended
 
@@ -124,8 +125,8 @@ def timed(loader, waits):
 
 # ------------------------------------------------------------------------------------------- jobs
 
-def run_jobs(function, jobs, workers, crashed):
-    """Iterate over function(*job) of each job, in order; `crashed` in place of a job whose process dies or takes longer
+def run_jobs(function, jobs, workers, crash_result):
+    """Iterate over function(*job) of each job, in order; `crash_result` in place of a job whose process dies or takes longer
     than TIMEOUT. workers: processes; 0: this one, without a timeout."""
     if not workers or not jobs:
         yield from itertools.starmap(function, jobs)
@@ -143,7 +144,7 @@ def run_jobs(function, jobs, workers, crashed):
                 try:
                     yield future.result()
                 except (ProcessExpired, TimeoutError):
-                    yield crashed
+                    yield crash_result
     finally:
         # a worker that is stopped before it has started prints a traceback
         for _ in range(processes):

@@ -28,9 +28,9 @@ from utils.cli import Parser, number
 from utils.video import (SAMPLE_RATE, TOLERANCE, BadClip, decode_audio, display_size, frames_at, is_upright, open_clip,
                          upright)
 
-FPS, SHORTER_SIDE, MAX_PIXELS = 8, 256, 2 ** 18  # frames a second; their shorter side and number of pixels, at most
+FPS, SHORTER_SIDE, SMALL_PIXELS = 8, 256, 2 ** 18  # frames a second; their shorter side and number of pixels, at most
 QUANTIZERS = (5, 6, 7, 9, 12, 16, 22, 31)        # of MJPEG; at 5, no difference is visible
-MAX_BYTES, PER_SECONDS = 1_500_000, 10           # of a prepared clip, for each ten seconds
+SMALL_BYTES, PER_SECONDS = 1_500_000, 10         # of a prepared clip, for each ten seconds, where QUANTIZERS suffice
 COMMENT = 'prepared clip: 8 frames a second, 16 kHz'          # in the file
 
 
@@ -43,7 +43,7 @@ def small_clip(path, segment=None):
         targets = frame_grid(clip.start, clip.end)
         pictures = _pictures(clip, targets)
     delay = round(1000 * (audio_start - targets[0]))           # ms; below 0, the sound starts before the picture
-    limit = MAX_BYTES * max(1, len(targets) / FPS / PER_SECONDS)
+    limit = SMALL_BYTES * max(1, len(targets) / FPS / PER_SECONDS)
     for quantizer in QUANTIZERS:
         content = _matroska(pictures, max(0, -delay), waveform, max(0, delay), quantizer)
         if len(content) <= limit:
@@ -89,7 +89,7 @@ def _small_size(width, height):
     read_clip rounds the longer side, and rounding twice can differ: 480 × 360 is read as 299 × 224, but as 298 × 224 if
     it was 341 × 256 in between. That costs 7 dB at the edges. So 299 × 224 is enlarged, to 342 × 256."""
     shorter = min(width, height)
-    scale = min(1, SHORTER_SIDE / shorter, math.sqrt(MAX_PIXELS / (width * height)))
+    scale = min(1, SHORTER_SIDE / shorter, math.sqrt(SMALL_PIXELS / (width * height)))
     if scale == 1:
         return round(width), round(height)
     return [max(2, round(round(side * 224 / shorter) * shorter * scale / 224)) for side in (width, height)]

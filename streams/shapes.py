@@ -132,7 +132,7 @@ def stream(sizes, seed=0, clips_per_task=1000, test_clips=60, pretrain_clips=600
     pretrain = part(classes[in_tasks:], pretrain_clips, 0)
     train = [part(of_task, clips_per_task, 1 + i) for i, of_task in enumerate(tasks)]
     test = [part(of_task, test_clips, 51 + i) for i, of_task in enumerate(tasks)]
-    return Stream(list(NAMES), pretrain, train, test, bad=[], notes=[], evaluate=list(test),
+    return Stream(list(NAMES), pretrain, train, test, bad=[], notes=[], test=list(test),
                   classes=[[kind.name for kind in of_task] for of_task in tasks])
 
 

@@ -38,7 +38,7 @@ def write_vggsound(out, stream, size):
     (out / 'video').mkdir(parents=True, exist_ok=True)
     sets = [('pretrain', 'train', stream.pretrain)]
     sets += [(task, 'train', dataset) for task, dataset in zip(stream.names, stream.train)]
-    sets += [(task, 'test', dataset) for task, dataset in zip(stream.names, stream.test)]
+    sets += [(task, 'test', dataset) for task, dataset in zip(stream.names, stream.retrieval)]
     clips = [(task, split, index, dataset) for task, split, dataset in sets for index in range(len(dataset))]
     rows = []
     for task, split, index, dataset in tqdm(clips, desc='writing clips', unit='clip', leave=False, disable=None):

@@ -46,9 +46,10 @@ def vggsound(cfg, workers, balanced=()):
     clips = read_vggsound(cfg.data)
     paper = TASKS / 'vggsound.csv'
     tasks = read_tasks(cfg.tasks or paper, {clip.labels[0] for clip in clips} | set(read_tasks(paper, None)))
-    listed, notes = read_retrieval_list(cfg.retrieval_list, clips)
+    retrieval_paths, notes = read_retrieval_list(cfg.retrieval_list, clips)
     pretrain = _audioset_20k(balanced, tasks, clips)
-    return make_stream(cfg, workers, _select_clips(clips, tasks, cfg.clips_per_class), tasks, pretrain, listed, notes)
+    clips = _select_clips(clips, tasks, cfg.clips_per_class)
+    return make_stream(cfg, workers, clips, tasks, pretrain, retrieval_paths, notes)
 
 
 def _select_clips(clips, tasks, clips_per_class):

@@ -35,8 +35,8 @@ def scorer_agreement(run, scorer):
 
     with torch.random.fork_rng([]):
         torch.manual_seed(0)                                                  # the offsets of the grid
-        (tasks,), _ = run_loaded(run, [(backbone, avm)], run.stream.test, run.cfg.batch_size, score, 'agreement')
-    source_of_task = [sources(dataset, run.cfg) for dataset in run.stream.test]
+        (tasks,), _ = run_loaded(run, [(backbone, avm)], run.stream.retrieval, run.cfg.batch_size, score, 'agreement')
+    source_of_task = [sources(dataset, run.cfg) for dataset in run.stream.retrieval]
     full_a, cheap_a, full_v, cheap_v = (torch.cat(x) for x in zip(*tasks))
     source_a, source_v = (torch.cat(x) for x in zip(*source_of_task))
     return {f'{name}_{modality}': value

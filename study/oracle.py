@@ -38,7 +38,7 @@ from downstream.maps import frame_moments, silent_objects
 from patches import patchify, random_masks
 from selection import excess, prune_probability, rank_weights
 from streams.catalogue import open_stream
-from streams.common import tasks_in_order
+from streams.common import batches_by_task
 from streams.scenes import truth
 from utils.checkpoint import write_text
 from utils.cli import Parser, cli_errors, number, parse
@@ -55,7 +55,7 @@ class ClipIndex:
     def __init__(self, cfg, datasets):
         self.scenes, self.clip_of = [], {}             # scene of each clip; {key of a patch: number of its clip}
         for dataset in datasets:
-            for _, batch in tasks_in_order([dataset], 64, 0, []):
+            for _, batch in batches_by_task([dataset], 64, 0, []):
                 for index, x_v in zip(batch['clip'].tolist(), patchify(batch, cfg.patch_size).x_v):
                     for key in map(patch_key, range(len(x_v)), x_v):
                         # a patch that two clips share identifies neither

@@ -61,7 +61,7 @@ def retrieval_by_share(run, partner='own'):
     """The last model of a run → {share dropped: R@10 A}, the mean of both directions, percent"""
     backbone, avm = run.load_model(run.models()[-1][2])
     backbones = [PartialPool(run.cfg, backbone, avm, dropped, partner) for dropped in DROPPED]
-    embeddings, task_of, _ = embed_clips(backbones, run.stream.test, run.device, run.cfg.batch_size, run.workers,
+    embeddings, task_of, _ = embed_clips(backbones, run.stream.retrieval, run.device, run.cfg.batch_size, run.workers,
                                          run.cfg.precision)
     results = {}
     for dropped, (c_a, c_v) in zip(DROPPED, embeddings):

@@ -265,7 +265,7 @@ def evaluate_run(folder, name):
     # a variant selects as it was trained
     variant, _ = oracle.parse_options(RUNS[name].split())
     torch.manual_seed(0)
-    with oracle.patched(selection_stats, variant, run.cfg, run.stream.test):
+    with oracle.patched(selection_stats, variant, run.cfg, run.stream.retrieval):
         results['selection'] = selection_stats.evaluate(run, args)
     results['classification'] = add_probe_A(classification.evaluate(last, args))
     for kind, found in results.items():

@@ -48,7 +48,7 @@ def test_a_run_of_an_older_version_is_evaluated(tmp_path):
     (_, _, file), = run.models()
     backbone, avm = run.load_model(file)
     assert not any(weight.requires_grad for module in (backbone, avm) for weight in module.parameters())
-    ((c_a, c_v),), task_of, _ = evaluation.embed_clips([backbone], run.stream.test, run.device, 4, 0)
+    ((c_a, c_v),), task_of, _ = evaluation.embed_clips([backbone], run.stream.retrieval, run.device, 4, 0)
     torch.testing.assert_close(c_a, expected['a'])
     torch.testing.assert_close(c_v, expected['v'])
     torch.testing.assert_close(avm.match(expected['joint_a'], expected['joint_v']), expected['logits'])

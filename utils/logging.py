@@ -33,7 +33,7 @@ def print_summary(run, stream, initial):
              f'model         {cfg.size or "base"}: {backbone:,} parameters, AVM {avm:,}',
              f'method        {cfg.method}, batches of {cfg.batch_size}',
              f'pre-training  {initial}',
-             f'tasks         {len(run.tasks)}, {steps:,} steps, {sum(map(len, stream.test)):,} retrieval clips']
+             f'tasks         {len(run.tasks)}, {steps:,} steps, {sum(map(len, stream.retrieval)):,} retrieval clips']
     lines += [f'              {name}: {len(clips):,} training clips, {steps:,} steps'
               for name, clips, steps in run.tasks[:PRINTED_TASKS]]
     if len(run.tasks) > PRINTED_TASKS:

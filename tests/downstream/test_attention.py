@@ -154,7 +154,7 @@ def test_localization_of_a_run(run):
 
     # one cell, clip by clip
     backbone, avm = run.load_model(run.models()[3][2])
-    dataset, share_v, cosine_a = run.stream.test[4], [], []
+    dataset, share_v, cosine_a = run.stream.retrieval[4], [], []
     for index in range(len(dataset)):
         item = dataset[index, 0]
         m = maps.compute_maps(run.cfg, backbone, avm, {name: item[name][None] for name in ('audio', 'video')})
@@ -197,12 +197,12 @@ def test_spurious_attention_of_a_run(run):
     backbone, avm = run.load_model(run.models()[-1][2])
     assert [clip['task'] for clip in clips] == list(range(6))
     for clip in clips:
-        other = run.stream.test[clip['other_task']][0, 0]
+        other = run.stream.retrieval[clip['other_task']][0, 0]
         batch = dict(audio=other['audio'][None], video=clip['frames'][None])
         out = attend(run.cfg, backbone, avm, patchify(batch, run.cfg.patch_size))
         torch.testing.assert_close(clip['I_v_other'][None], out.I_v)
 
-    run.stream = run.stream._replace(test=run.stream.test[:1])
+    run.stream = run.stream._replace(retrieval=run.stream.retrieval[:1])
     with pytest.raises(UserError, match='two tasks'):
         spurious.evaluate(run, options())
 
@@ -245,8 +245,8 @@ class Unknown(torch.utils.data.Dataset):
 
 @pytest.mark.parametrize('name', ['localization', 'spurious', 'selection'])
 def test_without_a_known_source_there_is_a_figure_and_no_number(name, run):
-    tests = [Unknown(dataset) for dataset in run.stream.test]
-    run.stream = run.stream._replace(test=tests)
+    tests = [Unknown(dataset) for dataset in run.stream.retrieval]
+    run.stream = run.stream._replace(retrieval=tests)
     results, table, figure = run_evaluation(only_last(run), name, options())
     assert set(results) == {'tasks', 'after'} and 'not known' in table
     clips = torch.load(run.eval_path(name, 'pt'), weights_only=True)['clips']

@@ -41,7 +41,7 @@ def test_gap_of_a_run(run):
     assert math.isclose(results['over_stream'][1], sum(results['gap'][2][:2]) / 2)
     # one cell, from the clips themselves
     backbone = run.load_model(run.models()[2][2])[0]
-    items = [run.stream.evaluate[3][index, 0] for index in range(5)]
+    items = [run.stream.test[3][index, 0] for index in range(5)]
     c = backbone.embed(torch.stack([item['audio'] for item in items]),
                        normalize_frames(torch.stack([item['video'] for item in items])))
     assert math.isclose(results['gap'][2][3], gap.modality_gap(*c), rel_tol=1e-5)

@@ -103,6 +103,6 @@ def test_figures_at_the_end_of_a_run(run, tmp_path, monkeypatch):
     assert ticks == ['initial', *run.stream.names] and drawn[0].axes[0].lines[0].get_ydata()[0] == 26
     axes = np.array(drawn[1].axes).reshape(4, 4)
     assert [axis.get_ylabel() for axis in axes[:, 0]] == [run.stream.names[i] for i in (0, 2, 3, 5)]
-    item = run.stream.test[5][0, 0]
+    item = run.stream.retrieval[5][0, 0]
     out = attend(run.cfg, *model, patchify({name: item[name][None] for name in ('audio', 'video')}, run.cfg.patch_size))
     assert np.allclose(images(axes[3, 3])[0], out.I_a[0].reshape(run.cfg.grid_a).T, atol=1e-6)

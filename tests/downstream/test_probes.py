@@ -186,7 +186,7 @@ def toy_run(run, *tasks):
     """tasks: (labels of the clips, classes) of each"""
     run.stream = run.stream._replace(
         names=['toy', 'other toy'][:len(tasks)], train=[Toy(labels * 6) for labels, _ in tasks],
-        evaluate=[Toy(labels * 4, broken=[1]) for labels, _ in tasks], classes=[classes for _, classes in tasks])
+        test=[Toy(labels * 4, broken=[1]) for labels, _ in tasks], classes=[classes for _, classes in tasks])
     return run
 
 
@@ -195,7 +195,7 @@ def test_one_head_learns_the_classes_of_all_tasks(run):
     results = run_evaluation(toy, 'classification', options(epochs=25, lr=0.2, batch_size=6))[0]
     assert results['acc'] == [[100, 100], [100, 100]] and results['F'] == 0 and results['left_out'] == ['x: gone']
     assert results['chance'] == [25, 25]
-    toy.stream.evaluate[1].broken = range(8)
+    toy.stream.test[1].broken = range(8)
     with pytest.raises(UserError, match='none of the clips of task 2 can be read.*x: gone'):
         classification.evaluate(toy, options(epochs=1))
 

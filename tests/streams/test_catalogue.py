@@ -22,13 +22,13 @@ def test_vggsound(folder):
     assert stream.names == ['music', 'pets'] and stream.bad == []
     assert len(stream.notes) == 1 and 'cats' in stream.notes[0] and 'test' in stream.notes[0]
     assert [names_of(d) for d in stream.train] == [['harp1_000007.mkv'], ['-dog1_000003.mp4', 'dog2_000014.webm']]
-    assert [names_of(d) for d in stream.test] == [['harp2_000007.mp4'], ['dog4_000000.mp4']]
+    assert [names_of(d) for d in stream.retrieval] == [['harp2_000007.mp4'], ['dog4_000000.mp4']]
     assert stream.classes == [['playing harp'], ['dog barking']]
     assert [d.labels for d in stream.train] == [[('playing harp',)], [('dog barking',)] * 2]
-    assert [names_of(d) for d in stream.evaluate] == [names_of(d) for d in stream.test]
+    assert [names_of(d) for d in stream.test] == [names_of(d) for d in stream.retrieval]
     assert names_of(stream.pretrain) == ['sea1_000001.mp4']       # test clips of classes of no task are unused
     assert stream.train[0].augment and stream.pretrain.augment
-    assert not stream.test[0].augment and not stream.evaluate[0].augment
+    assert not stream.retrieval[0].augment and not stream.test[0].augment
     assert stream.train[1][1, 0]['video'].shape == (2, 3, 32, 32)
     default = open_stream(options(folder, dataset='vggsound'), 0)  # the paper's tasks have no class 'sea, waves'
     assert 'music' in default.names and len(default.notes) >= 5
@@ -62,8 +62,8 @@ def test_audioset(tmp_path, unopened):
     assert stream.names == ['pets', 'sea'] and stream.classes == [['Dog', 'Wolf'], ['Waves, surf']]
     assert stream.notes == ['1 clips with labels of several tasks are left out'] and len(stream.pretrain) == 0
     assert [d.labels for d in stream.train] == [[('Dog',)], [('Waves, surf',)]]
-    assert [d.labels for d in stream.evaluate] == [[('Dog', 'Wolf')], [('Waves, surf',)]]
-    assert [names_of(d) for d in stream.test] == [['e_000000.mp4'], ['f_000000.mp4']]
+    assert [d.labels for d in stream.test] == [[('Dog', 'Wolf')], [('Waves, surf',)]]
+    assert [names_of(d) for d in stream.retrieval] == [['e_000000.mp4'], ['f_000000.mp4']]
 
 
 @pytest.fixture
@@ -132,6 +132,6 @@ def test_the_retrieval_list_limits_the_retrieval_clips(both, tmp_path, which):
     path, letter = tmp_path / 'list.json', 'va'[which]
     path.write_text(json.dumps({'data': [dict(video_id=f'{letter}{name}') for name in ('harp3', 'dog3', 'elsewhere')]}))
     stream = open_stream(options(retrieval_list=str(path), **both[which]), 0)
-    assert [names_of(d) for d in stream.test] == [[f'{letter}{name}3_000000.mp4'] for name in ('harp', 'dog')]
+    assert [names_of(d) for d in stream.retrieval] == [[f'{letter}{name}3_000000.mp4'] for name in ('harp', 'dog')]
     assert stream.names == ['one', 'two'] and any('task three' in note and 'retrieval' in note for note in stream.notes)
     assert any('1 of 3 entries' in note for note in stream.notes)

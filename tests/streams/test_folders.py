@@ -32,16 +32,16 @@ def test_train_and_test_folders(tmp_path, video):
     stream = folders(options(tmp_path, max_roll=3), 0)
     assert stream.names == ['cat', 'dog'] and stream.classes == [['cat'], ['dog']] and stream.notes == []
     assert [names_of(d) for d in stream.train] == [['a.mp4'], ['a.MOV', 'b.mp4']]
-    assert [names_of(d) for d in stream.test] == [['d.mp4'], ['c.mkv']] and len(stream.pretrain) == 0
-    assert stream.train[0].augment and stream.train[0].max_roll == 3 and not stream.test[0].augment
+    assert [names_of(d) for d in stream.retrieval] == [['d.mp4'], ['c.mkv']] and len(stream.pretrain) == 0
+    assert stream.train[0].augment and stream.train[0].max_roll == 3 and not stream.retrieval[0].augment
 
 
 def test_one_level_is_split_by_a_fixed_hash(tmp_path, video):
     place(tmp_path, video, *(f'dog/{number}.mp4' for number in range(12)), 'cat/0.mp4', 'cat/1.mp4', 'one/0.mp4')
     stream = folders(options(tmp_path), 0)
     assert stream.names == ['cat', 'dog'] and stream.notes == ['task one is left out: it has no training clips']
-    assert names_of(stream.test[1]) == ['7.mp4', '8.mp4'] and len(stream.train[1]) == 10     # the same everywhere
-    assert [len(d) for d in (stream.test[0], stream.train[0])] == [1, 1]
+    assert names_of(stream.retrieval[1]) == ['7.mp4', '8.mp4'] and len(stream.train[1]) == 10     # the same everywhere
+    assert [len(d) for d in (stream.retrieval[0], stream.train[0])] == [1, 1]
     composed, decomposed = (choose_test([Path(f'{letter}{number}.mp4') for number in range(10)])
                             for letter in ('\u00e9', 'e\u0301'))      # é on Linux and on macOS
     assert [sorted(path.name[-5] for path in files) for files in (composed, decomposed)] == [['3', '6']] * 2
@@ -54,7 +54,7 @@ def test_tasks_group_classes(tmp_path, video):
     (tmp_path / 'tasks.csv').write_text('class,task\ndog,pets\ncat,pets\n')
     stream = folders(options(tmp_path, tasks=str(tmp_path / 'tasks.csv')), 0)
     assert stream.names == ['pets'] and stream.classes == [['dog', 'cat']]
-    assert [len(stream.train[0]), len(stream.test[0]), len(stream.pretrain)] == [8, 2, 4]
+    assert [len(stream.train[0]), len(stream.retrieval[0]), len(stream.pretrain)] == [8, 2, 4]
 
 
 @pytest.mark.parametrize('files', [[], ['a.mp4'], ['train/a.mp4', 'test/b.mp4'], ['dog/notes.txt']])

@@ -78,7 +78,7 @@ def test_no_clip_is_larger_than_its_limit(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (4, 384, 512, 3), dtype=np.uint8)
     path = make(tmp_path / 'noise.mp4', seconds=10, fps=4, size=(512, 384), image=lambda n: noise[n % 4])
     content = small_clip(path)
-    assert module.MAX_BYTES / 2 < len(content) <= module.MAX_BYTES and small_clip(path) == content
+    assert module.SMALL_BYTES / 2 < len(content) <= module.SMALL_BYTES and small_clip(path) == content
 
 
 # ---------------------------------------------------------------- a folder
@@ -99,7 +99,7 @@ def test_the_stream_is_the_same(files, out):
     prepare(files, out, workers=0)
     one, other = (vggsound(options(d, tasks=str(d / 'tasks.csv')), 0) for d in (files, out))
     assert one.names == other.names and one.classes == other.classes and other.bad == []
-    for part in ('train', 'test', 'evaluate'):
+    for part in ('train', 'retrieval', 'test'):
         for a, b in zip(getattr(one, part), getattr(other, part)):
             assert a.labels == b.labels and [Path(n).stem for n in names_of(a)] == [Path(n).stem for n in names_of(b)]
             assert all(name.endswith('.mkv') for name in names_of(b))

@@ -93,7 +93,7 @@ def test_classes_labels_and_shapes(stream):
     assert len({k.name for k in kinds}) == len({k.voice for k in kinds}) == 36
     used = [kind for dataset in [stream.pretrain, *stream.train] for kind in dataset.classes]
     assert len(used) == len(set(used)) == 36                       # tasks are disjoint
-    assert [d.classes for d in stream.train] == [d.classes for d in stream.test] and stream.evaluate == stream.test
+    assert [d.classes for d in stream.train] == [d.classes for d in stream.retrieval] and stream.test == stream.retrieval
     for dataset, classes in zip(stream.train, stream.classes):
         assert {name for names in dataset.labels for name in names} == set(classes)
         assert all(dataset.labels[i] == (dataset.scene(i).tracks[0].kind.name,) for i in range(4))
@@ -105,7 +105,7 @@ def test_classes_labels_and_shapes(stream):
 
 
 def clips_of(stream, number=4):
-    return [dataset[index, 0] for dataset in (stream.train[1], stream.test[2]) for index in range(number)]
+    return [dataset[index, 0] for dataset in (stream.train[1], stream.retrieval[2]) for index in range(number)]
 
 
 def alike(first, second):
@@ -117,7 +117,7 @@ def test_a_seed_fixes_the_clips_and_test_clips_differ(stream):
     plain, same, other = (clips_of(open_stream(options('', dataset='shapes', cache='', **seeds), 0)) for seeds in (
         dict(seed=3), dict(seed=7, data_seed=3), dict(seed=7)))
     assert alike(plain, same) and not alike(plain, other)
-    assert not torch.equal(stream.train[1][0, 0]['video'], stream.test[1][0, 0]['video'])
+    assert not torch.equal(stream.train[1][0, 0]['video'], stream.retrieval[1][0, 0]['video'])
 
 
 @pytest.mark.parametrize('threads', [1, 4])
@@ -192,7 +192,7 @@ def test_the_command_line_writes_files(tmp_path, capsys):
     assert capsys.readouterr().out == command + '\n'
     stream = vggsound(options(out, tasks=str(out / 'tasks.csv')), 0)
     assert stream.names == list(shapes.NAMES) and stream.bad == [] and len(stream.pretrain) == 1
-    assert [len(d) for d in (*stream.train, *stream.test)] == [3] * 12
+    assert [len(d) for d in (*stream.train, *stream.retrieval)] == [3] * 12
     (tmp_path / 'file').write_text('')
     with pytest.raises(UserError, match='--out .*file/below cannot be written'):
         shapes.main(['--out', str(tmp_path / 'file' / 'below')])
@@ -202,7 +202,7 @@ def test_the_command_line_writes_files(tmp_path, capsys):
 
 
 def test_a_written_file_contains_its_clip(tmp_path, stream):
-    scene = stream.test[2].scene(1)
+    scene = stream.retrieval[2].scene(1)
     shapes_files.write_clip(tmp_path / 'clip.mp4', scene)
     audio, video = read_clip(tmp_path / 'clip.mp4', BENCHMARK)
     drawn_audio, drawn_video = scenes.render(scene, BENCHMARK)

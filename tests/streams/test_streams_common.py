@@ -17,7 +17,7 @@ from folders import folder, options
 from streams import common, shapes
 from streams.catalogue import open_stream
 from streams.common import (Clip, ConcatClips, Stream, VideoClips, check_batches, data_changes, describe, reordered,
-                            tasks_in_order)
+                            batches_by_task)
 
 
 # ---------------------------------------------------------------- clips as tensors
@@ -57,7 +57,7 @@ def test_tasks_in_order_without_bad_clips(three, workers, monkeypatch):
     assert both[3, 0]['clip'] == 3 and torch.equal(both[3, 0]['video'], dataset[2, 0]['video'])
 
     bad, before = [], torch.get_rng_state()
-    batches = list(tasks_in_order(tasks, 2, workers, bad))
+    batches = list(batches_by_task(tasks, 2, workers, bad))
     expected = [(0, [0]), (1, [0, 1]), (1, [2])]
     assert [(task, batch['clip'].tolist()) for task, batch in batches] == expected and bad == []
     for name in ('audio', 'video'):
@@ -66,16 +66,16 @@ def test_tasks_in_order_without_bad_clips(three, workers, monkeypatch):
     monkeypatch.setattr(common, 'get_world_size', lambda: 2)
     for rank in range(2):                                          # ranks share the batches
         monkeypatch.setattr(common, 'get_rank', lambda: rank)
-        found = [(task, batch['clip'].tolist()) for task, batch in tasks_in_order(tasks, 2, 0, [])]
+        found = [(task, batch['clip'].tolist()) for task, batch in batches_by_task(tasks, 2, 0, [])]
         assert found == expected[rank::2]
     monkeypatch.undo()
     os.remove(paths[1])
-    fewer = list(tasks_in_order([dataset], 2, workers, bad))
+    fewer = list(batches_by_task([dataset], 2, workers, bad))
     assert [batch['clip'].tolist() for _, batch in fewer] == [[0], [2]] and len(bad) == 1 and bad[0].endswith('/b.mp4: file missing')
     assert torch.equal(torch.get_rng_state(), before)              # masks are drawn from this state
     os.remove(paths[0]), os.remove(paths[2])
     with pytest.raises(UserError, match='^None of the 3 clips can be read any more:\n  .*/a.mp4: file missing'):
-        list(tasks_in_order([dataset], 2, workers, bad))           # a sentence, without the traceback of a worker
+        list(batches_by_task([dataset], 2, workers, bad))           # a sentence, without the traceback of a worker
 
 
 # ---------------------------------------------------------------- testing the clips
@@ -173,8 +173,8 @@ def test_check_batches(monkeypatch, capsys):
 
 def stream_of(names):
     """A Stream whose parts contain the names of their tasks"""
-    return Stream(list(names), 'pretrain', [f'train {n}' for n in names], [f'test {n}' for n in names], ['bad'],
-                  ['note'], [f'evaluate {n}' for n in names], [[f'class of {n}'] for n in names])
+    return Stream(list(names), 'pretrain', [f'train {n}' for n in names], [f'retrieval {n}' for n in names], ['bad'],
+                  ['note'], [f'test {n}' for n in names], [[f'class of {n}'] for n in names])
 
 
 VGGSOUND = ['sports', 'music', 'vehicle', 'people', 'animals', 'home_nature', 'others_part1', 'others_part2']
