@@ -203,13 +203,11 @@ def run_evaluation(run, name, args):
 
 def write_video(run, args):
     """--eval localization --video FILE → the file written. Raises UserError."""
-    from downstream.video import make
-    if args.eval != 'localization':
-        raise UserError(f'--video needs --eval localization, not {args.eval}')
+    from downstream.video import make_video
     if args.out and len(args.runs) > 1:
         raise UserError(f'--out {args.out} is one file, but there are {len(args.runs)} runs: give one RUN')
     out = args.out or run.eval_path(f'localization-{args.video.stem}', 'mp4')
-    make(run, args.video, out)
+    make_video(run, args.video, out)
     return out
 
 
@@ -251,7 +249,7 @@ def unused_options(args):
 def print_runs(paths):
     """A table of the finished runs among these folders. Writes each run's report."""
     from downstream.finished_run import FinishedRun
-    from downstream.report import write
+    from downstream.report import write_report
     from paper.groups import summary
     folders, errors = [], []
     for path in paths:
@@ -268,7 +266,7 @@ def print_runs(paths):
     for folder in unfinished:
         print(f'left out: {folder} has not finished')
     for folder in dict.fromkeys(folders):
-        print(*write(folder), sep='\n')
+        print(*write_report(folder), sep='\n')
 
 
 def main(arguments=None):
@@ -276,13 +274,13 @@ def main(arguments=None):
     with cli_errors():
         import matplotlib.pyplot as plt                # not above: training evaluates too, and needs no pictures
         from downstream.finished_run import FinishedRun
-        from downstream.report import write
+        from downstream.report import write_report
         args = make_parser().parse_args(arguments)
+        if args.video and args.eval != 'localization':
+            raise UserError('--video needs --eval localization')
         for line in unused_options(args):
             print(line)
         if not args.eval:
-            if args.video:
-                raise UserError('--video needs --eval localization')
             print_runs(args.runs)
             return
         for path in args.runs:
@@ -290,13 +288,13 @@ def main(arguments=None):
             run = FinishedRun(path, args.workers, args.device, args.last, moved)
             check_writable(run.folder / 'eval')
             if args.video:
-                print(write_video(run, args), *write(run.folder), sep='\n')
+                print(write_video(run, args), *write_report(run.folder), sep='\n')
                 continue
             results, table, figure = run_evaluation(run, args.eval, args)
             suffix = '-finetuned' if results.get('finetune') else ''
             print(table, *run.write(args.eval + suffix, results, table, figure), sep='\n')
             plt.close(figure)
-            print(*write(run.folder), sep='\n')
+            print(*write_report(run.folder), sep='\n')
 
 
 if __name__ == '__main__':

@@ -385,7 +385,7 @@ def write_results(run, stream):
           f'{results["chance"]["R@10"]:.1f} %')
     for path in draw(run.out, run.method.eval_model, run.avm, stream, run.cfg, run.device):
         print(f'figure: {path}')
-    for path in report.write(run.out):
+    for path in report.write_report(run.out):
         print(f'report: {path}')
     if skipped:
         print(f'{len(skipped)} clips were skipped: {run.out / "skipped.txt"}')

@@ -46,7 +46,7 @@ CAPTIONS = {   # by the first word of a picture's name
 }
 
 
-def write(folder):
+def write_report(folder):
     """Write figures/training.png and report.md of a run → their paths. Raises UserError if there is no run."""
     folder, written = Path(folder), []
     cfg, log = read_config(folder), folder / 'log.jsonl'

@@ -33,7 +33,7 @@ SOUND_RATE = 48000                      # Hz
 TICK = Fraction(1, 90000)               # seconds: the unit of frame times
 
 
-def make(run, file, out):
+def make_video(run, file, out):
     """Write the video of a file, as the models of a FinishedRun see it, to out. Raises UserError."""
     if Path(out).suffix != '.mp4':
         raise UserError(f'--out {out}: the video is an mp4 file, so its name must end in .mp4')

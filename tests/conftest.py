@@ -112,7 +112,7 @@ def here(monkeypatch, capsys):
 def no_pictures(monkeypatch):
     """Runs draw no figures and write no report: these take seconds, and other tests draw them."""
     monkeypatch.setattr('downstream.pictures.draw', lambda *run: [])
-    monkeypatch.setattr('downstream.report.write', lambda folder: [])
+    monkeypatch.setattr('downstream.report.write_report', lambda folder: [])
 
 
 @pytest.fixture

@@ -120,7 +120,7 @@ def main(options):
 
     # one process group for all runs; os._exit is how several processes end
     train.init_distributed, train.cleanup, os._exit = lambda cfg: device, lambda: None, sys.exit
-    downstream.pictures.draw, downstream.report.write = lambda *run: [], lambda folder: []
+    downstream.pictures.draw, downstream.report.write_report = lambda *run: [], lambda folder: []
     for method in METHODS:
         train.main([*options, '--method', method, '--out', f'whole/{method}'])
     for method in ('flava+', 'gmed', 'cls-er'):

@@ -49,7 +49,7 @@ def test_the_page_of_a_run(tmp_path):
     for name in ('figures/stream.png', 'eval/gap.png', 'eval/gap.md', 'eval/gap.json'):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text('{}' if name.endswith('json') else '| the gap |')
-    assert report.write(tmp_path) == [tmp_path / 'report.md']          # without log.jsonl, no curves
+    assert report.write_report(tmp_path) == [tmp_path / 'report.md']          # without log.jsonl, no curves
     text = (tmp_path / 'report.md').read_text()
     for part in ('--resume', '`--steps` | 2 |', '| the table |', '40 candidates', '- a.mp4: silent audio',
                  '](figures/stream.png)', '### gap\n\n| the gap |', '](eval/gap.png)'):
@@ -59,7 +59,7 @@ def test_the_page_of_a_run(tmp_path):
 def test_an_unfinished_run_has_a_page_too(tmp_path):
     (tmp_path / 'config.json').write_text(json.dumps(dataclasses.asdict(Config())))
     (tmp_path / 'log.jsonl').write_text(json.dumps(entries()[0]) + '\n{"phase": "str')        # killed while writing
-    assert report.write(tmp_path)[-1] == tmp_path / 'report.md'
+    assert report.write_report(tmp_path)[-1] == tmp_path / 'report.md'
     assert 'not finished' in (tmp_path / 'report.md').read_text() and (tmp_path / 'figures/training.png').exists()
 
 

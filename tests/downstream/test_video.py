@@ -36,7 +36,7 @@ def test_length_frames_codecs_and_synchronization(run, tmp_path, kind):
     """The tone starts on time in the sound, within 50 ms. Each frame is there, at its time."""
     kind = dict(seconds=2.0, rate=16000) | kind
     clip = make(tmp_path / 'clip.mp4', **kind, sound=tone(kind['seconds'], kind['rate'], onset=ONSET))
-    video.make(only_last(run), clip, tmp_path / 'out.mp4')
+    video.make_video(only_last(run), clip, tmp_path / 'out.mp4')
     facts, times, frames, sound, start = read(tmp_path / 'out.mp4')
     with open_clip(clip, WHOLE) as source:
         own_times, seconds = [t - source.times[0] for t in source.times], source.end - source.start
