@@ -46,7 +46,7 @@ class FinishedRun:
     def stream(self):
         """The Stream that the run was trained on. Raises UserError if its clips have changed."""
         # without the clips of the initial pre-training, so the share of bad ones may be above the training's --max-bad
-        options = dict(batch_size=1, pretrain_steps=0, pretrain_data='', max_bad=max(0.5, self.cfg.max_bad))
+        options = dict(pretrain_steps=0, pretrain_data='', max_bad=max(0.5, self.cfg.max_bad))
         stream = open_stream(dataclasses.replace(self.cfg, **options), self.workers)
         file = self.folder / 'data.json'
         changes = data_changes(json.loads(file.read_text('utf-8')) if file.exists() else {}, describe(stream))

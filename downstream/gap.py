@@ -33,7 +33,7 @@ def evaluate(run, args):
         return tuple(x.float().cpu() for x in c)
 
     models = run.models()
-    embeddings, _ = run_models(run, models, run.stream.test, embed, 'modality gap')
+    embeddings = run_models(run, models, run.stream.test, embed, 'modality gap')
     tasks_learned = [t for t, _, _ in models]
     rows = [[modality_gap(c_a, c_v) for c_a, c_v in by_task] for by_task in embeddings]
     return {'tasks': list(run.stream.names), 'after': [name for _, name, _ in models], 'gap': rows,

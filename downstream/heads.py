@@ -33,15 +33,14 @@ class Schedule(NamedTuple):
     batch_size: int
 
 
-SCHEDULES = {'vggsound': Schedule(5e-4, 15, 48), 'shapes': Schedule(5e-4, 15, 48),
-             'folders': Schedule(5e-4, 15, 48),
-             'audioset': Schedule(5e-4, 15, 36), 'ave': Schedule(1e-3, 15, 12)}
+SCHEDULES = {'audioset': Schedule(5e-4, 15, 36), 'ave': Schedule(1e-3, 15, 12)}
+DEFAULT_SCHEDULE = Schedule(5e-4, 15, 48)          # VGGSound's
 
 
 def schedule_for(name, args):
     """→ the Schedule of a data set, changed by options of the command line"""
     given = {field: getattr(args, field) for field in Schedule._fields if getattr(args, field) is not None}
-    return SCHEDULES[name]._replace(**given)
+    return SCHEDULES.get(name, DEFAULT_SCHEDULE)._replace(**given)
 
 
 def options_text(args):
@@ -57,18 +56,18 @@ def lr_factor(step, steps, warmup):
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
 
 
-def probe_batches(tasks, schedule, seed, cap=None):
+def probe_batches(clip_counts, schedule, seed, cap=None):
     """The batches of all epochs: a list of lists of (clip, seed of its augmentation).
 
-    tasks  the number of clips of each task; clip indices count over all tasks
-    cap    use at most so many clips of each task
+    clip_counts  the number of clips of each task; clip indices count over all tasks
+    cap          use at most so many clips of each task
 
     If all clips are fewer than a batch, they make one smaller batch. An incomplete last batch of an epoch is dropped.
     """
     generator = torch.Generator().manual_seed(seed)
     # which clips are used
     used, start = [], 0
-    for clips in tasks:
+    for clips in clip_counts:
         used.append(start + torch.randperm(clips, generator=generator)[:cap])
         start += clips
     used = torch.cat(used)

@@ -34,7 +34,7 @@ def evaluate(run, args):
         return compute_maps(run.cfg, *model, to_device(batch, run.device))
 
     # each metric's mean over each task's clips
-    outputs, _ = run_models(run, models, tests, maps_of_batch, 'localization')
+    outputs = run_models(run, models, tests, maps_of_batch, 'localization')
     scores = {'avm': [], 'backbone': []}
     for by_task in outputs:
         pairs = [(Maps(*maps), own) for maps, own in zip(by_task, source)]

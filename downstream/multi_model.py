@@ -29,22 +29,25 @@ def run_models(run, models, datasets, fn, title):
 
     fn((backbone, avm), task, batch)  gets a batch on the CPU, of clips of one task. It returns a tuple of tensors
                                       (B, …), on the CPU
-    returns                           outputs[model][task]: these tensors for all clips of the task, (n, …); and
-                                      'name: reason' of each clip that cannot be read and is left out
+    returns                           outputs[model][task]: these tensors for all clips of the task, (n, …)
 
-    Raises UserError if no clip of a task can be read.
+    Clips that cannot be read are left out, and named. Raises UserError if no clip of a task can be read.
     """
-    outputs = []
+    outputs, left_out = [], {}
     for group in group_models(run, models):
         loaded = [run.load_model(file) for _, _, file in group]
         rows, bad = run_loaded(run, loaded, datasets, run.cfg.batch_size, fn, title)
         outputs += rows
-    return outputs, bad
+        left_out |= dict.fromkeys(bad)
+    for line in left_out:
+        tqdm.write(f'left out: {line}')
+    return outputs
 
 
 @torch.no_grad()
 def run_loaded(run, models, datasets, batch_size, fn, title):
-    """`run_models` for models in memory, of any type: fn gets them as they are."""
+    """`run_models` for models in memory, of any type: fn gets them as they are.  → outputs; 'name: reason' of each clip
+    that is left out"""
     outputs, bad = [[[] for _ in datasets] for _ in models], []
     with tqdm(total=sum(map(len, datasets)), desc=title, unit='clip', leave=False, disable=None) as bar:
         for task, batch in batches_by_task(datasets, batch_size, run.workers, bad):

@@ -51,7 +51,7 @@ def evaluate(run, args):
     models = [model for model in run.models() if model[0] > 0]
     if not models:
         raise UserError(f'{run.folder}: no task has been learned yet')
-    outputs, _ = run_models(run, models, tests, attend_clips, 'selection')
+    outputs = run_models(run, models, tests, attend_clips, 'selection')
     classes = [[labels[0] for labels in dataset.labels] for dataset in tests]
     rows = [[task_statistics(cfg, attention, source[task], classes, task, learned) for task in range(len(tests))]
             for attention, (learned, _, _) in zip(outputs, models)]
