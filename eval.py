@@ -247,26 +247,18 @@ def unused_options(args):
 
 
 def print_runs(paths):
-    """A table of the finished runs among these folders. Writes each run's report."""
+    """A table of the finished runs among these folders. Writes the report of each run."""
     from downstream.finished_run import FinishedRun
     from downstream.report import write_report
     from paper.groups import summary
-    folders, errors = [], []
+    print(summary(paths))                              # names what is left out
     for path in paths:
         try:
-            folders.append(FinishedRun(path, device='cpu').folder)
-        except UserError as error:                     # `runs/*` may hold other files
-            errors.append(error)
-    if not folders:
-        raise errors[0]
-    unfinished = [folder for folder in folders if not (folder / 'results.json').exists()]
-    print(summary([folder for folder in folders if folder not in unfinished] or folders))
-    for error in errors:
-        print(f'left out: {error}')
-    for folder in unfinished:
-        print(f'left out: {folder} has not finished')
-    for folder in dict.fromkeys(folders):
-        print(*write_report(folder), sep='\n')
+            print(*write_report(FinishedRun(path, device='cpu').folder), sep='\n')
+        except UserError:                              # `runs/*` may hold other files
+            continue
+        except OSError as error:                       # the run of another user, for example
+            print(f'{path}: its report cannot be written ({error.strerror})')
 
 
 def main(arguments=None):

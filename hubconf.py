@@ -119,5 +119,5 @@ class FlavaModel(torch.nn.Module):
         maps_a, maps_v = self.importance(batch)
         clips = [dict(frames=frames.cpu(), audio=audio.cpu(), I_a=I_a, I_v=I_v, truth_a=None, truth_v=None)
                  for frames, audio, I_a, I_v in zip(batch['video'], batch['audio'], maps_a, maps_v)]
-        rows = [(Path(file).stem[:12], clip) for file, clip in zip(files, clips)]          # long names would overlap
+        rows = [(Path(file).stem, clip) for file, clip in zip(files, clips)]
         return plot_maps(self.cfg, rows, [('$I_v$', 'I_v')], [('$I_a$', 'I_a')], 'Importance scores (Eq. 3)')

@@ -217,7 +217,8 @@ def check_batch_sizes(cfg):
                                 ('--pretrain-batch-size', cfg.pretrain_batch_size, cfg.pretrain_steps != 0)):
         least = 3 * world_size if has_avm else world_size
         if size % world_size or size < least:
-            raise UserError(f'{flag} {size} must be a multiple of {world_size} (processes) and at least {least}')
+            why = ': the AVM needs three pairs per process' if has_avm else ''
+            raise UserError(f'{flag} {size} must be a multiple of {world_size} (processes) and at least {least}{why}')
 
 
 # ----------------------------------------------------------------------------------- state of a run

@@ -138,12 +138,13 @@ class FinishedRun:
 
 def read_config(folder):
     """RUN/config.json → Config. Unknown options are ignored with a warning. Raises UserError."""
-    file = Path(folder) / 'config.json'
+    folder = Path(folder)
+    file = folder / 'config.json'
     try:
         saved = with_older_defaults(json.loads(file.read_text(encoding='utf-8')))
     except (OSError, ValueError, TypeError) as error:
         reason = 'does not exist' if isinstance(error, FileNotFoundError) else 'cannot be read'
-        raise UserError(f'{folder} is not a run of train.py: {file} {reason}')
+        raise UserError(f'{folder if folder.name else folder.resolve()} is not a run of train.py: {file} {reason}')
     return config_from(saved, file)
 
 

@@ -26,8 +26,15 @@ BESIDE = dict(fontsize=8, loc='center left', bbox_to_anchor=(1.01, 0.5))    # a 
 
 
 def task_style(i):
-    """Colour and marker of task i"""
-    return dict(color=OKABE_ITO[i % 8], marker=MARKERS[i % 8])
+    """Colour and marker of task i: no two of 64 tasks have the same"""
+    return dict(color=OKABE_ITO[i % 8], marker=MARKERS[(i + i // 8) % 8])
+
+
+def display_name(name):
+    """The name of a task or clip for matplotlib, which reads $ as mathematics and hides labels that begin with _. Long
+    names are cut, because they would overlap."""
+    short = name if len(name) <= 20 else name[:19] + '…'
+    return (' ' if name.startswith('_') else '') + short.replace('$', r'\$')
 
 
 # ---------------------------------------------------------------------------------- one clip
@@ -96,7 +103,7 @@ def plot_maps(cfg, rows, columns_v, columns_a, title):
             show_frames(axis, cfg, clip['frames'], clip[name], clip['truth_v'])
         for axis, (_, name) in zip(sound_axes[1:], columns_a):
             show_sound(axis, cfg, clip['audio'], clip[name], clip['truth_a'])
-        frame_axes[0].set_ylabel(label, fontsize=9, parse_math=False)      # a name may have a $
+        frame_axes[0].set_ylabel(display_name(label), fontsize=9)
     titles = [('frames', ''), *columns_v, ('sound: time →, frequency ↑', ''), *columns_a]
     for axis, (name, _) in zip(axes[0], titles):
         axis.set_title(name, fontsize=9)
@@ -145,12 +152,12 @@ def plot_over_stream(axis, matrix, tasks, after, chance=None):
         learned = after.index(task) if task in after else len(after) - 1
         style = task_style(i)
         axis.plot(range(learned + 1), line[:learned + 1], ':', alpha=0.5, color=style['color'])
-        axis.plot(range(learned, len(line)), line[learned:], label=task.replace('$', r'\$'), markersize=5, **style)
+        axis.plot(range(learned, len(line)), line[learned:], label=display_name(task), markersize=5, **style)
         if task in after or after[-1] == 'all tasks':
             axis.plot(learned, line[learned], markersize=10, **style)
     if chance is not None:
         axis.axhline(chance, color='gray', linestyle='--', linewidth=1, label='chance')
-    axis.set_xticks(range(len(after)), after, rotation=30, ha='right', parse_math=False)
+    axis.set_xticks(range(len(after)), map(display_name, after), rotation=30, ha='right')
     axis.set_xlabel('after learning')
     axis.grid(alpha=0.25)
 

@@ -6,6 +6,7 @@ Out: figures/training.png: each term of the loss over the steps, with samples/s 
 """
 import dataclasses
 import json
+import math
 import shlex
 from pathlib import Path
 from urllib.parse import quote
@@ -91,9 +92,10 @@ def plot_training(entries):
     for entry in entries:
         starts.setdefault('initial' if entry['phase'] == 'pretrain' else f'task {entry["task"] + 1}', last)
         last = entry['global_step']
-    for name, start in starts.items():
-        axes[0].annotate(name, (start, 1), (3, 3), xycoords=('data', 'axes fraction'), textcoords='offset points',
-                         fontsize=8)
+    for number, (name, start) in enumerate(starts.items()):
+        if number % math.ceil(len(starts) / 10) == 0:          # more names would overlap
+            axes[0].annotate(name, (start, 1), (3, 3), xycoords=('data', 'axes fraction'), textcoords='offset points',
+                             fontsize=8)
         for axis in axes:
             axis.axvline(start, color='black', linestyle='--', linewidth=0.9)
     for axis in axes:

@@ -18,7 +18,7 @@ from config import SELECTIONS, UserError
 from downstream.maps import UNKNOWN, add_maps, make_batch, mean, mean_or_none, measurable, read_clips, source_area
 from downstream.maps import sources, to_device
 from downstream.multi_model import run_models
-from downstream.pictures import BESIDE, plot_maps, task_style
+from downstream.pictures import BESIDE, display_name, plot_maps, task_style
 from patches import patchify
 from selection import discriminative_query, prune_probability, select_patches
 from utils.checkpoint import read_checkpoint, save_atomically
@@ -175,7 +175,7 @@ def report(run, results):
         for i, (name, matrix) in enumerate(results[f'selected_{x}'].items()):
             axis.plot(np.array([mean(row) for row in matrix], float), label=name, **task_style(i))
         axis.axhline(chance[f'selected_{x}'], color='gray', linestyle='--', linewidth=1, label='chance')
-        axis.set_xticks(range(len(results['after'])), results['after'], rotation=30, parse_math=False)
+        axis.set_xticks(range(len(results['after'])), map(display_name, results['after']), rotation=30)
         axis.set(title=title, xlabel='after learning')
         axis.grid(alpha=0.25)
     axes[0].set_ylabel('source patches selected, %')

@@ -51,12 +51,21 @@ class Group(NamedTuple):
 
 
 def group_runs(paths):
-    """Folders of finished runs → [Group] in the order of Table 1. Of runs with the same options and seeds the first
-    counts. Raises UserError where a folder has no finished run."""
-    groups, seen = {}, {}
-    found = [FinishedRun(path, device='cpu') for path in paths]
-    for run in {run.folder.resolve(): run for run in found}.values():
-        run.results                                     # raises where the run has not finished
+    """Folders of runs → [Group] of the finished ones in the order of Table 1. Of runs with the same options and seeds the
+    first counts. Prints what is left out. Raises UserError if no run has finished."""
+    groups, seen, found, errors = {}, {}, {}, []
+    for path in paths:
+        try:
+            run = FinishedRun(path, device='cpu')
+            run.results                                 # raises if the run has not finished
+            found[run.folder.resolve()] = run
+        except UserError as error:                      # `runs/*` may hold other files
+            errors.append(error)
+    if not found:
+        raise errors[0]
+    for error in errors:
+        print(f'left out: {error}')
+    for run in found.values():
         # folders may have moved, so files count by their names
         options = {name: value for name, value in dataclasses.asdict(run.cfg).items()
                    if name not in {*RUNTIME_FIELDS, *SEED_FIELDS}}

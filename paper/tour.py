@@ -26,7 +26,7 @@ from downstream.maps import source_of_clip
 from model import AudioVideoMAE
 from paper.tour_pictures import png
 from streams import shapes
-from utils.checkpoint import write_text
+from utils.checkpoint import check_writable, write_text
 from utils.cli import cli_errors, Parser
 from utils.weights import load_weights
 
@@ -149,7 +149,7 @@ def write(out, run=None, clip=None, past=None):
     parts = [(text, code, *(run_code(code, names) if code else ('', None))) for text, code in split_page(page)]
 
     # README: the text, with the code of each stop and its picture
-    out.mkdir(parents=True, exist_ok=True)
+    check_writable(out, '--out')
     model = f'`{run}`' if run else f'`{WEIGHTS}`, FLAVA after the six tasks of the built-in stream'
     values = names | dict(tensor=tensor, link=links_from(out), model=model, digits=digits)
     readme, cells = '', []

@@ -200,7 +200,8 @@ def data_changes(was, now):
     if list(was) != list(now):
         return f'the tasks were {", ".join(was)}, now {", ".join(now)}'
     names = ', '.join(name for name in was if was[name] != now[name])
-    return f'there are other clips in {names}. Of files, compare skipped.txt: a failing disk can hide one for a moment'
+    return (f'there are other clips in {names}. Prepared clips and their originals count as different. If nothing has '
+            'changed, compare skipped.txt: a failing disk can hide a clip for a moment')
 
 
 def reordered(stream, order):

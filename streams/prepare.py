@@ -6,7 +6,6 @@ Out: another folder with the same lists and names. A clip is a Matroska file of 
 
     python data.py prepare --data DIR --out SMALL
 """
-import contextlib
 import io
 import math
 import os
@@ -172,8 +171,8 @@ def prepare(data, out, workers=-1, max_bad=0.1):
     # copy the lists, and prepare these clips
     for path in data.iterdir():
         if path.suffix in ('.csv', '.txt', '.json') and path.is_file():
-            with contextlib.suppress(shutil.SameFileError):        # a link to this list
-                shutil.copyfile(path, out / path.name)
+            with atomic_file(out / path.name) as temporary:
+                shutil.copyfile(path, temporary)
     results = run_jobs(prepare_clip, jobs, count_workers('clips', workers), DECODER_CRASH)
     for (path, _, _), reason in zip(jobs, progress_bar(results, 'preparing clips', len(jobs))):
         reasons[path] = reason

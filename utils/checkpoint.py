@@ -33,7 +33,8 @@ def atomic_file(path):
         yield temporary
         os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):             # it would hide the error
+            temporary.unlink()
 
 
 def remove_temporary_files(*folders):
@@ -138,8 +139,8 @@ def run_lock(out, cache):
     with contextlib.ExitStack() as held:
         error = ''
         try:
-            check_writable(out, '--out')
             check_writable(cache, '--cache')
+            check_writable(out, '--out')               # last, because it makes the folder
             if get_rank() == 0:
                 held.enter_context(folder_lock(Path(out)))
         except (UserError, OSError) as problem:

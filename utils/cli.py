@@ -27,7 +27,7 @@ def flag_name(field):
 
 def did_you_mean(name, known):
     """'; did you mean …?' if a known name is similar, else '.'"""
-    similar = ' or '.join(map(repr, difflib.get_close_matches(name, known, 3, 0.5)))
+    similar = ' or '.join(map(repr, difflib.get_close_matches(name, known, 3, 0.6)))
     return f'; did you mean {similar}?' if similar else '.'
 
 
