@@ -73,8 +73,8 @@ def mean_as_released(V):
     """MeanPool of Eq. 11: "we average the values head-wise and token-wise".  V (B, H, n, d) → (B, D)
 
     The released module reshapes (B, H, n, d) to (B, n, H·d) without a transpose, and the released weights were trained
-    with it (N5). So heads and tokens mix: with the H·n rows of length d in order, head by head, block g of the output
-    (d values) is the mean of rows g, g+H, g+2H, …
+    with it (N5). So this is not the mean over tokens per head: of the H·n rows (d values each), head by head, row r
+    goes into block r mod H of the output, and each block is the mean of its rows.
     """
     B, H, n, d = V.shape
     return V.reshape(B, n, H * d).mean(1)
@@ -144,5 +144,5 @@ def matching_loss(backbone, avm, tokens, patches):
                                              patches.ids_a[audio_of], patches.ids_v[mismatched])
         joint_a, joint_v = joint_a.index_copy(0, mismatched, fused_a), joint_v.index_copy(0, mismatched, fused_v)
         matched = matched.index_fill(0, mismatched, 0)
-    logit = backbone.checkpointed(avm.match, joint_a, joint_v)  # the only part of the scoring pass with a gradient
+    logit = backbone.checkpointed(avm.match, joint_a, joint_v)  # the AVM's only pass with a gradient
     return F.binary_cross_entropy_with_logits(logit.float(), matched)

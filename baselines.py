@@ -129,7 +129,8 @@ class Random(DERpp):
 
     def select(self, patches):
         cfg = self.cfg
-        return gather_patches(patches, select_random(patches.ids_a, cfg.kappa_a), select_random(patches.ids_v, cfg.kappa_v))
+        return gather_patches(patches, select_random(patches.ids_a, cfg.kappa_a),
+                              select_random(patches.ids_v, cfg.kappa_v))
 
 
 class MATS(DERpp):
@@ -140,7 +141,8 @@ class MATS(DERpp):
         cfg = self.cfg
         with torch.no_grad(), no_autocast(patches.ids_a.device):           # bf16 is too coarse for small motions
             v = self.backbone.patch_embed['v'](to_float(patches, cfg.patch_size).x_v)              # B,N,D
-        return gather_patches(patches, select_random(patches.ids_a, cfg.kappa_a), select_motion(v, cfg.kappa_v, cfg.grid_v))
+        return gather_patches(patches, select_random(patches.ids_a, cfg.kappa_a),
+                              select_motion(v, cfg.kappa_v, cfg.grid_v))
 
 
 # ---------------------------------------------------------------------- MIR, GMED: a virtual step
@@ -215,7 +217,7 @@ class MIR(Replay):
 
 
 # Bounds of normalized log mel energies: silence is float32's epsilon in fbank; 13 is above any full-scale
-# wave.
+# wave, in frames of up to 50 ms.
 MIN_AUDIO = (math.log(torch.finfo(torch.float32).eps) - AUDIO_MEAN) / AUDIO_STD
 MAX_AUDIO = (13 - AUDIO_MEAN) / AUDIO_STD
 

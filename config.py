@@ -95,13 +95,15 @@ class Sizes:
 
 # ------------------------------------------------------------------------------------- all options
 
-FILES, REPLAY, PRETRAINING = 'video files', 'methods with a memory', 'initial pre-training'     # values of applies_to
+# Tags of a run: its dataset, method, selection and scorer, and these where they hold. An option applies to a run if its
+# `applies_to` names one of the run's tags (`reads_option`).
+FILES, REPLAY, PRETRAINING = 'video files', 'methods with a memory', 'initial pre-training'
 SELECTING, SCORING = 'flava, flava+, random, mats', 'flava, flava+'     # those that select patches; that score them
 
 
 @dataclass
 class Config(Sizes):
-    """Every option. The defaults are the paper's for VGGSound; `--size small` and other datasets have PRESETS."""
+    """Every option. The defaults are the paper's for VGGSound; `preset` has those of other sizes and datasets."""
     # Data
     dataset: str = option('shapes', 'shapes are built in; folders: own videos, a folder per class', choices=DATASETS)
     data: str = option('', 'folder of the clips (streams/README.md); default data/DATASET', applies_to=FILES)
@@ -149,8 +151,8 @@ class Config(Sizes):
     rho_v: float = option(0.5, 'ρ_v, share of video patches that is selected; Table 9', over=0, max=1,
                           applies_to=SELECTING)
     chunk: int = option(4, 'L_c of Algorithm 2, in audio patches along time; §4.3', min=1, applies_to=SCORING)
-    selection: str = option('both', 'how patches are selected; both: by I and P; importance: LAVA, forget-robust: FRS of '
-                            'Table 3; excess, rank and rank-excess are ours',
+    selection: str = option('both', 'how patches are selected; both: by I and P; importance: LAVA, forget-robust: FRS '
+                            'of Table 3; excess, rank and rank-excess are ours',
                             choices=SELECTIONS, applies_to=SELECTING)
     rank_share: float = option(0.125, 'rank, rank-excess: share of the video patches with the higher weight', over=0,
                                under=1, applies_to='rank, rank-excess')
@@ -215,8 +217,8 @@ class Config(Sizes):
     device: str = option('', 'cuda or cpu; default: cuda if available')
     precision: str = option('auto', 'auto: bf16 autocast on GPUs that support it, else fp32; bf16 on a CPU is faster '
                             'if it has AVX512-BF16 or AMX', choices=PRECISIONS)
-    activation_checkpointing: int = option(-1, 'activation checkpointing of the fusion and the AVM, less memory for more '
-                                           'time; 1: on, 0: off, -1: on GPUs only', min=-1, max=1)
+    activation_checkpointing: int = option(-1, 'activation checkpointing of the fusion and the AVM, less memory for '
+                                           'more time; 1: on, 0: off, -1: on GPUs only', min=-1, max=1)
     compile: int = option(0, '1: compile the transformer blocks with torch.compile', min=0, max=1)
 
     def __post_init__(self):
@@ -243,26 +245,26 @@ class Config(Sizes):
 
 # ----------------------------------------------------------------------------------------- presets
 
-SIZES = {   # --size NAME
+SIZES = {   # shapes of tensors: Sizes(**SIZES[name])
     'base': {},
     'small': dict(image_size=96, num_frames=2, audio_frames=256, mel_bins=64, frame_shift=15.5,
                   embed_dim=64, num_heads=4, encoder_depth=3, fusion_depth=1,
                   decoder_embed_dim=64, decoder_depth=1, decoder_num_heads=4, avm_heads=4),
 }
-PRESETS = {   # what --size changes
+PRESETS = {   # what --size changes: SIZES, and options of training
     'base': {},
     'small': dict(SIZES['small'], lr=1e-3, batch_size=16, mask_ratio=0.7, lam=1.0, tau=0.1, chunk=2,
                   pretrain_lr=2e-3, pretrain_batch_size=64, pretrain_mask_ratio=0.5),
 }
-# The benchmark: small shapes. It was chosen with Finetune and Multitask alone
-# (results/details-benchmark.md).
+# The benchmark: small shapes. It was chosen with Finetune and Multitask alone (results/details-benchmark.md).
 BENCHMARK = dict(epochs=4, memory_size=160, clips_per_task=500, min_silent=1, max_silent=1, test_clips=300,
                  candidate_sets=5, pretrain_epochs=40)
 DATASET_PRESETS = {   # what differs from VGGSound (§5.2, Table 6)
     'audioset': dict(batch_size=36, epochs=15, memory_size=5000),
 }
 PRETRAINED = Path(__file__).parent / 'weights' / 'shapes_small.pt'   # initial pre-training on shapes: weights/README.md
-RUNTIME_FIELDS = {   # may change when a run is resumed: rounding changes, and with `device` the random numbers
+RUNTIME_FIELDS = {   # may differ with --resume; device, compile and activation_checkpointing change the rounding, and
+    # device also the random numbers
     'workers', 'keep_models', 'save_every', 'log_every', 'tensorboard', 'device', 'activation_checkpointing', 'compile',
     'out', 'cache', 'max_bad'}
 PATH_FIELDS = {'data', 'pretrain_data', 'tasks', 'retrieval_list'}   # may change too: the clips are compared instead
@@ -282,15 +284,16 @@ def preset(dataset='shapes', size=''):
 
 
 def reads_option(cfg, name):
-    """Whether a run with these options reads the option: its `applies_to` names one of the run's kinds."""
+    """Whether a run with these options reads the option: its `applies_to` names one of the run's tags."""
     applies_to = Config.__dataclass_fields__[name].metadata['applies_to']
-    # random and mats replace FLAVA (`flava.py`: build_method): they have neither its options nor a scorer
-    kinds = {cfg.dataset, cfg.selection} if cfg.selection in ('random', 'mats') else {cfg.dataset, cfg.method}
-    kinds |= {cfg.selection, cfg.scorer} if cfg.method in ('flava', 'flava+') else set()
-    kinds |= {FILES} if cfg.dataset != 'shapes' else set()
-    kinds |= {REPLAY} if cfg.method not in ('finetune', 'multitask') else set()
-    kinds |= {PRETRAINING} if cfg.pretrain_steps != 0 else set()
-    return not applies_to or bool(kinds & set(applies_to.split(', ')))
+    if cfg.scores_patches:
+        tags = {cfg.dataset, cfg.method, cfg.selection, cfg.scorer}
+    else:                                              # random and mats replace FLAVA, and have none of its options
+        tags = {cfg.dataset, cfg.selection if cfg.selection in ('random', 'mats') else cfg.method}
+    tags |= {FILES} if cfg.dataset != 'shapes' else set()
+    tags |= {REPLAY} if cfg.method not in ('finetune', 'multitask') else set()
+    tags |= {PRETRAINING} if cfg.pretrain_steps != 0 else set()
+    return not applies_to or bool(tags & set(applies_to.split(', ')))
 
 
 # ------------------------------------------------------------------------------------------ checks

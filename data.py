@@ -95,7 +95,7 @@ def read_clip(path, sizes: Sizes, generator=None, max_roll=-1, segment=None):
     generator  training: a random window of T seconds, MultiScaleCrop and noise; the same state gives the same bits.
                None, evaluation: the middle of the clip, nothing random
     max_roll   see `augment_audio`
-    segment    (start, seconds) of the clip in its video, for a file that is the whole video (`time_range` in utils/video.py)
+    segment    (start, seconds) of the clip in its video, for a file that is the whole video: `utils.video.time_range`
     """
     T = sizes.num_frames
     with open_clip(path, segment) as clip:

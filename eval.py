@@ -29,7 +29,7 @@ def embed_clips(backbones, datasets, device, batch_size, workers, precision='aut
     """Embed the clips of all tasks with each backbone, in one pass: decoding takes longest.
 
     → [(c_a, c_v)] of each backbone, (n, D) each, L2-normalized; task_of (n,): the task of each clip; 'name: reason' of
-    each clip that could not be read. Each rank embeds its share of the batches, and all ranks return everything.
+    each clip that could not be read. Each process embeds its share of the batches, and all return everything.
     """
     mine, skipped = [], []
     with tqdm(total=sum(map(len, datasets)), desc='evaluating', unit='clip', leave=False, disable=None) as bar:
@@ -42,9 +42,9 @@ def embed_clips(backbones, datasets, device, batch_size, workers, precision='aut
 
     # merge the batches of all processes, in the order of the clips
     parts, all_skipped = [], []
-    for rank_parts, rank_skipped in all_gather_object((mine, skipped)):
-        parts += rank_parts
-        all_skipped += rank_skipped
+    for their_parts, their_skipped in all_gather_object((mine, skipped)):
+        parts += their_parts
+        all_skipped += their_skipped
     parts.sort(key=lambda part: part[:2])
     task_of = torch.tensor([task for task, clips, _ in parts for _ in clips])
     unreadable = sorted(set(range(len(datasets))) - set(task_of.tolist()))
@@ -74,7 +74,7 @@ def ranks(query, candidates, chunk=4096):
 
 
 def assign_candidate_sets(task_of, candidate_sets):
-    """task_of (n,) → (n,): the candidate set of each clip. Each set gets as many clips of every task."""
+    """task_of (n,) → (n,): the candidate set of each clip. Each set gets equally many clips of a task."""
     place = torch.empty_like(task_of)                                  # 0, 1, … among the clips of the same task
     for task in task_of.unique():
         place[task_of == task] = torch.arange(int((task_of == task).sum()))
@@ -84,8 +84,8 @@ def assign_candidate_sets(task_of, candidate_sets):
 def retrieval(c_a, c_v, task_of, num_tasks, device='cpu', candidate_sets=1):
     """acc_{t,i} of §5.1 for one t → {direction: {'R@K': [percent for each task i], 'median_rank': [for each task i]}}
 
-    The candidates are the clips of all tasks (N37). With several candidate sets, a query is compared with its own:
-    more queries make the mean more exact, without making a partner harder to find.
+    The candidates are the clips of all tasks (N37). With several candidate sets, a query is compared with the
+    candidates of its own set: more queries make the mean more exact, without making a partner harder to find.
     """
     c_a, c_v = c_a.to(device), c_v.to(device)                          # n,D
     set_of = assign_candidate_sets(task_of, candidate_sets)

@@ -62,8 +62,8 @@ class FLAVA(DERpp):
         # learn from them and from replayed pairs, as DER++ does
         replayed = self.select_replayed(past) if past else None
         loss, log, losses = self.replay_loss(selected, replayed, past)                         # ℓ^r + λℓ^c + αℓ^p
-        loss = loss + sum(scores.losses.values())                                              # + L^avm, weight 1 (N11)
-        log |= {name: part.detach() for name, part in scores.losses.items()}
+        loss = loss + sum(scores.aux_losses.values())                                          # + L^avm, weight 1 (N11)
+        log |= {name: part.detach() for name, part in scores.aux_losses.items()}
 
         # offer the current pairs to the memory
         self.memory.add(pooled_a=losses.pooled_a[:B], pooled_v=losses.pooled_v[:B], **scores.queries,
@@ -80,8 +80,8 @@ class FLAVA(DERpp):
 
     def score_by_avm(self, patches, past):
         """§4.1 and 4.2: patches of the current pairs, the replayed pairs → Scores"""
-        # localized alignment (§4.1): which patches does the other modality attend to?
-        out, avm_loss = self.localize(patches)                                 # I of Eq. 3; L^avm of Eq. 11
+        # attend_and_matchd alignment (§4.1): which patches does the other modality attend to?
+        out, avm_loss = self.attend_and_match(patches)                                 # I of Eq. 3; L^avm of Eq. 11
 
         # forget-robustness (§4.2): which of them does a past query attend to more than the current one?
         kappa_a, kappa_v = self.num_selected(out)
@@ -90,7 +90,7 @@ class FLAVA(DERpp):
         P_a, P_v = self.prune_probabilities(out, query_a, query_v, past)
         return Scores(out.I_a, out.I_v, P_a, P_v, dict(query_a=query_a, query_v=query_v), dict(avm=avm_loss))
 
-    def localize(self, patches):
+    def attend_and_match(self, patches):
         """§4.1, App. D → AVMOutput, L^avm"""
         out = attend(self.cfg, self.backbone, self.avm, patches)
         return out, matching_loss(self.backbone, self.avm, out.tokens, patches)
@@ -156,7 +156,7 @@ METHODS = {   # --method, in Table 1's order
     'gmed': baselines.GMED, 'cls-er': baselines.CLSER, 'lump': baselines.LUMP, 'flava': FLAVA, 'flava+': FLAVAPlus,
     'multitask': baselines.Finetune,                   # on all tasks at once (`train.py`)
 }
-SELECTION_BASELINES = {'random': baselines.Random, 'mats': baselines.MATS}     # --selection of Table 3: not FLAVA, DER++
+SELECTION_BASELINES = {'random': baselines.Random, 'mats': baselines.MATS}     # --selection: DER++ in place of FLAVA
 
 
 def build_method(cfg, backbone, avm):

@@ -119,7 +119,7 @@ class Memory:
 
 def reservoir_slots(seen, capacity, B):
     """Reservoir update for the next B pairs: keep pair n with probability min(1, capacity / (n + 1)), in a random slot.
-    n counts from 0 all pairs of the stream; `seen` of them came before.
+    n: index of a pair in the stream, from 0; `seen` pairs came before.
 
     → slots, kept: two lists of equal length; pair kept[i] of the batch goes into slot slots[i]
     """
@@ -177,7 +177,7 @@ def reshard(states, rank, world_size, capacity):
     share = min(capacity, stored // world_size)
     mine = torch.randperm(stored, generator=torch.Generator().manual_seed(seen))[rank::world_size][:share]
     rows = {name: torch.cat([state['rows'][name] for state in states])[mine] for name in states[0]['rows']}
-    # full: the share is the new capacity. With more slots, later pairs would be over-represented
+    # pairs have been dropped already: a larger reservoir would favour later ones
     if seen > stored:
         return dict(capacity=max(1, share), seen=seen // world_size, rows=rows)
     return dict(capacity=capacity, seen=share, rows=rows)

@@ -119,7 +119,7 @@ def add_positions(x, pos, ids):
 # --------------------------------------------------------------------------------------- model
 
 class Losses(NamedTuple):
-    """Losses per pair, because MIR and CLS-ER compare pairs."""
+    """What a training pass returns: losses per pair, because MIR and CLS-ER compare pairs; and pooled embeddings."""
     mae_a: torch.Tensor         # B    ℓ_a^r of Eq. 8
     mae_v: torch.Tensor         # B    ℓ_v^r of Eq. 8
     contrastive: torch.Tensor   # B    ℓ^c of Eq. 9
@@ -257,8 +257,8 @@ class AudioVideoMAE(nn.Module):
     def checkpointed(self, function, *inputs):
         """function(*inputs), with activation checkpointing if it is on: keep only the inputs for the backward pass, and
         recompute the rest there. Nothing inside is random. The fusion runs twice on the same tokens, once per loss:
-        recomputing it saves a quarter of the activations of encoders and fusion, for 4 % more operations. The AVM's
-        classifier is recomputed too (`avm.py`)."""
+        recomputing it saves a quarter of the activations of encoders and fusion, for 4 % more operations. `AVM.match`
+        is recomputed too."""
         if not self.activation_checkpointing:
             return function(*inputs)
         return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
@@ -299,7 +299,7 @@ def l2_normalize(c):
 def contrastive_loss(c_a, c_v, tau):
     """Eq. 9, the mean of both directions (N9).  c_a, c_v (B, D) → (B,)
 
-    The negatives are the pairs of all ranks.
+    The negatives are the other pairs, of all processes.
     """
     c_a, c_v = l2_normalize(c_a), l2_normalize(c_v)
     all_a, all_v = all_gather_with_grad(c_a), all_gather_with_grad(c_v)

@@ -88,14 +88,15 @@ def concat_patches(current, past):
 # ------------------------------------------------------------------------- Eq. 8: random masking
 
 def random_masking(ids, num_visible):
-    """ids (B, κ) of the selected patches, for their shape alone → Mask of num_visible visible and κ − num_visible masked
-    patches. Every subset is equally likely (N6)."""
+    """ids (B, κ) of the selected patches, for their shape alone → Mask of num_visible visible and κ − num_visible
+    masked patches. Every subset is equally likely (N6)."""
     order = torch.rand(ids.shape, device=ids.device).argsort(1)
     return Mask(order[:, :num_visible], order[:, num_visible:])
 
 
 def random_masks(cfg, patches):
     """A Mask of audio and a Mask of video. The mask ratio is of all patches of a clip, selected or not (N7)."""
+    # num_kept(ratio, n) = ⌊ratio · n⌋
     return (random_masking(patches.ids_a, num_kept(1 - cfg.mask_ratio, cfg.num_patches_a)),
             random_masking(patches.ids_v, num_kept(1 - cfg.mask_ratio, cfg.num_patches_v)))
 

@@ -3,15 +3,15 @@
 In:  a FLAVA method, Patches of the current pairs, and the replayed pairs.
 Out: Scores of all patches, as `FLAVA.score_by_avm` computes them, approximately.
 
-The pass that scores all patches is three tenths of FLAVA's operations (results/details-cost.md). App. K names this pass as
-the limitation of the method. Two ways to spend less:
+The pass that scores all patches is three tenths of FLAVA's operations (results/details-cost.md). App. K names this pass
+as the limitation of the method. Two ways to spend less:
 
     grid      the AVM scores every s-th patch along each side (`--scorer-stride`); I and P are interpolated in between
     student   a narrow network predicts I from the patch embeddings; every k-th step (`--scorer-every`) the AVM scores
               and teaches it
 
-In training the encoders see a part of the patches at a time (a fifth in the paper), so a sparse grid is like their usual
-input. The student has no queries and keys, so it is for selections without P.
+In training the encoders see a part of the patches at a time (a fifth in the paper), so a sparse grid is like their
+usual input. The student has no queries and keys, so it is for selections without P.
 
 On a grid of m patches, κ of Eq. 4 is ⌊ρ·m⌋. A patch beside one with P > 0 gets an interpolated P. The interpolated I
 does not sum to 1; drawing by weight does not need that.
@@ -31,13 +31,13 @@ from selection import Scores
 
 def score_on_grid(method, patches, past):
     """FLAVA's I, P and L^avm on the patches of a grid → Scores, interpolated to all patches"""
-    grid = Grid(method.cfg, patches.ids_a.device)
+    grid = SparseGrid(method.cfg, patches.ids_a.device)
     scores = method.score_by_avm(grid.subset(patches), past)
     (I_a, I_v), (P_a, P_v) = grid.fill(scores.I_a, scores.I_v), grid.fill(scores.P_a, scores.P_v)
     return scores._replace(I_a=I_a, I_v=I_v, P_a=P_a, P_v=P_v)
 
 
-class Grid:
+class SparseGrid:
     """A sparse grid in both modalities: which patches the AVM scores, and the way back to all patches. All on one
     device, without a host-device sync."""
 
@@ -74,7 +74,7 @@ def interpolate(x, grid, rows, columns):
     """Bilinear interpolation; beyond the outermost rows and columns, the nearest values. In x's precision: bf16 would
     round the I of important patches to equal values.
 
-    x (B, n) at those rows and columns → (B, all patches of the grid)
+    x (B, n) at those rows and columns of a clip's grid → (B, M) or (B, N)
     """
     weight_r, weight_c = linear_weights(grid[-2], rows).to(x.dtype), linear_weights(grid[-1], columns).to(x.dtype)
     x = x.unflatten(1, (-1, len(rows), len(columns)))                  # B,T,r,c
@@ -97,14 +97,14 @@ def score_by_student(method, patches):
     # the memory counts the pairs seen so far, also after a resume; each step adds a batch
     step = method.memory.seen // len(patches.x_a)
     if step % method.cfg.scorer_every == 0:
-        out, avm_loss = method.localize(patches)
+        out, avm_loss = method.attend_and_match(patches)
         I_a, I_v = out.I_a, out.I_v
         losses = dict(avm=avm_loss, student=distillation_loss(*method.student(method.backbone, patches), I_a, I_v))
     else:
         with torch.no_grad():
             log_a, log_v = method.student(method.backbone, patches)
         I_a, I_v, losses = log_a.exp(), log_v.exp(), {}
-    return Scores(I_a, I_v, torch.zeros_like(I_a), torch.zeros_like(I_v), queries={}, losses=losses)
+    return Scores(I_a, I_v, torch.zeros_like(I_a), torch.zeros_like(I_v), queries={}, aux_losses=losses)
 
 
 class Student(nn.Module):

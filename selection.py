@@ -29,7 +29,7 @@ class Scores(NamedTuple):
     P_a: torch.Tensor        # B,M     pruning probability, Eq. 5
     P_v: torch.Tensor        # B,N
     queries: dict            # {query_a, query_v}: q̂_a, q̂_v (B, H, d) of Eq. 4, for the memory; {} with a student
-    losses: dict             # what trains the scorer: {avm: L^avm of Eq. 11}; a student has its own, in some steps
+    aux_losses: dict         # what trains the scorer: {avm: L^avm of Eq. 11}; a student has its own, in some steps
 
 
 # --------------------------------------------------------------- Eq. 4, 5: the pruning probability
@@ -111,8 +111,8 @@ def select_audio(weight, P, kappa, grid, chunk):
         2. draw an order of chunks, by the mean weight of each
         3. count the unpruned patches of the chunks, in the order drawn, until κ are reached. All chunks but the last
            one counted are complete: each of their unpruned patches is taken
-        4. the last chunk counted has a surplus: drop it from its tail; drop it from its head if the next chunk in time is
-           complete and the previous one is not (N20)
+        4. the last chunk counted has a surplus: drop it from its tail, or from its head if only the next chunk in time
+           is complete, and not the previous one (N20)
         5. sort the patches: unpruned before pruned (N19), then by the order of chunks, then by index in the chunk. Take
            the first κ
     """
@@ -192,7 +192,8 @@ def excess(P):
 
 
 def rank_weights(I, share, weight):
-    """Ours: draw by the rank of I, not by its value. I is steep, so Eq. 6 hardly ever draws a patch of low I.
+    """Ours: draw by whether I is in its top share, not by its value. I is steep, so Eq. 6 hardly ever draws a patch of
+    low I.
 
     I (B, n) → (B, n): `weight` for the ⌊share · n⌋ patches of highest I (at least one), 1 for the others
     """

@@ -381,7 +381,7 @@ def write_results(run, stream):
     run.skipped.write(run.out)
     table = evaluation.results_table(run.cfg.method, results)
     write_text(run.out / 'table.md', table + '\n')
-    write_text(run.out / 'results.json', json.dumps(results, indent=1))         # last: a run with it has all
+    write_text(run.out / 'results.json', json.dumps(results, indent=1))     # after table.md: a run with it has ended
     print(f'\n{table}\n\nin percent; {results["candidates"]} candidates, so chance is R@10 '
           f'{results["chance"]["R@10"]:.1f} %')
     for path in draw(run.out, run.method.eval_model, run.avm, stream, run.cfg, run.device):

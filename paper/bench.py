@@ -38,7 +38,7 @@ from flava import FLAVA, build_method
 from model import AudioVideoMAE, compile_blocks
 from paper import paper_numbers
 from patches import patchify
-from scorer import Grid
+from scorer import SparseGrid
 from streams.catalogue import open_stream
 from streams.common import ConcatClips
 from streams.loading import Loader, count_workers
@@ -138,7 +138,7 @@ class Bench:
         if isinstance(self.method, FLAVA):
             patches = patchify(self.batch, self.cfg.patch_size)
             if self.cfg.scorer == 'grid':
-                patches = Grid(self.cfg, self.device).subset(patches)
+                patches = SparseGrid(self.cfg, self.device).subset(patches)
             attend(self.cfg, self.method.backbone, self.method.avm, patches)
 
     def kept_bytes(self):

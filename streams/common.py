@@ -279,7 +279,7 @@ def check_share(reasons, max_bad, what):
 
 
 def short_name(path):
-    """A clip's name in messages, with the folders that tell it from others: CLASS/FILE, train/CLASS/FILE or video/FILE"""
+    """A clip's name in messages, with its folders: CLASS/FILE, train/CLASS/FILE or video/FILE"""
     parts = Path(path).parts
     return '/'.join(parts[-3:] if parts[-3:][0] in ('train', 'test') else parts[-2:])
 

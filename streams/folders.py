@@ -47,8 +47,8 @@ def videos_by_class(folder):
 
 
 def choose_test(files):
-    """A fifth of a class's files, and at least one: those whose names have the lowest hashes, the same on every machine."""
-
+    """A fifth of a class's files, and at least one: those whose names have the lowest hashes, on every machine the
+    same."""
     def name_hash(file):
         name = unicodedata.normalize('NFC', file.name)         # macOS stores accents as characters of their own
         return hashlib.sha256(os.fsencode(name)).digest()      # a name may not be UTF-8

@@ -126,8 +126,8 @@ def timed(loader, waits):
 # ------------------------------------------------------------------------------------------- jobs
 
 def run_jobs(function, jobs, workers, crash_result):
-    """Iterate over function(*job) of each job, in order; `crash_result` in place of a job whose process dies or takes longer
-    than TIMEOUT. workers: processes; 0: this one, without a timeout."""
+    """Iterate over function(*job) of each job, in order; `crash_result` in place of a job whose process dies or takes
+    longer than TIMEOUT. workers: processes; 0: this one, without a timeout."""
     if not workers or not jobs:
         yield from itertools.starmap(function, jobs)
         return

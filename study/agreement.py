@@ -14,7 +14,7 @@ from avm import attend
 from downstream.maps import sources, to_device
 from downstream.multi_model import run_loaded
 from patches import patchify
-from scorer import Grid, Student
+from scorer import SparseGrid, Student
 from utils.checkpoint import read_checkpoint
 
 SHARE = 1 / 8
@@ -60,7 +60,7 @@ def student_importance(student, backbone, patches):
 
 def grid_importance(cfg, backbone, avm, patches):
     """Patches of whole clips → I_a (B, M), I_v (B, N), interpolated"""
-    grid = Grid(cfg, patches.ids_a.device)
+    grid = SparseGrid(cfg, patches.ids_a.device)
     attention = attend(cfg, backbone, avm, grid.subset(patches))
     return grid.fill(attention.I_a, attention.I_v)
 

@@ -7,7 +7,7 @@ import scorer
 from avm import attend
 from one_step import B, all_patches, batch, config, make, record_calls
 from patches import gather_patches
-from scorer import Grid, axis_positions, distillation_loss, grid_ids, interpolate
+from scorer import SparseGrid, axis_positions, distillation_loss, grid_ids, interpolate
 
 
 def literal_interpolation(x, rows, columns, num_rows, num_columns):
@@ -58,8 +58,8 @@ def test_every_position_is_scored_equally_often():
 def test_a_step_on_the_grid_scores_the_grid_alone(fixed_masks, monkeypatch):
     """Eq. 2 to 5 on the patches of the grid; I and P interpolated to all patches before they select."""
     method = make('flava', memory_size=8, scorer='grid', selection='both')
-    cfg, grid = method.cfg, Grid(method.cfg, 'cpu')
-    monkeypatch.setattr(scorer, 'Grid', lambda *given: grid)
+    cfg, grid = method.cfg, SparseGrid(method.cfg, 'cpu')
+    monkeypatch.setattr(scorer, 'SparseGrid', lambda *given: grid)
     method.step(batch(0))
     selected = record_calls(monkeypatch, flava, 'select_patches')
     attended = record_calls(monkeypatch, flava, 'attend')
