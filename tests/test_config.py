@@ -120,7 +120,7 @@ def test_help_has_every_option_its_range_and_defaults(capsys):
 
 @pytest.mark.parametrize('words, unused', [
     ('--method er --chunk 3 --rho-a 0.1 --memory-size 9', ['chunk', 'rho_a']),     # any chunk, without a selection
-    ('--audio-selection none --chunk 3', []),                                      # any chunk: only time has chunks
+    ('--selection random --chunk 3', ['chunk']), ('--audio-selection none --chunk 3', []),     # any chunk: no chunks
     ('--clips-per-class 3 --max-bad 0.2', ['clips_per_class', 'max_bad']),
     ('--method flava --mir-candidates 2 --alpha 1', ['mir_candidates']), ('--method er --alpha 1', ['alpha']),
     ('--method finetune --memory-size 3 --lump-beta 1', ['memory_size', 'lump_beta']),

@@ -50,6 +50,9 @@ def test_the_log_and_lines_in_between(tmp_path, here, monkeypatch):
     assert [entry['loss'] for entry in log[:3]] == [losses[1], losses[3], losses[4]]
     means = sum(losses[:2]) / 2, sum(losses[2:4]) / 2, losses[4]
     assert [entry['mean_loss'] for entry in log[:3]] == pytest.approx(means, rel=1e-6)
+    parts = [entry['contrastive'] for entry in each_step[:5]]                      # parts are means, too
+    means = sum(parts[:2]) / 2, sum(parts[2:4]) / 2, parts[4]
+    assert [entry['contrastive'] for entry in log[:3]] == pytest.approx(means, rel=1e-6)
 
 
 def test_event_files(tmp_path, here, monkeypatch):

@@ -58,6 +58,9 @@ def test_several_models_are_side_by_side(run, tmp_path, capsys):
     evaluation.main([str(run.folder / 'models' / '1.pt'), *words])
     assert str(run.folder / 'eval' / 'localization-clip-1.mp4') in capsys.readouterr().out
     one = read(run.folder / 'eval' / 'localization-clip-1.mp4')[2]
+    with pytest.raises(SystemExit):                        # the clip is never overwritten
+        evaluation.main([str(run.folder), *words, '--out', clip])
+    assert 'is the video itself' in capsys.readouterr().err
     assert seven.shape[0] == one.shape[0] and seven.shape[1] > one.shape[1] and seven.shape[2] > one.shape[2]
 
 
