@@ -64,6 +64,8 @@ def write_report(folder):
 
 def plot_training(entries):
     """Entries of log.jsonl → figure"""
+    # the total as a mean over the steps since the last line, like its terms
+    entries = [entry | dict(loss=entry.get('mean_loss', entry.get('loss'))) for entry in entries]
     logged = {name for entry in entries for name in entry}
     terms = [name for name in TERMS if name in logged] + sorted(logged - set(TERMS) - NO_TERMS)
     steps = [entry['global_step'] for entry in entries]
