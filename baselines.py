@@ -205,7 +205,7 @@ class MIR(Replay):
 
     @torch.no_grad()
     def interference(self, current, candidates):
-        """ℓ(x; θᵛ) − ℓ(x; θ) of each candidate, (n,), both under the same mask. current, candidates: Patches of clips"""
+        """ℓ(x; θᵛ) − ℓ(x; θ) of each candidate, (n,), both under the same mask. current, candidates: Patches"""
         cfg = self.cfg
         device = candidates.x_a.device
         with isolated_rng(device), no_autocast(device):
@@ -217,7 +217,7 @@ class MIR(Replay):
 
 
 # Bounds of normalized log mel energies: silence is float32's epsilon in fbank; 13 is above any full-scale
-# wave, in frames of up to 50 ms.
+# wave at the default sizes.
 MIN_AUDIO = (math.log(torch.finfo(torch.float32).eps) - AUDIO_MEAN) / AUDIO_STD
 MAX_AUDIO = (13 - AUDIO_MEAN) / AUDIO_STD
 

@@ -7,6 +7,7 @@ Out: for each direction and R@K the share, in percent, of queries whose own part
     python eval.py RUN --eval localization --video FILE --out OUT.mp4      where the models look, as a video
     python eval.py RUN RUN ...         one table of several runs, mean ± standard deviation over seeds
 """
+import errno
 from pathlib import Path
 
 import torch
@@ -167,9 +168,9 @@ def evaluate(run, args):
     models = [model for model in models if model[0] > 0] or models     # acc starts after the first task
     rows = []
     for group in group_models(run, models):
-        embeddings, task_of, skipped = embed_clips([run.load_model(file)[0] for _, _, file in group], run.stream.retrieval,
-                                                   run.device, run.cfg.batch_size, run.workers,
-                                                   run.cfg.precision)
+        backbones = [run.load_model(file)[0] for _, _, file in group]
+        embeddings, task_of, skipped = embed_clips(backbones, run.stream.retrieval, run.device, run.cfg.batch_size,
+                                                   run.workers, run.cfg.precision)
         rows += [retrieval(c_a, c_v, task_of, len(run.stream.names), run.device, run.cfg.candidate_sets)
                  for c_a, c_v in embeddings]
     results = summarize(rows, run.stream.names, len(task_of) // run.cfg.candidate_sets)
@@ -257,7 +258,9 @@ def print_runs(paths):
             print(*write_report(FinishedRun(path, device='cpu').folder), sep='\n')
         except UserError:                              # `runs/*` may hold other files
             continue
-        except OSError as error:                       # the run of another user, for example
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):        # the run of another user
+                raise
             print(f'{path}: its report cannot be written ({error.strerror})')
 
 

@@ -33,7 +33,7 @@ def task_style(i):
 def display_name(name):
     """The name of a task or clip for matplotlib, which reads $ as mathematics and hides labels that begin with _. Long
     names are cut, because they would overlap."""
-    short = name if len(name) <= 20 else name[:19] + '…'
+    short = name if len(name) <= 16 else name[:15] + '…'
     return (' ' if name.startswith('_') else '') + short.replace('$', r'\$')
 
 

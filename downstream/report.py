@@ -23,7 +23,7 @@ from utils.cli import flag_name
 from utils.markdown import markdown_table
 
 TERMS = {'loss': 'total loss', 'mae_a': 'ℓ^r, audio', 'mae_v': 'ℓ^r, video', 'contrastive': 'ℓ^c', 'avm': 'L^avm',
-         'penalty': 'ℓ^p'}
+         'penalty': 'ℓ^p', 'student': 'student'}
 COSTS = {'samples_per_s': 'samples/s', 'memory_gb': 'peak, GB'}
 NO_TERMS = {'time', 'phase', 'task', 'task_name', 'step', 'global_step', 'epoch', 'lr', 'mean_loss', 'waited', *COSTS}
 A_AND_F = ('A is the average accuracy: the mean of all tasks after the last one. F is the average forgetting: how far '
@@ -135,12 +135,13 @@ def page_text(folder, cfg):
         files = sorted((folder / name).glob('*'))
         parts += [title] if files else []
         for file in files:
+            link = quote(file.name, errors='surrogateescape')
             if file.suffix == '.md':
                 parts += [f'### {file.stem}', unfinished(file), file.read_text('utf-8').strip()]
             if file.suffix == '.mp4':
-                parts += [f'[{file.name}]({name}/{quote(file.name)}): a video with I_v over its frames, and with sound.']
+                parts += [f'[{file.name}]({name}/{link}): a video with I_v over its frames, and with sound']
             if file.suffix == '.png':
-                parts += [f'![{file.stem}]({name}/{quote(file.name)})', CAPTIONS.get(file.stem.split('-')[0], '')]
+                parts += [f'![{file.stem}]({name}/{link})', CAPTIONS.get(file.stem.split('-')[0], '')]
     return '\n\n'.join(filter(None, parts)) + '\n'
 
 

@@ -37,7 +37,7 @@ def make_video(run, file, out):
     """Write the video of a file, as the models of a FinishedRun see it, to out. Raises UserError."""
     if Path(out).suffix != '.mp4':
         raise UserError(f'--out {out}: the video is an mp4 file, so its name must end in .mp4')
-    if Path(out).exists() and Path(out).samefile(file):
+    if Path(out).exists() and Path(file).exists() and Path(out).samefile(file):
         raise UserError(f'--out {out} is the video itself: choose another name')
     check_writable(Path(out).parent, '--out')
     try:

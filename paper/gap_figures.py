@@ -6,6 +6,7 @@ Out: matplotlib figures.
 import matplotlib.pyplot as plt
 import numpy as np
 
+from downstream.pictures import display_name
 from paper.groups import SELECTION_TITLES, Missing, comparable, labels, over_seeds, with_evaluation, with_value
 from paper.plot_style import SELECTION_STYLES, STYLES, bars, legend_below, line_style, lines, ticks_of_tasks
 
@@ -105,7 +106,7 @@ def figure_14(groups):
     for axis, group, name in zip(axes.flat, found, labels(found)):
         cloud(axis, group.runs[0], 0, name, limit)
         axis.label_outer()
-    axes[0, 0].set_ylabel(found[0].runs[0].load('gap')['tasks'][0])
+    axes[0, 0].set_ylabel(display_name(found[0].runs[0].load('gap')['tasks'][0]))
     legend_below(figure, axes[0, 0])
     return figure
 

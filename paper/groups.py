@@ -51,8 +51,8 @@ class Group(NamedTuple):
 
 
 def group_runs(paths):
-    """Folders of runs → [Group] of the finished ones in the order of Table 1. Of runs with the same options and seeds the
-    first counts. Prints what is left out. Raises UserError if no run has finished."""
+    """Folders of runs → [Group] of the finished ones in the order of Table 1. Of runs with the same options and seeds
+    the first counts. Prints what is left out. Raises UserError if no run has finished."""
     groups, seen, found, errors = {}, {}, {}, []
     for path in paths:
         try:

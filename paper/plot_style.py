@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from config import METHODS, SELECTIONS
+from downstream.pictures import display_name
 
 HATCHES = ('', '///', '...', 'xx', '\\\\\\', '++', 'oo', '--')
 
@@ -37,7 +38,7 @@ def line_style(style):
 
 def ticks_of_tasks(axis, tasks):
     """One tick a task, slanted so that long names fit."""
-    axis.set_xticks(range(len(tasks)), tasks, rotation=35, ha='right', rotation_mode='anchor')
+    axis.set_xticks(range(len(tasks)), map(display_name, tasks), rotation=35, ha='right', rotation_mode='anchor')
     axis.set_xlabel('after learning')
     axis.grid(alpha=0.25)
 

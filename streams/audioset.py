@@ -57,7 +57,8 @@ def read_audioset(folder, tables):
 
 def train_tables(folder):
     """Names of the lists of training clips in the folder: balanced, unbalanced, or both"""
-    return sorted(path.name for path in Path(folder).glob('[!.]*train_segments.csv')) or [BALANCED]
+    names = sorted(path.name for path in Path(folder).glob('*train_segments.csv'))
+    return [name for name in names if not name.startswith('.')] or [BALANCED]
 
 
 def read_mids(folder):

@@ -128,7 +128,7 @@ def list_clips(folder):
     if (folder / 'vggsound.csv').is_file():
         clips = read_vggsound(folder)
     elif (folder / MIDS).is_file():
-        clips = read_audioset(folder, sorted(path.name for path in folder.glob('[!.]*_segments.csv')) or [BALANCED])
+        clips = read_audioset(folder, sorted(path.name for path in folder.glob('[!.]*segments.csv')) or [BALANCED])
     elif (folder / 'Annotations.txt').is_file():
         events, _, notes = read_ave(folder)
         clips = [event for part in events.values() for event in part]

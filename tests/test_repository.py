@@ -10,8 +10,8 @@ from conftest import ROOT
 FOLDERS = ('utils', 'streams', 'downstream', 'paper', 'study')
 FILES = {'.'.join(path.relative_to(ROOT).with_suffix('').parts): ast.parse(path.read_text())
          for pattern in ('*.py', *(f'{folder}/*.py' for folder in FOLDERS)) for path in sorted(ROOT.glob(pattern))}
-PAGES = [path for pattern in ('*.md', 'docs/**/*.md', 'results/**/*.md', *(f'{folder}/README.md' for folder in (*FOLDERS, 'weights')))
-         for path in ROOT.glob(pattern)]
+READMES = [f'{folder}/README.md' for folder in (*FOLDERS, 'weights')]
+PAGES = [path for pattern in ('*.md', 'docs/**/*.md', 'results/**/*.md', *READMES) for path in ROOT.glob(pattern)]
 
 
 def imports(nodes):

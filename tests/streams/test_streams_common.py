@@ -49,7 +49,7 @@ def test_items_depend_on_the_key_alone(three):
 
 
 @pytest.mark.parametrize('workers', [0, 2])
-def test_tasks_in_order_without_bad_clips(three, workers, monkeypatch):
+def test_batches_by_task_leave_bad_clips_out(three, workers, monkeypatch):
     dataset, paths = three
     tasks = [VideoClips(dataset.clips[:1], SMALL, augment=False), dataset]
     both = ConcatClips(tasks)
@@ -78,7 +78,7 @@ def test_tasks_in_order_without_bad_clips(three, workers, monkeypatch):
         list(batches_by_task([dataset], 2, workers, bad))           # a sentence, without the traceback of a worker
 
 
-# ---------------------------------------------------------------- testing the clips
+# --------------------------------------------------------------- checking the clips
 
 def scan(folder, workers=0, **given):
     """The stream of the nine clips; eight are in use: the test clip of a class of no task is not"""
