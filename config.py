@@ -95,8 +95,8 @@ class Sizes:
 
 # ------------------------------------------------------------------------------------- all options
 
-# Tags of a run: its dataset and method, with FLAVA its selection and scorer, and these where they hold. An option applies to a run if its
-# `applies_to` names one of the run's tags (`reads_option`).
+# Tags of a run: its dataset and method, with FLAVA its selection and scorer, and these where they hold. An option
+# applies to a run if its `applies_to` names one of the run's tags (`reads_option`).
 FILES, REPLAY, PRETRAINING = 'video files', 'methods with a memory', 'initial pre-training'
 SELECTING, SCORING = 'flava, flava+, random, mats', 'flava, flava+'     # those that select patches; that score them
 
@@ -110,7 +110,7 @@ class Config(Sizes):
     tasks: str = option('', 'CSV file with the columns class,task; default: the paper\'s tasks (App. B); with '
                         'folders, each class', applies_to=FILES)
     order: str = option('', 'order of the tasks: names separated by commas, or "shuffled" for Table 7 '
-                        '(the paper uses --batch-size 36 there)')
+                        '(VGGSound: with --batch-size 36)')
     retrieval_list: str = option('', 'JSON list of retrieval clips in CAV-MAE\'s format; default: the whole test split',
                                  applies_to=FILES)
     pretrain_data: str = option('', 'second dataset for the initial pre-training (App. B): AudioSet\'s folder for '

@@ -81,7 +81,7 @@ class FLAVA(DERpp):
     def score_by_avm(self, patches, past):
         """§4.1 and 4.2: patches of the current pairs, the replayed pairs → Scores"""
         # localized alignment (§4.1): which patches does the other modality attend to?
-        out, avm_loss = self.attend_and_match(patches)                                 # I of Eq. 3; L^avm of Eq. 11
+        out, avm_loss = self.attend_and_match(patches)                         # I of Eq. 3; L^avm of Eq. 11
 
         # forget-robustness (§4.2): which of them does a past query attend to more than the current one?
         kappa_a, kappa_v = self.num_selected(out)

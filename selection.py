@@ -111,8 +111,8 @@ def select_audio(weight, P, kappa, grid, chunk):
         2. draw an order of chunks, by the mean weight of each
         3. count the unpruned patches of the chunks, in the order drawn, until κ are reached. All chunks but the last
            one counted are complete: each of their unpruned patches is taken
-        4. the last chunk counted has a surplus: drop it from its tail, or from its head if only the next chunk in time
-           is complete, and not the previous one (N20)
+        4. the last chunk counted has a surplus: drop it from its tail; or, if the next chunk in time is complete and the
+           previous one is not, from its head (N20)
         5. sort the patches: unpruned before pruned (N19), then by the order of chunks, then by index in the chunk. Take
            the first κ
     """

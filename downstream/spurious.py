@@ -48,7 +48,7 @@ def evaluate(run, args):
         return attend_swapped(run.cfg, *model, to_device(batch, run.device))
 
     # each metric's mean over all tasks' clips
-    by_task, = run_models(run, [model], pairs, maps_of_batch, 'spurious attention')
+    (by_task,) = run_models(run, [model], pairs, maps_of_batch, 'spurious attention')
     I_a, I_v, I_a_other, I_v_other = (torch.cat(maps) for maps in zip(*by_task))
     source_a, source_v = (torch.cat(own) for own in zip(*source))
     own = score_maps('avm', I_a, I_v, source_a, source_v)
